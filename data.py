@@ -1,0 +1,174 @@
+"""The tasks: sequences with known answers, and text.
+
+A task is a class with
+  options     {name: default} of the task's own command-line options
+  defaults    {name: value} sizes and steps that solve it, over those of the program
+  vocab, T    vocabulary size V and sequence length
+  batch(split, step, rows) -> x, y    int64 (B, T); y = -1 where there is no loss
+  show(x, y, answers) -> str          some sequences with the RNN's answers, to be printed
+  encode(prompt), decode(tokens)      only where a sequence can be continued without end
+Row r of step n depends on (seed, split, n, r) alone, not on what was drawn before or beside it. So a
+run can be resumed, or its rows split over processes, with nothing to save. Splits: "train", "val"
+(looked at while training) and "test" (for the final figure).
+"""
+
+import argparse
+import hashlib
+import math
+from pathlib import Path
+
+import torch
+
+LARGEST = 2**20  # bound of lengths and delays: far beyond what memory allows, so that typos are caught
+
+
+class UsageError(Exception):
+    """Wrong input by the user; its text is the one line to print."""
+
+
+def random_bits(key: tuple, rows: torch.Tensor, columns: int) -> torch.Tensor:
+    """Hash of (key, row, column): int64 (B, columns), uniform in 0 .. 2^62 - 1.
+
+    key: plain values that name the draw, (seed, split, step). rows: int64 (B,). A counter instead of
+    a generator's hidden state: this is SplitMix64 (Steele, Lea and Flood, 2014) on int64 tensors,
+    whose products wrap around as those of unsigned numbers do.
+    """
+    start = int.from_bytes(hashlib.blake2b(repr(key).encode(), digest_size=8).digest(), "big", signed=True)
+    column = torch.arange(columns, device=rows.device)
+    z = (rows[:, None] * LARGEST + column) * -7046029254386353131 + start  # 0x9E3779B97F4A7C15
+    # >> repeats the sign bit; the mask makes the shift a logical one.
+    z = (z ^ ((z >> 30) & (2**34 - 1))) * -4658895280553007687  # 0xBF58476D1CE4E5B9
+    z = (z ^ ((z >> 27) & (2**37 - 1))) * -7723592293110705685  # 0x94D049BB133111EB
+    return (z ^ ((z >> 31) & (2**33 - 1))) & (2**62 - 1)
+
+
+def whole(low: int, high: int = 2**62):
+    """An option's type: a whole number from low to high."""
+
+    def parse(text: str) -> int:
+        try:
+            if low <= int(text) <= high:
+                return int(text)
+        except ValueError:
+            pass
+        upper = "" if high == 2**62 else f" and at most {high}"
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number of at least {low}{upper}")
+
+    return parse
+
+
+def number(low: float, above: bool = False):
+    """An option's type: a finite number of at least low, or above it."""
+
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+            if math.isfinite(value) and (value > low if above else value >= low):
+                return value
+        except ValueError:
+            pass
+        raise argparse.ArgumentTypeError(f"{text} is not a number {'above' if above else 'of at least'} {low}")
+
+    return parse
+
+
+# The tasks' own options: name -> (type, meaning). A task lists those it has, with its defaults.
+OPTIONS = {
+    "length": (whole(1, LARGEST), "copy: symbols; text: bytes of a window"),
+    "delay": (whole(0, LARGEST), "copy: blanks between the symbols and their delimiter"),
+    "reverse": (None, "copy: answer in reverse order"),
+    "data": (str, "text: a file (default: CPython's language reference)"),
+}
+
+
+class Copy:
+    """Say L random symbols again after a delay: x = s, delay blanks, a delimiter, s without its end.
+
+    Loss on the L answers alone, which the delimiter and the answers before call for. T = 2 L + delay.
+    """
+
+    options = {"length": 8, "delay": 32, "reverse": False}
+    defaults = {}
+    test_rows = 1024
+    symbols = 8  # tokens 0..7; 8 is the blank, 9 the delimiter
+
+    def __init__(self, seed: int, device: torch.device, length: int, delay: int, reverse: bool):
+        self.seed, self.device, self.length, self.delay, self.reverse = seed, device, length, delay, reverse
+        self.vocab, self.T = self.symbols + 2, 2 * length + delay
+
+    def batch(self, split, step, rows):
+        s = random_bits((self.seed, split, step), rows, self.length) % self.symbols
+        answer = s.flip(1) if self.reverse else s
+        blanks = s.new_full((len(rows), self.delay), self.symbols)
+        delimiter = s.new_full((len(rows), 1), self.symbols + 1)
+        x = torch.cat([s, blanks, delimiter, answer[:, :-1]], 1)
+        y = torch.cat([s.new_full((len(rows), self.T - self.length), -1), answer], 1)
+        return x, y
+
+    def show(self, x, y, answers):
+        lines = []
+        for x, y, answer in zip(x.tolist(), y.tolist(), answers.tolist()):
+            said, right = answer[-self.length :], y[-self.length :]
+            given = "".join(map(str, x[: self.length])) + "." * min(self.delay, 40) + "|"
+            wrong = sum(a != b for a, b in zip(said, right))
+            lines.append(f"{given} {''.join(f'{a:x}' for a in said)}  {f'{wrong} wrong' if wrong else 'right'}")
+        return "\n".join(lines)
+
+
+class Text:
+    """The next byte of a file; x is y shifted by one behind a start token, so that m_∅ starts a text.
+
+    The last tenth of the file is held out. "val" and "test" read it in windows of T bytes side by side.
+    """
+
+    options = {"data": "", "length": 128}
+    defaults = {}
+    start = 256  # tokens 0..255 are the bytes
+
+    def __init__(self, seed: int, device: torch.device, data: str, length: int):
+        self.seed, self.T, self.vocab = seed, length, 257
+        raw = read_bytes(data) if data else default_text()
+        held_out = len(raw) // 10
+        if held_out < length:
+            name = data or "the default text"
+            raise UsageError(f"--data {name}: {len(raw)} bytes are too few: a tenth must hold --length {length}")
+        everything = torch.frombuffer(bytearray(raw), dtype=torch.uint8).to(device)
+        self.test_rows = min(held_out // length, -(-100_000 // length))
+        self.train, self.held_out = everything[:-held_out], everything[-held_out:]
+
+    def batch(self, split, step, rows):
+        text = self.train if split == "train" else self.held_out
+        if split == "train":
+            begin = random_bits((self.seed, split, step), rows, 1)[:, 0] % (len(text) - self.T + 1)
+        else:
+            # 7919 is prime: the rows walk over all windows before one comes again, a few rows far apart.
+            windows = len(text) // self.T
+            begin = rows * (7919 if windows % 7919 else 1) % windows * self.T
+        y = text[begin[:, None] + torch.arange(self.T, device=rows.device)].long()
+        return torch.cat([torch.full_like(y[:, :1], self.start), y[:, :-1]], 1), y
+
+    def encode(self, prompt: str) -> list[int]:
+        return [self.start, *prompt.encode()]
+
+    def decode(self, tokens: list[int]) -> str:
+        return bytes(t for t in tokens if t < self.start).decode(errors="replace")
+
+
+def read_bytes(path: str) -> bytes:
+    """The bytes of a file; UsageError if it can't be read."""
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise UsageError(f"--data {path}: can't be read ({error.strerror}); give a readable file") from None
+
+
+def default_text() -> bytes:
+    """CPython's language reference, some 700 kB of English and code, which every CPython carries."""
+    try:
+        from pydoc_data.topics import topics
+    except ImportError:
+        raise UsageError("--task text: this Python has no pydoc_data; give a file with --data FILE") from None
+    return "\n\n".join(topics[name] for name in sorted(topics)).encode()
+
+
+TASKS = {"copy": Copy, "text": Text}

@@ -19,7 +19,9 @@ from pathlib import Path
 
 import torch
 
-LARGEST = 2**20  # bound of lengths and delays: far beyond what memory allows, so that typos are caught
+LARGEST = (
+    2**20
+)  # bound of lengths and delays: far beyond what memory allows, so that typos are caught
 
 
 class UsageError(Exception):
@@ -33,7 +35,9 @@ def random_bits(key: tuple, rows: torch.Tensor, columns: int) -> torch.Tensor:
     a generator's hidden state: this is SplitMix64 (Steele, Lea and Flood, 2014) on int64 tensors,
     whose products wrap around as those of unsigned numbers do.
     """
-    start = int.from_bytes(hashlib.blake2b(repr(key).encode(), digest_size=8).digest(), "big", signed=True)
+    start = int.from_bytes(
+        hashlib.blake2b(repr(key).encode(), digest_size=8).digest(), "big", signed=True
+    )
     column = torch.arange(columns, device=rows.device)
     z = (rows[:, None] * LARGEST + column) * -7046029254386353131 + start  # 0x9E3779B97F4A7C15
     # >> repeats the sign bit; the mask makes the shift a logical one.
@@ -67,17 +71,19 @@ def number(low: float, above: bool = False):
                 return value
         except ValueError:
             pass
-        raise argparse.ArgumentTypeError(f"{text} is not a number {'above' if above else 'of at least'} {low}")
+        raise argparse.ArgumentTypeError(
+            f"{text} is not a number {'above' if above else 'of at least'} {low}"
+        )
 
     return parse
 
 
-# The tasks' own options: name -> (type, meaning). A task lists those it has, with its defaults.
+# The tasks' own options, as argparse takes them. A task lists those it has, with its defaults.
 OPTIONS = {
-    "length": (whole(1, LARGEST), "copy: symbols; text: bytes of a window"),
-    "delay": (whole(0, LARGEST), "copy: blanks between the symbols and their delimiter"),
-    "reverse": (None, "copy: answer in reverse order"),
-    "data": (str, "text: a file (default: CPython's language reference)"),
+    "length": {"type": whole(1, LARGEST), "help": "copy: symbols; text: bytes in a sequence"},
+    "delay": {"type": whole(0, LARGEST), "help": "copy: blanks before the answer"},
+    "reverse": {"action": "store_true", "default": None, "help": "copy: answer in reverse order"},
+    "data": {"help": "text: a file (default: CPython's language reference)"},
 }
 
 
@@ -93,7 +99,13 @@ class Copy:
     symbols = 8  # tokens 0..7; 8 is the blank, 9 the delimiter
 
     def __init__(self, seed: int, device: torch.device, length: int, delay: int, reverse: bool):
-        self.seed, self.device, self.length, self.delay, self.reverse = seed, device, length, delay, reverse
+        self.seed, self.device, self.length, self.delay, self.reverse = (
+            seed,
+            device,
+            length,
+            delay,
+            reverse,
+        )
         self.vocab, self.T = self.symbols + 2, 2 * length + delay
 
     def batch(self, split, step, rows):
@@ -111,7 +123,9 @@ class Copy:
             said, right = answer[-self.length :], y[-self.length :]
             given = "".join(map(str, x[: self.length])) + "." * min(self.delay, 40) + "|"
             wrong = sum(a != b for a, b in zip(said, right))
-            lines.append(f"{given} {''.join(f'{a:x}' for a in said)}  {f'{wrong} wrong' if wrong else 'right'}")
+            lines.append(
+                f"{given} {''.join(f'{a:x}' for a in said)}  {f'{wrong} wrong' if wrong else 'right'}"
+            )
         return "\n".join(lines)
 
 
@@ -131,7 +145,9 @@ class Text:
         held_out = len(raw) // 10
         if held_out < length:
             name = data or "the default text"
-            raise UsageError(f"--data {name}: {len(raw)} bytes are too few: a tenth must hold --length {length}")
+            raise UsageError(
+                f"--data {name}: {len(raw)} bytes are too few: a tenth must hold --length {length}"
+            )
         everything = torch.frombuffer(bytearray(raw), dtype=torch.uint8).to(device)
         self.test_rows = min(held_out // length, -(-100_000 // length))
         self.train, self.held_out = everything[:-held_out], everything[-held_out:]
@@ -159,7 +175,9 @@ def read_bytes(path: str) -> bytes:
     try:
         return Path(path).read_bytes()
     except OSError as error:
-        raise UsageError(f"--data {path}: can't be read ({error.strerror}); give a readable file") from None
+        raise UsageError(
+            f"--data {path}: can't be read ({error.strerror}); give a readable file"
+        ) from None
 
 
 def default_text() -> bytes:
@@ -167,8 +185,23 @@ def default_text() -> bytes:
     try:
         from pydoc_data.topics import topics
     except ImportError:
-        raise UsageError("--task text: this Python has no pydoc_data; give a file with --data FILE") from None
+        raise UsageError(
+            "--task text: this Python has no pydoc_data; give a file with --data FILE"
+        ) from None
     return "\n\n".join(topics[name] for name in sorted(topics)).encode()
 
 
 TASKS = {"copy": Copy, "text": Text}
+
+
+def make_task(args):
+    """The task that the options ask for; UsageError if one of them is another task's."""
+    task = TASKS[args.task]
+    for name in OPTIONS:
+        value = getattr(args, name)
+        if value is not None and name not in task.options:
+            own = ", ".join("--" + option for option in task.options)
+            raise UsageError(
+                f"--{name} {value}: not an option of task {args.task}, which has {own}"
+            )
+    return task(args.seed, args.device, **{name: getattr(args, name) for name in task.options})

@@ -1,0 +1,948 @@
+"""Tests of the tasks, the networks, the losses and of whole runs, all with tiny networks.
+
+Where a loss has to be right to the digit, stand-ins take the place of the networks: labels that are
+their own time, m_t = t, and inputs x_t = t. Then every memory, input and target tells where it is
+from, and a shift by one shows.
+"""
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+import data
+import smt
+
+torch.set_num_threads(1)  # with matrices this small a second thread only gets in the way
+
+NETWORKS = "--memory 2 --dim 8 --heads 2 --encoder-depth 2 --decoder-depth 1 --cell-depth 1"
+TRAINING = "--labels 4 --decoded 2 --batch-size 2 --eval-every 2 --eval-rows 4 --device cpu"
+COPY = "--length 3 --delay 2"  # T = 8
+PHASES = "--steps 5 --dmt-steps 5"  # evaluated and saved after step 2, 4, 5 and 7, 9, 10
+TEXT = bytes(range(200))
+
+ENCODERS = pytest.mark.parametrize("encoder", ["one-pass", "bidirectional"])
+REGISTERS = pytest.mark.parametrize("registers", ["start", "now"])
+
+
+@pytest.fixture(autouse=True)
+def directory_of_its_own(tmp_path, monkeypatch):
+    """Every run of a test lies in its own directory, and so does what it should not have written."""
+    monkeypatch.chdir(tmp_path)
+
+
+def build(*options, of=COPY):
+    """args, task, models of a command line, as a run would have them at its start."""
+    args, task, models, _ = smt.settings([*f"{NETWORKS} {TRAINING} {of}".split(), *options])
+    return args, task, models
+
+
+def copy_task(seed=0):
+    return build("--seed", str(seed))[1]
+
+
+def text_task(seed=0, content=TEXT, length=5):
+    Path("text").write_bytes(content)
+    return build("--seed", str(seed), of=f"--task text --data text --length {length}")[1]
+
+
+def run(*options):
+    """A whole run, or part of one, in this process -> its exit status."""
+    return smt.main([*f"{NETWORKS} {TRAINING} {COPY} {PHASES} --out run".split(), *options])
+
+
+def metrics(out="run"):
+    return [json.loads(line) for line in Path(out, "metrics.jsonl").read_text().splitlines()]
+
+
+def checkpoint(out="run"):
+    return torch.load(Path(out, "checkpoint.pt"), weights_only=True)
+
+
+def same_weights(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def some_inputs(task, rows=3):
+    return torch.randint(task.vocab, (rows, task.T), generator=torch.Generator().manual_seed(1))
+
+
+def other(x, vocab):
+    """Other tokens at every place."""
+    return (x + 1) % vocab
+
+
+# ---------------------------------------------------------------------------------------------- tasks
+def test_random_bits_are_spread_evenly():
+    bits = data.random_bits((0, "train", 0), torch.arange(4000), 4)
+    assert bits.dtype == torch.int64 and bits.min() >= 0 and bits.max() < 2**62
+    assert len(bits.unique()) == bits.numel()
+    # Low, middle and high bits: 2,000 of each of 8 values, with a standard deviation of 42.
+    for low in (0, 20, 59):
+        counts = (bits >> low).remainder(8).flatten().bincount(minlength=8)
+        assert counts.min() > 1800 and counts.max() < 2200
+
+
+@pytest.mark.parametrize("make", [copy_task, text_task])
+def test_a_row_depends_on_seed_split_step_and_itself_alone(make):
+    rows = torch.arange(16)
+    x, y = make().batch("train", 3, rows)
+    assert x.dtype == y.dtype == torch.int64 and x.shape == y.shape == (16, make().T)
+    torch.rand(1)  # the global generator has no say
+    for some in (rows, rows[5:6], rows[[7, 0, 3]]):
+        again = make().batch("train", 3, some)
+        assert torch.equal(again[0], x[some]) and torch.equal(again[1], y[some])
+    for task, split, step in [(make(1), "train", 3), (make(), "val", 3), (make(), "train", 4)]:
+        assert not torch.equal(task.batch(split, step, rows)[0], x)
+    assert not torch.equal(x[0], x[1])
+    assert not torch.equal(make().batch("train", 3, rows + 1)[0], x)
+
+
+def test_copy_has_fresh_held_out_sequences():
+    task = build()[1]
+    assert task.test_rows >= 1000
+    val, test = (task.batch(split, 0, torch.arange(16))[0] for split in ("val", "test"))
+    assert not torch.equal(val, test)
+
+
+@pytest.mark.parametrize("delay", [0, 3])
+@pytest.mark.parametrize("reverse", [False, True])
+def test_copy_by_hand(delay, reverse):
+    options = ["--reverse"] if reverse else []
+    task = build(*options, of=f"--length 3 --delay {delay}")[1]
+    x, y = task.batch("train", 0, torch.arange(64))
+    assert task.vocab == 10 and task.T == x.shape[1] == 6 + delay
+    assert x[:, :3].unique().tolist() == list(range(8))
+    for inputs, targets in zip(x.tolist(), y.tolist()):
+        said = inputs[:3]
+        answer = said[::-1] if reverse else said
+        assert inputs == said + [8] * delay + [9] + answer[:2]
+        assert targets == [-1] * (3 + delay) + answer
+
+
+def test_copy_shows_what_is_wrong():
+    task = build()[1]
+    x, y = task.batch("test", 0, torch.arange(2))
+    answers = y.clamp(min=0)
+    answers[1, -1] += 1
+    right, wrong = task.show(x, y, answers).splitlines()
+    said = "".join(map(str, x[0, :3].tolist()))
+    assert right.startswith(said) and f" {said} " in right and right.endswith("right")
+    assert "1 wrong" in wrong
+
+
+def test_text_by_hand():
+    task = text_task()  # bytes 0..199, of which 180..199 are held out
+    x, y = task.batch("train", 0, torch.arange(2000))
+    assert task.T == 5 and task.vocab == 257
+    assert (x[:, 0] == 256).all() and torch.equal(x[:, 1:], y[:, :-1])
+    assert torch.equal(y, y[:, :1] + torch.arange(5))
+    assert y.min() == 0 and y.max() == 179  # both ends, and nothing that is held out
+    assert task.test_rows == 4
+    for split in ("val", "test"):
+        x, y = task.batch(split, 0, torch.arange(4))
+        assert (x[:, 0] == 256).all() and torch.equal(x[:, 1:], y[:, :-1])
+        assert y.flatten().sort().values.tolist() == list(range(180, 200))
+
+
+def test_text_is_tested_on_100_000_held_out_characters():
+    task = text_task(content=bytes(1_200_000), length=32)
+    assert 100_000 <= task.test_rows * task.T < 100_000 + 32
+    assert task.batch("test", 0, torch.arange(task.test_rows))[1].shape == (task.test_rows, 32)
+
+
+def test_text_encodes_and_decodes():
+    task = text_task()
+    assert task.encode("é") == [256, 0xC3, 0xA9]
+    assert task.decode(task.encode("déjà vu")) == "déjà vu"
+    assert task.decode([0xFF, 65])[-1] == "A"  # half a character is no reason to stop
+
+
+def test_text_has_a_default_that_needs_no_network():
+    task = build(of="--task text --length 64")[1]
+    y = task.batch("train", 0, torch.arange(500))[1]
+    assert "statement" in task.decode(y.flatten().tolist())
+
+
+# --------------------------------------------------------------------------------------------- labels
+def test_sizes_not_asked_for_shrink_with_the_sequence():
+    args = smt.settings("--length 2 --delay 1 --out run".split())[0]
+    assert args.labels == args.future == args.context == args.window == 5
+
+
+@ENCODERS
+@REGISTERS
+def test_labels_know_nothing_of_the_future(encoder, registers):
+    _, task, models = build("--encoder", encoder, "--registers", registers)
+    encode, x = models["teacher"]["encoder"], some_inputs(task)
+    times = torch.arange(-1, task.T).expand(3, -1)
+    labels = encode(x, times)
+    for i, t in enumerate(times[0, :-1].tolist()):
+        changed = x.clone()
+        changed[:, t + 1 :] = other(x[:, t + 1 :], task.vocab)
+        after = encode(changed, times)
+        assert torch.equal(after[:, : i + 1], labels[:, : i + 1])
+        assert (after[:, i + 1 :] != labels[:, i + 1 :]).flatten(2).any(2).all()
+
+
+@ENCODERS
+@REGISTERS
+def test_labels_are_the_same_however_they_are_asked_for(encoder, registers):
+    _, task, models = build("--encoder", encoder, "--registers", registers)
+    encode, x = models["teacher"]["encoder"], some_inputs(task)
+    times = torch.tensor([[4, -1, 0, task.T - 1], [2, 3, 4, 5], [7, 6, -1, 1]])
+    together = encode(x, times)
+    assert together.shape == (3, 4, 2, 8)
+    assert (together.square().mean(-1) - 1).abs().max() < 1e-3
+    for i, t in enumerate(times[0].tolist()):
+        alone = encode(x[:1], times[:1, i : i + 1])
+        prefix = encode(x[:1, : max(t + 1, 1)], times[:1, i : i + 1])
+        torch.testing.assert_close(alone[0, 0], together[0, i], atol=1e-5, rtol=0)
+        torch.testing.assert_close(prefix[0, 0], together[0, i], atol=1e-5, rtol=0)
+
+
+@ENCODERS
+@REGISTERS
+def test_the_empty_memory_depends_on_no_input(encoder, registers):
+    _, task, models = build("--encoder", encoder, "--registers", registers)
+    x, before = some_inputs(task), torch.full((3, 1), -1)
+    empty = models["teacher"]["encoder"](x, before)
+    assert torch.equal(empty, models["teacher"]["encoder"](other(x, task.vocab), before))
+    smt.hand_over(**models)
+    torch.testing.assert_close(models["rnn"].empty.expand_as(empty), empty, atol=1e-5, rtol=0)
+
+
+@REGISTERS
+@pytest.mark.parametrize(
+    "encoder, reach",
+    [("one-pass", 2 * (3 - 1)), ("bidirectional", 3 - 1)],  # 2 layers, a context of 3 positions
+)
+def test_the_context_window_bounds_what_a_label_sees(encoder, reach, registers):
+    options = f"--encoder {encoder} --registers {registers} --context 3 --length 5 --delay 2"
+    _, task, models = build(of=options)
+    encode, x = models["teacher"]["encoder"], some_inputs(task, rows=1)
+    for t in (task.T - 2, 1):
+        label = encode(x, torch.tensor([[t]]))
+        seen = []
+        for s in range(task.T):
+            changed = x.clone()
+            changed[:, s] = other(x[:, s], task.vocab)
+            if not torch.equal(encode(changed, torch.tensor([[t]])), label):
+                seen.append(s)
+        assert seen == list(range(max(0, t - reach), t + 1))
+
+
+def test_labels_know_the_order_of_their_inputs():
+    _, task, models = build()
+    x, end = some_inputs(task), torch.full((3, 1), task.T - 1)
+    encode = models["teacher"]["encoder"]
+    assert not torch.allclose(encode(x, end), encode(x.flip(1), end), atol=1e-3)
+
+
+# ------------------------------------------------------------------------------- decoder and the cells
+def test_the_decoder_is_causal_and_the_readout_is_its_beginning():
+    _, task, models = build()
+    decode, future = models["teacher"]["decoder"], some_inputs(task)
+    memory = torch.randn(3, 2, 8)
+    logits = decode(memory, future)
+    assert logits.shape == (3, task.T + 1, task.vocab)
+    for i in range(task.T):
+        changed = future.clone()
+        changed[:, i:] = other(future[:, i:], task.vocab)
+        after = decode(memory, changed)
+        assert torch.equal(after[:, : i + 1], logits[:, : i + 1])
+        assert not torch.equal(after[:, i + 1], logits[:, i + 1])
+    torch.testing.assert_close(decode(memory)[:, 0], logits[:, 0], atol=1e-5, rtol=0)
+    for k in range(2):  # y_t is read behind all of the memory
+        changed = memory.clone()
+        changed[:, k] += 1
+        assert not torch.allclose(decode(changed)[:, 0], logits[:, 0], atol=1e-4)
+
+
+def test_the_rnn_takes_a_copy_of_the_decoder_as_its_readout():
+    _, _, models = build()
+    smt.hand_over(**models)
+    decoder, readout = models["teacher"]["decoder"], models["rnn"].readout
+    assert same_weights(decoder.state_dict(), readout.state_dict())
+    nn.init.zeros_(readout.head.weight)
+    assert decoder.head.weight.abs().sum() > 0
+
+
+@pytest.mark.parametrize("cell", smt.CELLS)
+def test_a_cell_keeps_shape_and_norm(cell):
+    _, task, models = build("--cell", cell, "--cell-depth", "3")
+    rnn, x = models["rnn"], some_inputs(task, rows=5)[:, 0]
+    memory = torch.randn(5, 2, 8) * 10
+    step = rnn.step(memory, x)
+    assert step.shape == memory.shape
+    assert (step.square().mean(-1) - 1).abs().max() < 1e-3
+    assert not torch.allclose(rnn.step(memory, other(x, task.vocab)), step, atol=1e-4)
+    assert not torch.allclose(rnn.step(-memory, x), step, atol=1e-4)
+    assert rnn.cell.depth == (1 if cell == "gru" else 3)
+
+
+@pytest.mark.parametrize("cell", smt.CELLS)
+def test_a_rollout_is_its_steps_one_by_one(cell):
+    _, task, models = build("--cell", cell)
+    rnn, x = models["rnn"], some_inputs(task)
+    memories = rnn.rollout(x)
+    assert memories.shape == (3, task.T, 2, 8)
+    memory = rnn.empty.expand(3, -1, -1)
+    for t in range(task.T):
+        memory = rnn.step(memory, x[:, t])
+        assert torch.equal(memory, memories[:, t])
+    torch.testing.assert_close(rnn.rollout(x[:, 3:], memories[:, 2]), memories[:, 3:])
+    changed = x.clone()
+    changed[:, 4:] = other(x[:, 4:], task.vocab)
+    assert torch.equal(rnn.rollout(changed)[:, :4], memories[:, :4])
+
+
+# --------------------------------------------------------------------------------- the parts of the loss
+def test_cross_entropy_by_hand():
+    logits = torch.tensor([[0.0, 0.0], [math.log(3), 0.0], [7.0, -7.0]], requires_grad=True)
+    loss = smt.cross_entropy(logits, torch.tensor([1, 0, -1]))
+    assert loss.item() == pytest.approx((math.log(2) + math.log(4 / 3)) / 2)
+    none = smt.cross_entropy(logits, torch.full((3,), -1))
+    none.backward()
+    assert none.item() == 0 and not logits.grad.any()
+
+
+def test_uniformity_by_hand():
+    u, v = torch.tensor([3.0, 0.0]), torch.tensor([0.0, 0.5])  # only their directions count
+    far = math.exp(-8)  # |u - (-u)|^2 = 4
+
+    def slots(*labels):
+        return smt.uniformity(torch.stack([torch.stack(label) for label in labels])).item()
+
+    assert slots([u], [-u]) == pytest.approx(-8, rel=1e-4)
+    assert slots([u], [v]) == pytest.approx(-4, rel=1e-4)
+    assert slots([u], [u], [-u]) == pytest.approx(math.log((1 + 2 * far) / 3), rel=1e-4)
+    # Two slots. The first tells the labels apart, the second does not.
+    assert slots([u, v], [-u, v]) == pytest.approx(math.log((1 + far) / 2), rel=1e-4)
+    # Slots that differ from each other don't make up for labels that are all the same.
+    assert slots([u, -u], [u, -u]) == pytest.approx(0, abs=1e-5)
+
+
+def test_runs_of_times_stay_inside_and_reach_both_ends():
+    bits = data.random_bits((0,), torch.arange(500), 8)
+    for length, T in [(4, 40), (1, 40), (39, 40), (40, 40), (1, 1)]:
+        times = smt.consecutive(bits, length, T)
+        assert times.shape == (500, 8, length + 1)
+        assert times.min() == -1 and times.max() == T - 1
+        assert (times.diff(dim=-1) == 1).all()
+        # Every transition comes up about as often; the first, from m_∅ on, above all.
+        counts = (times[..., 1:]).flatten().bincount(minlength=T)
+        assert counts.max() < 2.5 * counts.min()
+
+
+# ---------------------------------------------------------------------------------------- the SMT loss
+def label_is_time(x, times):
+    """Stands in for the encoder: m_t = t."""
+    return times[..., None, None].float()
+
+
+def knows_nothing(memory, future):
+    """Stands in for the decoder: all logits are 0."""
+    return torch.zeros(len(memory), future.shape[1] + 1, 8)
+
+
+def stays(memory, x):
+    """Stands in for the cell."""
+    return memory
+
+
+def smt_stand_ins(encoder=label_is_time, decoder=knows_nothing, step=stays):
+    rnn = SimpleNamespace(step=step, cell=SimpleNamespace(depth=1))
+    return {"teacher": {"encoder": encoder, "decoder": decoder}, "rnn": rnn}
+
+
+def time_is_token(rows=40, T=8):
+    """x_t = y_t = t, and the loss's random bits."""
+    x = torch.arange(T).expand(rows, T)
+    return x, x, data.random_bits((0,), torch.arange(rows), T)
+
+
+def weights(dec, dyn, unif, *options):
+    """args with these weights of the three parts of the SMT loss."""
+    three = f"--lambda-dec {dec} --lambda-dyn {dyn} --lambda-unif {unif}".split()
+    return build(*three, *options)[0]
+
+
+def test_the_dynamics_loss_by_hand():
+    # Right at every t but for the 2 too many, if m_t comes with x_{t+1} and goes to m_{t+1}.
+    def step(memory, x):
+        return (memory + 1 + x[:, None, None]) / 2 + 2
+
+    for done, share in (0, 0.1), (1, 1):  # the weight grows from a tenth
+        args = weights(0, 0.5, 0)
+        loss, _ = smt.smt_loss(smt_stand_ins(step=step), *time_is_token(), done, args)
+        assert loss.item() == pytest.approx(share * 0.5 * 2**2)
+
+
+@pytest.mark.parametrize("future", [1, 3, 8])
+def test_the_decoding_loss_by_hand(future):
+    x, y, bits = time_is_token()
+    args = weights(2, 0, 0, "--future", str(future))
+
+    def knows(memory, inputs):  # y_t = t from m_t, then y_{t+1} = x_{t+1} from the input, and so on
+        assert inputs.shape[1] == future - 1
+        tokens = torch.cat([memory[:, :, 0].long(), inputs], 1)
+        return 50 * nn.functional.one_hot(tokens, 8).float()
+
+    assert smt.smt_loss(smt_stand_ins(decoder=knows), x, y, bits, 0, args)[0].item() < 1e-5
+    # One that knows nothing: log V per scored target, however many there are; y_t counts more.
+    guess = smt.smt_loss(smt_stand_ins(), x, y, bits, 0, args)[0].item()
+    assert guess == pytest.approx(2 * (1 + args.lambda_readout) * math.log(8))
+
+
+def test_the_decoding_loss_ignores_masked_targets():
+    x, y, bits = time_is_token()
+    args = weights(1, 0, 0, "--lambda-readout", "0")
+    for scored, loss in (y == 6, math.log(8)), (y < 0, 0):
+        masked = torch.where(scored, y, -1)
+        result = smt.smt_loss(smt_stand_ins(), x, masked, bits, 0, args)[0]
+        assert result.item() == pytest.approx(loss)
+
+
+def test_uniformity_is_a_part_of_the_loss():
+    def alternates(x, times):
+        return 1.0 - 2 * (times[..., None, None] % 2)
+
+    models, four = smt_stand_ins(encoder=alternates), ("--decoded", "4")  # 2 of 1 and 2 of -1 each
+    x, y, bits = time_is_token(rows=1)
+    loss, _ = smt.smt_loss(models, x, y, bits, 0, weights(0, 0, 0.5, *four))
+    assert loss.item() == pytest.approx(0.5 * math.log((4 + 8 * math.exp(-8)) / 12), rel=1e-4)
+
+
+def test_the_dynamics_gradient_reaches_the_labels_of_both_sides():
+    table = torch.randn(9, 1, 1, requires_grad=True)  # the labels of t = -1 .. 7
+    models = smt_stand_ins(encoder=lambda x, times: table[times + 1])
+    x, y, bits = time_is_token(rows=1)
+    smt.smt_loss(models, x, y, bits, 0, weights(0, 1, 0))[0].backward()
+    reached = table.grad.flatten().nonzero().flatten().tolist()
+    assert len(reached) == 5  # 4 transitions: the first label is only where f starts, the last only
+    assert reached == list(range(reached[0], reached[0] + 5))  # where it should arrive
+
+
+@pytest.mark.parametrize("cell", smt.CELLS)
+def test_smt_trains_encoder_decoder_and_cell(cell):
+    args, task, models = build("--cell", cell)
+    rows = torch.arange(32)
+    x, y = task.batch("train", 0, rows)
+    smt.smt_loss(models, x, y, data.random_bits((0,), rows, task.T), 0, args)[0].backward()
+    for name, p in models.named_parameters():
+        trained = not name.startswith(("rnn.readout", "rnn.empty"))  # these come from the teacher
+        assert (p.grad is not None and p.grad.abs().sum() > 0) == trained, name
+
+
+# ------------------------------------------------------------------------------------------------ DMT
+class RolloutStandIn:
+    """Memories x_t + 2, so 2 more than the label; notes what it was asked for."""
+
+    def __init__(self):
+        self.cell, self.calls = SimpleNamespace(depth=1), []
+        self.one = torch.ones((), requires_grad=True)
+
+    def rollout(self, x, memory=None):
+        self.calls.append((x, memory))
+        return (x[..., None, None] + 2) * self.one
+
+    def readout(self, memory):
+        return 50 * nn.functional.one_hot(memory.long()[:, :, 0] - 2, 8).float()
+
+
+def dmt_stand_ins():
+    return {"teacher": {"encoder": label_is_time}, "rnn": RolloutStandIn()}
+
+
+@pytest.mark.parametrize(
+    "window, rollout, pieces",
+    [(1, 3, [1, 1, 1]), (4, 4, [4]), (4, 8, [4, 4]), (3, 7, [3, 3, 1]), (8, 8, [8])],
+)
+def test_the_dmt_loss_by_hand(window, rollout, pieces):
+    """A run starts at a label, goes on from the RNN's own memories, its gradient H steps at most."""
+    models = dmt_stand_ins()
+    args = build("--window", str(window), "--rollout", str(rollout))[0]
+    loss, depth = smt.dmt_loss(models, *time_is_token(), 1, args)
+    assert loss.item() == pytest.approx(2**2)  # the labels' part; the readout is always right
+    assert depth == 2 + rollout * 1 + 1  # encoder, cells, readout
+    calls = models["rnn"].calls
+    assert [x.shape[1] for x, _ in calls] == pieces
+    assert torch.equal(calls[0][1].flatten(), calls[0][0][:, 0] - 1.0)
+    for (before, _), (x, memory) in zip(calls, calls[1:]):
+        assert torch.equal(x[:, 0], before[:, -1] + 1)
+        assert torch.equal(memory.flatten(), before[:, -1] + 2.0)
+        assert not memory.requires_grad
+
+
+def test_the_dmt_gradient_s_window_is_bounded_whatever_the_sequence_s_length():
+    args, task, _ = build(of="--length 3 --delay 200")
+    assert args.window <= 16 < args.rollout < task.T
+    args, task, _ = build("--window", "1000000", of="--length 3 --delay 200")
+    assert args.window == args.rollout == task.T  # all of it, for those who ask for it
+
+
+@pytest.mark.parametrize("window", ["1", "4"])
+def test_dmt_trains_cell_and_readout_and_nothing_of_the_teacher(window):
+    args, task, models = build("--window", window, "--rollout", "6")
+    smt.hand_over(**models)
+    rows = torch.arange(16)
+    x, y = task.batch("train", 0, rows)
+    bits = data.random_bits((0,), rows, task.T)
+
+    def gradients():
+        models.zero_grad()
+        smt.dmt_loss(models, x, y, bits, 1, args)[0].backward()
+        return {name: p.grad for name, p in models.named_parameters()}
+
+    before, trained = gradients(), ("rnn.cell", "rnn.embed", "rnn.readout.body", "rnn.readout.head")
+    for name, gradient in before.items():
+        if name.startswith(trained):
+            assert gradient.any(), name
+        if name.startswith("teacher"):
+            assert gradient is None, name
+    # What the readout says has no influence on the cell: another one, the same gradient.
+    nn.init.normal_(models["rnn"].readout.head.weight)
+    after = gradients()
+    for name, gradient in before.items():
+        if name.startswith(("rnn.cell", "rnn.embed")):
+            assert torch.equal(gradient, after[name]), name
+
+
+def test_dmt_ignores_masked_targets():
+    x, y, bits = time_is_token()
+    args = build("--window", "4")[0]
+    for scored, loss in (y == 6, 4 + 50), (y < 0, 4):
+        masked = torch.where(scored, 7, -1)  # 7: where it counts, the readout is all wrong
+        result = smt.dmt_loss(dmt_stand_ins(), x, masked, bits, 1, args)[0]
+        assert result.item() == pytest.approx(loss)
+
+
+# ----------------------------------------------------------------------------------- evaluate and sample
+class CountingTask:
+    """x_t = y_t = row + t, scored at the end alone. 130 rows of 70 times: chunks end unevenly."""
+
+    test_rows, T, vocab = 130, 70, 202
+
+    def batch(self, split, step, rows):
+        x = rows[:, None] + torch.arange(self.T)
+        return x, torch.where(torch.arange(self.T) == 69, x, -1)
+
+
+def test_evaluation_by_hand():
+    def says(memory):  # half of the probability on the number that the memory holds
+        odds = torch.full((len(memory), 1, 202), -math.log(201.0))
+        return odds.scatter(2, memory.long(), 0.0)
+
+    def label_is_input(x, times):
+        return x.gather(1, times)[..., None, None].float()
+
+    rnn = SimpleNamespace(readout=says)
+    # Its memories are 3 too large, hence its answers wrong, in the 65 even rows.
+    rnn.rollout = lambda x: (x + 3 * (x[:, :1] % 2 == 0))[..., None, None].float()
+    models = {"rnn": rnn, "teacher": {"encoder": label_is_input, "decoder": says}}
+    figures = smt.evaluate(models, CountingTask(), "test", 130, torch.device("cpu"))
+    x = CountingTask().batch("test", 0, torch.arange(130))[0]
+    half, rest = math.log(2), math.log(2 * 201)
+    assert figures == {
+        "val_loss": pytest.approx((half + rest) / 2),
+        "val_acc": pytest.approx(0.5),
+        "teacher_loss": pytest.approx(half),
+        "teacher_acc": pytest.approx(1),
+        "drift": pytest.approx(9 / 2 / x.float().var(correction=0).item(), rel=1e-5),
+    }
+
+
+class LastToken:
+    """An RNN whose memory is its last input and whose logits are a table's row."""
+
+    def __init__(self, table):
+        self.table = table
+
+    def rollout(self, x):
+        return x[..., None, None].float()
+
+    def step(self, memory, x):
+        return x[:, None, None].float()
+
+    def readout(self, memory):
+        return self.table[memory[:, :, 0].long()]
+
+
+def test_text_goes_on_from_its_prompt(capsys):
+    task = text_task()
+    args = SimpleNamespace(prompt="ab", seed=0, device=torch.device("cpu"))
+    following = 100 * torch.eye(257).roll(1, dims=1)  # after each byte the next one
+    smt.show(LastToken(following), task, 2, args)
+    shown = capsys.readouterr().out
+    assert shown.count("abcdefghijklmnopqrstu") == 2
+
+
+def test_text_is_drawn_by_its_probabilities_and_seed(capsys):
+    task = text_task(length=20)
+    table = torch.full((257, 257), -100.0)
+    table[:, [ord("."), ord("#")]] = torch.tensor([math.log(3.0), 0.0])
+
+    def sample(seed):
+        args = SimpleNamespace(prompt="", seed=seed, device=torch.device("cpu"))
+        smt.show(LastToken(table), task, 20, args)
+        return [line for line in capsys.readouterr().out.splitlines() if "---" not in line]
+
+    first = sample(0)
+    assert first == sample(0) != sample(1) and len(set(first)) == 20
+    dots, hashes = (sum(line.count(c) for line in first) for c in ".#")
+    assert dots + hashes >= 400 and 0.65 < dots / (dots + hashes) < 0.85
+
+
+# ------------------------------------------------------------------------------------------- whole runs
+class Killed(BaseException):
+    """As if the process had been killed: nothing in the program may catch it."""
+
+
+def kill(monkeypatch, name, call):
+    """Die at the start of the call-th call of a function of smt.py."""
+    original, calls = getattr(smt, name), []
+
+    def deadly(*args):
+        calls.append(1)
+        if len(calls) == call:
+            raise Killed
+        return original(*args)
+
+    monkeypatch.setattr(smt, name, deadly)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run that nothing disturbed."""
+    out = tmp_path_factory.mktemp("finished") / "run"
+    assert run("--out", str(out)) == 0
+    return out
+
+
+def without_seconds(lines):
+    return [{k: v for k, v in line.items() if k != "seconds"} for line in lines]
+
+
+def test_a_run_writes_what_the_contract_says(finished):
+    config, lines = json.loads((finished / "config.json").read_text()), metrics(finished)
+    assert config["length"] == 3 and config["delay"] == 2 and config["reverse"] is False
+    assert config["steps"] == 5 and config["lr"] == 2e-3
+    assert config["future"] == config["rollout"] == 8  # as resolved: the whole sequence
+    assert config["torch"] == torch.__version__ and config["device_name"]
+    args = vars(build()[0])
+    assert args.keys() <= config.keys()
+    models = build()[2]
+    counts = {name: sum(p.numel() for p in models[name].parameters()) for name in models}
+    assert config["parameters"] == counts
+
+    assert [line["phase"] for line in lines] == ["smt"] * 3 + ["dmt"] * 3 + ["final"]
+    assert [line["step"] for line in lines] == [2, 4, 5, 7, 9, 10, 10]
+    figures = "val_loss val_acc teacher_loss teacher_acc drift".split()
+    for line in lines:
+        assert list(line) == ["phase", "step", "seconds", "depth", "tokens", "train_loss", *figures]
+        assert line["tokens"] == line["step"] * 2 * 8
+        assert all(math.isfinite(line[name]) for name in figures)
+        assert 0 <= line["val_acc"] <= 1 and 0 <= line["teacher_acc"] <= 1
+    assert all(math.isfinite(line["train_loss"]) for line in lines[:-1])
+    assert lines[-1]["train_loss"] is None
+    seconds = [line["seconds"] for line in lines]
+    assert seconds == sorted(seconds) and seconds[0] > 0
+    # A step of SMT: 2 layers of the encoder, then 1 of the decoder beside 1 of the cell. One of DMT:
+    # 2 of the encoder, 8 of the cell along the whole sequence, 1 of the readout.
+    assert [line["depth"] for line in lines] == [6, 12, 15, 37, 59, 70, 70]
+
+
+def test_the_final_figures_are_those_of_the_final_weights(finished):
+    args, task, models, _ = smt.settings(["--sample", "1", "--out", str(finished)])
+    figures = smt.evaluate(models, task, "test", task.test_rows, args.device)
+    assert figures.items() <= metrics(finished)[-1].items()
+    val = smt.evaluate(models, task, "val", args.eval_rows, args.device)
+    assert val.items() <= metrics(finished)[-2].items()
+
+
+def test_the_seed_decides_all(finished):
+    assert run("--out", "again") == 0 and run("--out", "other", "--seed", "1") == 0
+    assert same_weights(checkpoint("again")["models"], checkpoint(finished)["models"])
+    assert without_seconds(metrics("again")) == without_seconds(metrics(finished))
+    a, b = checkpoint("other")["models"], checkpoint(finished)["models"]
+    assert not torch.equal(a["rnn.embed.weight"], b["rnn.embed.weight"])
+    weights = [build("--seed", seed)[2].state_dict() for seed in "001"]
+    assert same_weights(weights[0], weights[1]) and not same_weights(weights[0], weights[2])
+
+
+@pytest.mark.parametrize(
+    "function, call",
+    [("save", n) for n in (2, 3, 5, 6, 8)]  # after a line of metrics.jsonl, before its checkpoint
+    + [("smt_loss", 1), ("smt_loss", 4), ("dmt_loss", 1), ("dmt_loss", 2), ("dmt_loss", 4)],
+)
+def test_kill_and_resume_change_nothing(finished, monkeypatch, function, call):
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        kill(patch, function, call)
+        run()
+    with open("run/metrics.jsonl", "a") as file:
+        file.write('{"phase": "sm')  # as if it had died writing a line
+    torch.rand(1)  # what the program draws from no hidden generator can't be disturbed
+    assert smt.main(["--resume", "--out", "run"]) == 0
+    assert same_weights(checkpoint()["models"], checkpoint(finished)["models"])
+    assert without_seconds(metrics()) == without_seconds(metrics(finished))
+
+
+def test_ctrl_c_leaves_a_run_to_go_on_with(finished, monkeypatch, capsys):
+    with monkeypatch.context() as patch:
+        patch.setattr(sys.modules[__name__], "Killed", KeyboardInterrupt)
+        kill(patch, "smt_loss", 4)
+        assert run() == 130
+    assert "--resume" in capsys.readouterr().err
+    assert run("--resume") == 0
+    assert same_weights(checkpoint()["models"], checkpoint(finished)["models"])
+
+
+def test_resuming_a_finished_run_trains_no_further(monkeypatch):
+    assert run() == 0
+    before = {path: path.read_bytes() for path in Path("run").iterdir()}
+    monkeypatch.setattr(smt, "smt_loss", None)
+    monkeypatch.setattr(smt, "dmt_loss", None)
+    assert run("--resume") == 0
+    for name in ("checkpoint.pt", "metrics.jsonl"):
+        assert Path("run", name).read_bytes() == before[Path("run", name)]
+
+
+def test_a_finished_run_is_not_overwritten(finished, capsys):
+    before = (finished / "checkpoint.pt").read_bytes()
+    assert run("--out", str(finished)) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "--resume" in error and "--out" in error
+    assert (finished / "checkpoint.pt").read_bytes() == before
+
+
+def test_a_loss_that_turns_nan_stops_and_keeps_the_last_good_weights(finished, monkeypatch, capsys):
+    original, calls = smt.smt_loss, []
+
+    def fails_at_step_4(*args):
+        calls.append(1)
+        loss, depth = original(*args)
+        return (loss * math.nan if len(calls) == 4 else loss), depth
+
+    with monkeypatch.context() as patch:
+        patch.setattr(smt, "smt_loss", fails_at_step_4)
+        assert run() == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "nan" in error and "step 4" in error
+    assert len(metrics()) == 1 and checkpoint()["state"]["step"] == 2
+    assert run("--resume") == 0
+    assert same_weights(checkpoint()["models"], checkpoint(finished)["models"])
+
+
+def test_weights_that_blow_up_are_not_kept(capsys):
+    """The last loss before a checkpoint may still be finite when its gradient is not."""
+    assert run("--lr", "1e30", "--eval-every", "1") == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    assert all(w.isfinite().all() for w in checkpoint()["models"].values())
+    assert all(math.isfinite(v) for line in metrics() for v in line.values() if v != line["phase"])
+
+
+def test_init_starts_dmt_from_the_weights_of_a_run(finished):
+    new = ["--init", str(finished), "--steps", "0", "--dmt-steps", "3"]
+    models = smt.settings(new)[2].state_dict()
+    assert same_weights(dict(models), dict(checkpoint(finished)["models"]))
+    assert smt.main([*new, "--out", "new", "--lr", "1e-3"]) == 0
+    assert [line["phase"] for line in metrics("new")] == ["dmt", "dmt", "final"]
+    old, new = checkpoint(finished)["models"], checkpoint("new")["models"]
+    changed = {name for name in old if not torch.equal(old[name], new[name])}
+    assert all(name.startswith("rnn.") for name in changed)  # DMT leaves the teacher alone
+    for part in ("rnn.cell", "rnn.embed", "rnn.readout"):
+        assert any(name.startswith(part) for name in changed)
+
+
+class OpensAFile:
+    """Unpickling it would run code: it opens the file "executed" for writing."""
+
+    def __reduce__(self):
+        return open, ("executed", "w")
+
+
+@pytest.mark.parametrize("options", ["--resume --out evil", "--sample 1 --out evil", "--init evil"])
+def test_a_checkpoint_can_not_run_code(options, capsys):
+    Path("evil").mkdir()
+    torch.save(
+        {"config": OpensAFile(), "models": {}, "optimizer": None, "state": {}}, "evil/checkpoint.pt"
+    )
+    assert smt.main(options.split()) == 2
+    assert capsys.readouterr().err.count("\n") == 1 and not Path("executed").exists()
+
+
+def test_sample_only_prints(finished, monkeypatch, capsys):
+    before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in finished.iterdir()}
+    monkeypatch.setattr(smt, "train", None)
+    assert smt.main(["--sample", "3", "--out", str(finished)]) == 0
+    shown = capsys.readouterr().out
+    assert len(shown.splitlines()) == 3
+    task = build()[1]
+    for line, x in zip(shown.splitlines(), task.batch("test", 0, torch.arange(3))[0].tolist()):
+        assert line.startswith("".join(map(str, x[:3])))
+    after = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in finished.iterdir()}
+    assert after == before
+
+
+def test_text_trains_and_samples(capsys):
+    Path("text").write_bytes(TEXT * 3)
+    options = f"{NETWORKS} {TRAINING} --task text --data text --length 6 --steps 2 --dmt-steps 2"
+    assert smt.main([*options.split(), "--out", "run"]) == 0
+    assert [line["phase"] for line in metrics()] == ["smt", "dmt", "final"]
+    capsys.readouterr()
+    assert smt.main("--sample 2 --prompt Once --out run".split()) == 0
+    assert capsys.readouterr().out.count("Once") == 2
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        "--cell transformer --registers now --window 1",
+        "--cell gru --encoder bidirectional --window 8",
+        "--cell gru --precision bf16 --future 1 --window 2 --rollout 5",
+        "--cell transformer --precision bf16 --context 2 --reverse --delay 0 --future 2",
+        "--steps 0 --context 1",
+        "--dmt-steps 0 --lambda-dec 0 --lambda-dyn 0",
+        "--steps 0 --dmt-steps 0",
+        "--length 1 --delay 0 --labels 2 --batch-size 1",
+    ],
+)
+def test_other_settings_run_too(options):
+    assert run("--steps", "2", "--dmt-steps", "2", *options.split()) == 0
+    line = metrics()[-1]
+    assert line["phase"] == "final" and math.isfinite(line["val_loss"])
+
+
+def test_a_tiny_run_learns_to_copy():
+    sizes = "--dim 32 --decoder-depth 2 --labels 5 --decoded 4 --batch-size 32 --eval-rows 64"
+    steps = "--steps 350 --dmt-steps 150 --lr 5e-3 --eval-every 350"
+    assert run(*f"--length 2 --delay 2 {sizes} {steps}".split()) == 0
+    final = metrics()[-1]
+    assert final["teacher_acc"] > 0.95
+    assert final["val_acc"] > 0.9 and final["val_loss"] < 0.4  # chance: 0.125 and 2.08
+    assert final["drift"] < 0.1
+
+
+# ------------------------------------------------------------------------------------------ wrong input
+def each(names, value):
+    return [(f"--{name} {value}", f"--{name}", value) for name in names.split()]
+
+
+WRONG = [
+    *each("memory dim heads cell-depth encoder-depth decoder-depth context future", "0"),
+    *each("labels decoded window rollout length batch-size eval-every eval-rows lr dmt-lr", "0"),
+    *each("delay steps dmt-steps seed sample lr lambda-dyn", "-1"),
+    *each("length delay steps dmt-steps batch-size labels lr dmt-lr", "x"),
+    ("--steps 1.5", "--steps", "1.5"),
+    ("--steps 1e3", "--steps", "1e3"),
+    ("--lr nan", "--lr", "nan"),
+    ("--lr inf", "--lr", "inf"),
+    ("--task chess", "--task", "chess"),
+    ("--cell lstm", "--cell", "lstm"),
+    ("--encoder both", "--encoder", "both"),
+    ("--device tpu", "--device", "tpu"),
+    ("--device cuda", "--device", "cuda"),
+    ("--no-such-option 3", "--no-such-option", "3"),
+    ("--dim 10 --heads 3", "--dim", "10"),
+    ("--dim 6 --heads 2", "--dim", "6"),  # rotary positions turn pairs of numbers
+    ("--labels 9", "--labels", "9"),
+    ("--labels 3 --decoded 4", "--decoded", "4"),
+    ("--length 99999999999", "--length", "99999999999"),
+    ("--data text", "--data", "text"),
+    ("--resume", "--resume", "run"),
+    ("--sample 2", "--sample", "run"),
+    ("--init nowhere", "--init", "nowhere"),
+    ("--resume --out damaged", "--resume", "damaged"),
+    ("--init damaged", "--init", "damaged"),
+    ("--resume --out foreign", "--resume", "foreign"),
+    ("--out a-file", "--out", "a-file"),
+    ("--out a-file/run", "--out", "a-file"),
+]
+WRONG_TEXT = [
+    ("--data missing", "--data", "missing"),
+    ("--data empty", "--data", "empty"),
+    ("--data short", "--data", "short"),
+    ("--data damaged", "--data", "damaged"),  # a directory
+    ("--data text --delay 3", "--delay", "3"),
+    ("--data text --reverse", "--reverse", ""),
+]
+
+
+def assert_one_line_and_nothing_written(argv, option, value, capsys):
+    before = sorted(Path().rglob("*"))
+    assert smt.main(argv) == 2
+    printed = capsys.readouterr()
+    assert printed.out == "" and printed.err.count("\n") == 1 and printed.err.startswith("smt.py: ")
+    assert option in printed.err and value in printed.err.split(option, 1)[1]
+    assert sorted(Path().rglob("*")) == before
+
+
+@pytest.fixture
+def files():
+    for name, content in {"a-file": b"", "empty": b"", "short": b"short", "text": TEXT}.items():
+        Path(name).write_bytes(content)
+    torch.save({"weights": torch.zeros(3)}, "a-file")
+    for name, content in {"damaged": TEXT, "foreign": Path("a-file").read_bytes()}.items():
+        Path(name).mkdir()
+        Path(name, "checkpoint.pt").write_bytes(content)
+
+
+@pytest.mark.parametrize("options, option, value", WRONG)
+def test_wrong_input_gets_one_line(files, options, option, value, monkeypatch, capsys):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)  # also where there is one
+    sizes = [] if set(options.split()) & {"--resume", "--sample", "--init"} else COPY.split()
+    argv = [*f"{NETWORKS} {TRAINING} --out run".split(), *sizes, *options.split()]
+    assert_one_line_and_nothing_written(argv, option, value, capsys)
+
+
+@pytest.mark.parametrize("options, option, value", WRONG_TEXT)
+def test_wrong_text_gets_one_line(files, options, option, value, capsys):
+    argv = [*f"{TRAINING} --task text --length 8 --out run".split(), *options.split()]
+    assert_one_line_and_nothing_written(argv, option, value, capsys)
+
+
+@pytest.mark.parametrize(
+    "options, option, value",
+    [
+        ("--resume --dim 16", "--dim", "16"),
+        ("--resume --cell gru", "--cell", "gru"),
+        ("--resume --length 4", "--length", "4"),
+        ("--resume --seed 1", "--seed", "1"),
+        ("--resume --task text", "--task", "text"),
+        ("--sample 1 --memory 3", "--memory", "3"),
+        ("--init run --out new --dim 16", "--init", "run"),
+    ],
+)
+def test_sizes_other_than_the_run_s_get_one_line(finished, options, option, value, capsys):
+    Path("run").symlink_to(finished)
+    argv = options.split() if "--out" in options else [*options.split(), "--out", "run"]
+    assert_one_line_and_nothing_written(argv, option, value, capsys)
+
+
+def test_half_a_checkpoint_gets_one_line(finished, capsys):
+    Path("run").mkdir()
+    content = (finished / "checkpoint.pt").read_bytes()
+    Path("run/checkpoint.pt").write_bytes(content[: len(content) // 2])
+    assert_one_line_and_nothing_written(["--resume", "--out", "run"], "--resume", "run", capsys)
+
+
+def test_help_names_every_option(capsys):
+    with pytest.raises(SystemExit) as stop:
+        smt.main(["--help"])
+    assert stop.value.code == 0
+    shown = capsys.readouterr().out
+    assert all(f"--{name.replace('_', '-')}" in shown for name in vars(build()[0]))
+
+
+def test_the_program_ends_with_its_status():
+    command = [sys.executable, smt.__file__, "--task", "chess"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stdout == "" and done.stderr.count("\n") == 1
+    assert "Traceback" not in done.stderr

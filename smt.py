@@ -2,9 +2,9 @@
 
 What to remember is no sequential question: a Transformer, the encoder, reads a prefix and writes a
 memory, its label, from which a decoder predicts the future. How to update a memory is then plain
-regression, from one label and the next input to the next label: no RNN is unrolled, one parallel
-pass makes all labels of a sequence. On its own memories the RNN drifts off the labels; DAgger Memory
-Training (DMT) corrects it there. Cell and readout remain, and start from an empty memory.
+regression, from one label and the next input to the next label: no RNN is unrolled, one pass makes
+all labels of a sequence. On its own memories the RNN drifts off the labels; DAgger Memory Training
+(DMT) corrects it there. What remains is cell and readout, which start from an empty memory.
 Source: Kumar & Isola, Pretraining Recurrent Networks without Recurrence, arXiv:2606.06479.
 
 Glossary
@@ -28,7 +28,6 @@ import math
 import os
 import sys
 import time
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -91,9 +90,9 @@ def encoder_mask(times, T, K, context, bidirectional):
     """What attends to what in the encoder: times (B, n) -> (B, 1, T + nK, T + nK), True = seen."""
     B, n = times.shape
     s = torch.arange(T, device=times.device)
-    # The last time a query sees: s for token s and t for the registers of label t, or t for all.
-    registers = times.repeat_interleave(K, 1)
-    last = times.expand(B, T + K) if bidirectional else torch.cat([s.expand(B, T), registers], 1)
+    # The last time that a query sees: s for token s, t for label t's registers; the paper's: t.
+    last = times if bidirectional else s.expand(B, T)
+    last = torch.cat([last.expand(B, T), times.repeat_interleave(K, 1)], 1)  # (B, T + nK)
     sees_token = (s <= last[..., None]) & (s > last[..., None] - context)
     block = torch.cat([s.new_full((T,), -1), torch.arange(n, device=s.device).repeat_interleave(K)])
     sees_register = (block[:, None] == block[T:]) | bidirectional
@@ -172,10 +171,9 @@ class MLPCell(nn.Module):
 class GRUCell(nn.GRUCell):
     """f as a gated recurrent unit over the flat memory: memory (N, K, d), e (N, d) -> (N, K, d)."""
 
-    depth = 1
-
     def __init__(self, args):
         super().__init__(args.dim, args.memory * args.dim)
+        self.depth = 1
 
     def forward(self, memory, e):
         return super().forward(e, memory.flatten(1)).view_as(memory)
@@ -259,12 +257,11 @@ def smt_loss(models, x, y, bits, done, args):
     teacher, rnn, n = models["teacher"], models["rnn"], args.labels
     times = consecutive(bits[:, :1], n, x.shape[1])[:, 0]  # (B, n + 1)
     labels = teacher["encoder"](x, times)  # (B, n + 1, K, d)
-
     # L_dyn: a step of the RNN from each label to the next. Its gradient reaches f and both labels.
     inputs = x.gather(1, times[:, 1:]).flatten()
     predicted = rnn.step(labels[:, :-1].flatten(0, 1), inputs)  # (B n, K, d)
-    # Its weight grows 30-fold: first what to remember, then memories that a step of f can follow.
-    ramp = 30 ** min(0, 1.25 * done - 1)
+    # Its weight grows tenfold: first what to remember, then memories that a step of f can follow.
+    ramp = 10 ** min(0, 1.25 * done - 1)
     dyn = ramp * F.mse_loss(predicted.float(), labels[:, 1:].flatten(0, 1).float())
     # L_dec of some of the labels: neighbours hold much the same, and decoding is what costs. y_t is
     # one of Tf targets, but the only one that the readout will be asked for: it counts more.
@@ -276,32 +273,35 @@ def smt_loss(models, x, y, bits, done, args):
     logits = teacher["decoder"](labels, inputs.flatten(0, 1))  # (B decoded, Tf, V)
     readout = cross_entropy(logits[:, 0], targets[:, 0])
     dec = cross_entropy(logits, targets) + args.lambda_readout * readout
-
     loss = args.lambda_dec * dec + args.lambda_dyn * dyn + args.lambda_unif * uniformity(labels)
     return loss, args.encoder_depth + max(args.decoder_depth, rnn.cell.depth)
 
 
 # ---------------------------------------------------------------------------------------------- DMT
 def dmt_loss(models, x, y, bits, done, args):
-    """The RNN's own memories against the labels, in random runs of R steps (section 5).
+    """The RNN's own memories against n labels of a random run of R steps (section 5).
 
     x, y, bits, done -> loss, depth as above. A run starts at a label and goes on from wherever the
     RNN's own steps lead; its gradient is cut every H steps, whatever R and T are.
     """
     teacher, rnn, R = models["teacher"], models["rnn"], args.rollout
-    T = x.shape[1]
-    times = consecutive(bits[:, : -(-T // R)], R, T)  # (B, n, R + 1), about all there are
+    times = consecutive(bits[:, :1], R, x.shape[1])[
+        :, 0
+    ]  # (B, R + 1), the first is where it starts
+    pick = bits[:, :R].argsort(1)[:, : args.labels] + 1  # as many as SMT has: labels are what costs
+    chosen = times.gather(1, pick)  # (B, n)
     with torch.no_grad():
-        labels = teacher["encoder"](x, times.flatten(1)).unflatten(1, times.shape[1:]).flatten(0, 1)
-    memory, memories, index = labels[:, 0], [], times[..., 1:].flatten(1)  # (B n, K, d)
-    for inputs in x.gather(1, index).view(-1, R).split(args.window, 1):  # (B n, H)
-        memories.append(rnn.rollout(inputs, memory.detach()))
-        memory = memories[-1][:, -1]
-    memories = torch.cat(memories, 1)  # (B n, R, K, d)
+        labels = teacher["encoder"](x, torch.cat([times[:, :1], chosen], 1))  # (B, 1 + n, K, d)
+    memories = [labels[:, :1]]
+    for inputs in x.gather(1, times[:, 1:]).split(args.window, 1):  # (B, H)
+        memories.append(rnn.rollout(inputs, memories[-1][:, -1].detach()))
+    memories = torch.take_along_dim(
+        torch.cat(memories, 1), pick[..., None, None], 1
+    )  # (B, n, K, d)
     dyn = F.mse_loss(memories.float(), labels[:, 1:].float())
     # The readout learns on these memories, detached: it must not bend them. D stays as it is.
-    logits = rnn.readout(memories.detach().flatten(0, 1))[:, 0]  # (B n R, V)
-    dec = cross_entropy(logits, y.gather(1, index).flatten())
+    logits = rnn.readout(memories.detach().flatten(0, 1))[:, 0]  # (B n, V)
+    dec = cross_entropy(logits, y.gather(1, chosen).flatten())
     return dyn + dec, args.encoder_depth + R * rnn.cell.depth + args.decoder_depth
 
 
@@ -385,7 +385,7 @@ def train(args, task, models, checkpoint):
                 group["lr"] = learning_rate(step - first, steps, peak)
             x, y = task.batch("train", step, rows)  # (B, T)
             bits = random_bits((args.seed, phase, step), rows, task.T)  # (B, T) for the loss
-            with torch.autocast(args.device.type, torch.bfloat16, enabled=args.precision == "bf16"):
+            with torch.autocast(args.device, torch.bfloat16, enabled=args.precision == "bf16"):
                 loss, depth = loss_of(models, x, y, bits, (step - first) / steps, args)
             optimizer.zero_grad()
             loss.backward()
@@ -417,15 +417,16 @@ def mean_loss(losses, phase, step):
     losses = torch.stack(losses).tolist()
     for at, loss in enumerate(losses, step + 2 - len(losses)):
         if not math.isfinite(loss):
-            advice = "stopped, checkpoint.pt is from before; try a lower learning rate"
-            raise UsageError(f"the loss is {loss} at step {at}, phase {phase}: {advice}")
+            raise UsageError(
+                f"the loss is {loss} at step {at} of {phase}; try a lower learning rate"
+            )
     return sum(losses) / len(losses)
 
 
 def report(args, state, phase, train_loss, figures):
     """Append a line to metrics.jsonl and print it."""
     row = {"phase": phase} | {k: state[k] for k in ("step", "seconds", "depth", "tokens")}
-    with open(args.out / "metrics.jsonl", "a") as file:
+    with open(f"{args.out}/metrics.jsonl", "a") as file:
         file.write(json.dumps(row | {"train_loss": train_loss} | figures) + "\n")
     state["lines"] += 1
     shown = "  ".join(f"{name} {value:.4f}" for name, value in figures.items())
@@ -434,39 +435,39 @@ def report(args, state, phase, train_loss, figures):
 
 def open_run(args, task, models, state, checkpoint):
     """Make the run's directory, or cut its metrics to what the checkpoint knows of."""
-    args.out.mkdir(parents=True, exist_ok=True)
-    metrics = args.out / "metrics.jsonl"
-    lines = metrics.read_bytes().splitlines(keepends=True) if metrics.exists() else []
-    write(metrics, b"".join(lines[: state["lines"]]))  # a kill can fall between line and checkpoint
+    os.makedirs(args.out, exist_ok=True)
     if not checkpoint:
         save(args, models, None, state)
-    device = args.device.type
-    name = torch.cuda.get_device_name() if device == "cuda" else device
+    with open(f"{args.out}/metrics.jsonl", "ab+") as file:
+        file.seek(0)
+        lines = file.readlines()  # of which a kill can leave more than the checkpoint knows of
+    write(file.name, b"".join(lines[: state["lines"]]))
+    name = torch.cuda.get_device_name() if args.device == "cuda" else args.device
     sizes = {k: sum(p.numel() for p in model.parameters()) for k, model in models.items()}
     facts = {"parameters": sizes, "torch": torch.__version__, "device_name": name}
-    write(args.out / "config.json", json.dumps(plain(args) | facts, indent=1).encode())
+    write(f"{args.out}/config.json", json.dumps(vars(args) | facts, indent=1).encode())
 
 
 def save(args, models, optimizer, state):
     """Write checkpoint.pt: tensors and plain values alone, so that loading one can run no code."""
-    content = {"config": plain(args), "models": models.state_dict(), "state": state}
+    content = {"config": vars(args), "models": models.state_dict(), "state": state}
     content["optimizer"] = optimizer and optimizer.state_dict()
     buffer = io.BytesIO()
     torch.save(content, buffer)
-    write(args.out / "checkpoint.pt", buffer.getvalue())
+    write(f"{args.out}/checkpoint.pt", buffer.getvalue())
 
 
 def write(path, content):
     """Write a file whole or not at all: under another name first, then renamed."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_bytes(content)
-    os.replace(temporary, path)
+    with open(path + ".tmp", "wb") as file:
+        file.write(content)
+    os.replace(path + ".tmp", path)
 
 
 def load(directory, option):
     """The checkpoint of a run; UsageError naming the option if there is none or it is damaged."""
-    path = Path(directory) / "checkpoint.pt"
-    if not path.is_file():
+    path = f"{directory}/checkpoint.pt"
+    if not os.path.isfile(path):
         raise UsageError(f"{option}: {directory} holds no run; name the --out of an earlier one")
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
@@ -475,17 +476,11 @@ def load(directory, option):
         raise UsageError(f"{option}: {path} is damaged, or of another program") from None
 
 
-def plain(args):
-    """The options as plain values, for config.json and the checkpoint."""
-    kinds = (Path, torch.device)
-    return {name: str(v) if isinstance(v, kinds) else v for name, v in vars(args).items()}
-
-
 # --------------------------------------------------------------------------------- the command line
 def parser():
     """Every option with its meaning and default. A task's own options and defaults: data.py."""
     about = __doc__.split("\n")[0]
-    p = argparse.ArgumentParser(Path(__file__).name, description=about, allow_abbrev=False)
+    p = argparse.ArgumentParser(os.path.basename(__file__), description=about, allow_abbrev=False)
 
     def error(message):  # one line, as for any other wrong input
         raise UsageError(message.removeprefix("argument "))
@@ -513,16 +508,14 @@ def parser():
     add("--decoded", 4, whole(1), "how many of their labels are decoded")
     add("--lambda-dec", 1.0, number(0), "λ_dec, weight of the decoding loss")
     add("--lambda-readout", 0.4, number(0), "extra weight in it of y_t, the readout's target")
-    add(
-        "--lambda-dyn", 30.0, number(0), "λ_dyn, weight of the dynamics loss; grows from 1/30 of it"
-    )
+    add("--lambda-dyn", 10.0, number(0), "λ_dyn, weight of the dynamics loss; grows from a tenth")
     add("--lambda-unif", 0.1, number(0), "λ_unif, weight of the uniformity loss")
-    add("--steps", 1600, whole(0), "optimiser steps of SMT")
-    add("--lr", 4e-3, number(0, above=True), "peak learning rate of SMT")
-    add("--dmt-steps", 1000, whole(0), "optimiser steps of DMT")
+    add("--steps", 2400, whole(0), "optimiser steps of SMT")
+    add("--lr", 2e-3, number(0, above=True), "peak learning rate of SMT")
+    add("--dmt-steps", 1200, whole(0), "optimiser steps of DMT")
     add("--dmt-lr", 1e-3, number(0, above=True), "peak learning rate of DMT")
     add("--window", 16, whole(1), "H, steps of DMT's gradient; 1: the paper's DAgger; T: all")
-    add("--rollout", 32, whole(1), "R, steps that DMT's RNN goes on its own (at least --window)")
+    add("--rollout", 64, whole(1), "R, steps the RNN goes on its own in DMT (at least --window)")
     add("--batch-size", 32, whole(1), "sequences in a step")
     add("--seed", 0, whole(0), "of weights, data and sampled times")
     add("--device", "auto", ["auto", "cuda", "mps", "cpu"], "auto: the first there is")
@@ -543,26 +536,23 @@ def settings(argv):
     All that can be wrong with the input is found here, before anything is written.
     """
     free = ("out", "init", "resume", "sample", "prompt", "device", "precision")  # not a run's own
-    p = parser()
-    args = p.parse_args(argv)
-    out = Path(args.out or f"runs/{args.task}-smt")
-    goes_on = "--resume" if args.resume else "--sample" if args.sample else None
-    run = load(out, goes_on) if goes_on else None
+    p, args = parser(), parser().parse_args(argv)
+    out = args.out or f"runs/{args.task}-smt"
+    run = load(out, "--resume or --sample") if args.resume or args.sample else None
     source = load(args.init, "--init") if args.init and not run else run
     earlier = {k: v for k, v in source["config"].items() if k not in free} if source else {}
     task = TASKS[earlier.get("task", args.task)]
     p.set_defaults(**task.options | task.defaults | earlier)
     args = p.parse_args(argv)  # once more, with the defaults of the task or of the earlier run
-    args.out = Path(args.out or f"runs/{args.task}-smt")
-    if not run and any((args.out / name).exists() for name in ("config.json", "checkpoint.pt")):
+    args.out = args.out or f"runs/{args.task}-smt"
+    if not run and os.path.exists(f"{args.out}/metrics.jsonl"):
         raise UsageError(f"--out {args.out}: holds a run; --resume it, or give another --out")
     there = ["cuda"] * torch.cuda.is_available() + ["mps"] * torch.backends.mps.is_available()
-    there += ["cpu"]
-    args.device = torch.device(there[0] if args.device == "auto" else args.device)
-    if args.device.type not in there:
+    there, args.device = [*there, "cpu"], args.device.replace("auto", [*there, "cpu"][0])
+    if args.device not in there:
         raise UsageError(f"--device {args.device}: not to be had here; give {' or '.join(there)}")
     if args.precision == "auto":
-        args.precision = "bf16" if args.device.type == "cuda" else "fp32"
+        args.precision = "bf16" if args.device == "cuda" else "fp32"
     if args.dim % (2 * args.heads):
         raise UsageError(f"--dim {args.dim}: give a multiple of 2 x --heads, {2 * args.heads}")
     task = make_task(args)
@@ -602,7 +592,7 @@ def main(argv=None):
         message, status = f"--out: can't write {error.filename} ({error.strerror})", 2
     except KeyboardInterrupt:
         message, status = "stopped; --resume goes on from the last evaluation", 130
-    print(f"{Path(__file__).name}: {message}", file=sys.stderr)
+    print(f"{os.path.basename(__file__)}: {message}", file=sys.stderr)
     return status
 
 

@@ -238,11 +238,25 @@ def test_the_context_window_bounds_what_a_label_sees(encoder, reach, registers):
         assert seen == list(range(max(0, t - reach), t + 1))
 
 
-def test_labels_know_the_order_of_their_inputs():
-    _, task, models = build()
+@ENCODERS
+@REGISTERS
+def test_labels_know_the_order_of_their_inputs(encoder, registers):
+    _, task, models = build("--encoder", encoder, "--registers", registers)
     x, end = some_inputs(task), torch.full((3, 1), task.T - 1)
     encode = models["teacher"]["encoder"]
     assert not torch.allclose(encode(x, end), encode(x.flip(1), end), atol=1e-3)
+
+
+@ENCODERS
+def test_registers_stand_at_the_start_or_move_along(encoder):
+    """Only where they move along does the same window give the same label at another time."""
+    options = f"--encoder {encoder} --context 2 --registers".split()
+    for registers, moves_along in ("now", True), ("start", False):
+        _, task, models = build(*options, registers)
+        encode, x = models["teacher"]["encoder"], some_inputs(task)
+        later = encode(x.roll(3, dims=1), torch.full((3, 1), 7))
+        label = encode(x, torch.full((3, 1), 4))
+        assert torch.allclose(label, later, atol=1e-4) == moves_along
 
 
 # ------------------------------------------------------------------------------- decoder and the cells
@@ -379,10 +393,12 @@ def test_the_dynamics_loss_by_hand():
     def step(memory, x):
         return (memory + 1 + x[:, None, None]) / 2 + 2
 
-    for done, share in (0, 0.1), (1, 1):  # the weight grows from a tenth
-        args = weights(0, 0.5, 0)
-        loss, _ = smt.smt_loss(smt_stand_ins(step=step), *time_is_token(), done, args)
-        assert loss.item() == pytest.approx(share * 0.5 * 2**2)
+    models, args = smt_stand_ins(step=step), weights(0, 0.5, 0)
+    begin, middle, end = (
+        smt.smt_loss(models, *time_is_token(), done, args)[0].item() for done in (0, 0.5, 1)
+    )
+    assert end == pytest.approx(0.5 * 2**2)
+    assert 0 < begin < middle < end  # its weight grows
 
 
 @pytest.mark.parametrize("future", [1, 3, 8])
@@ -632,15 +648,14 @@ def without_seconds(lines):
 
 def test_a_run_writes_what_the_contract_says(finished):
     config, lines = json.loads((finished / "config.json").read_text()), metrics(finished)
-    assert config["length"] == 3 and config["delay"] == 2 and config["reverse"] is False
-    assert config["steps"] == 5 and config["lr"] == 2e-3
-    assert config["future"] == config["rollout"] == 8  # as resolved: the whole sequence
+    args, task, models = build(of=f"{COPY} {PHASES}")
+    resolved = vars(args) | {"out": str(finished), "device": "cpu"}
+    assert resolved.items() <= config.items()
+    assert config["length"] == 3 and config["reverse"] is False and config["steps"] == 5
+    assert config["future"] == config["context"] == config["rollout"] == task.T == 8
     assert config["torch"] == torch.__version__ and config["device_name"]
-    args = vars(build()[0])
-    assert args.keys() <= config.keys()
-    models = build()[2]
-    counts = {name: sum(p.numel() for p in models[name].parameters()) for name in models}
-    assert config["parameters"] == counts
+    sizes = {name: sum(p.numel() for p in models[name].parameters()) for name in models}
+    assert config["parameters"] == sizes
 
     assert [line["phase"] for line in lines] == ["smt"] * 3 + ["dmt"] * 3 + ["final"]
     assert [line["step"] for line in lines] == [2, 4, 5, 7, 9, 10, 10]
@@ -821,8 +836,8 @@ def test_other_settings_run_too(options):
 
 
 def test_a_tiny_run_learns_to_copy():
-    sizes = "--dim 32 --decoder-depth 2 --labels 5 --decoded 4 --batch-size 32 --eval-rows 64"
-    steps = "--steps 350 --dmt-steps 150 --lr 5e-3 --eval-every 350"
+    sizes = "--memory 4 --dim 32 --labels 5 --decoded 4 --batch-size 32 --eval-rows 64"
+    steps = "--steps 350 --dmt-steps 150 --lr 5e-3 --lambda-dyn 2 --eval-every 500"
     assert run(*f"--length 2 --delay 2 {sizes} {steps}".split()) == 0
     final = metrics()[-1]
     assert final["teacher_acc"] > 0.95

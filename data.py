@@ -135,8 +135,21 @@ class Text:
     The last tenth of the file is held out. "val" and "test" read it in windows of T bytes side by side.
     """
 
-    options = {"data": "", "length": 128}
-    defaults = {}
+    options = {"data": "", "length": 64}
+    # What a byte needs is near: a short future, many labels, and times relative to the present.
+    defaults = {
+        "memory": 2,
+        "dim": 128,
+        "encoder_depth": 3,
+        "decoder_depth": 1,
+        "registers": "now",
+        "future": 4,
+        "labels": 32,
+        "decoded": 32,
+        "lambda_readout": 1.0,
+        "steps": 1300,
+        "dmt_steps": 700,
+    }
     start = 256  # tokens 0..255 are the bytes
 
     def __init__(self, seed: int, device: torch.device, data: str, length: int):

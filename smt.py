@@ -507,7 +507,7 @@ def parser():
     add("--labels", 16, whole(1), "n, transitions of a sequence in an SMT step")
     add("--decoded", 4, whole(1), "how many of their labels are decoded")
     add("--lambda-dec", 1.0, number(0), "λ_dec, weight of the decoding loss")
-    add("--lambda-readout", 0.4, number(0), "extra weight in it of y_t, the readout's target")
+    add("--lambda-readout", 0.3, number(0), "extra weight in it of y_t, the readout's target")
     add("--lambda-dyn", 10.0, number(0), "λ_dyn, weight of the dynamics loss; grows from a tenth")
     add("--lambda-unif", 0.1, number(0), "λ_unif, weight of the uniformity loss")
     add("--steps", 2400, whole(0), "optimiser steps of SMT")

@@ -7,6 +7,7 @@ from, and a shift by one shows.
 
 import json
 import math
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -33,8 +34,13 @@ REGISTERS = pytest.mark.parametrize("registers", ["start", "now"])
 
 @pytest.fixture(autouse=True)
 def directory_of_its_own(tmp_path, monkeypatch):
-    """Every run of a test lies in its own directory, and so does what it should not have written."""
+    """Runs, and whatever should not have been written, lie in a directory of the test's own.
+
+    They run on the CPU, where equal inputs give equal bits, even if the machine has better.
+    """
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
 
 
 def build(*options, of=COPY):
@@ -78,7 +84,7 @@ def other(x, vocab):
     return (x + 1) % vocab
 
 
-# ---------------------------------------------------------------------------------------------- tasks
+# -------------------------------------------------------------------------------------------- tasks
 def test_random_bits_are_spread_evenly():
     bits = data.random_bits((0, "train", 0), torch.arange(4000), 4)
     assert bits.dtype == torch.int64 and bits.min() >= 0 and bits.max() < 2**62
@@ -170,12 +176,7 @@ def test_text_has_a_default_that_needs_no_network():
     assert "statement" in task.decode(y.flatten().tolist())
 
 
-# --------------------------------------------------------------------------------------------- labels
-def test_sizes_not_asked_for_shrink_with_the_sequence():
-    args = smt.settings("--length 2 --delay 1 --out run".split())[0]
-    assert args.labels == args.future == args.context == args.window == 5
-
-
+# ------------------------------------------------------------------------------------------- labels
 @ENCODERS
 @REGISTERS
 def test_labels_know_nothing_of_the_future(encoder, registers):
@@ -259,7 +260,7 @@ def test_registers_stand_at_the_start_or_move_along(encoder):
         assert torch.allclose(label, later, atol=1e-4) == moves_along
 
 
-# ------------------------------------------------------------------------------- decoder and the cells
+# ---------------------------------------------------------------------------- decoder and the cells
 def test_the_decoder_is_causal_and_the_readout_is_its_beginning():
     _, task, models = build()
     decode, future = models["teacher"]["decoder"], some_inputs(task)
@@ -317,7 +318,7 @@ def test_a_rollout_is_its_steps_one_by_one(cell):
     assert torch.equal(rnn.rollout(changed)[:, :4], memories[:, :4])
 
 
-# --------------------------------------------------------------------------------- the parts of the loss
+# ---------------------------------------------------------------------------- the parts of the loss
 def test_cross_entropy_by_hand():
     logits = torch.tensor([[0.0, 0.0], [math.log(3), 0.0], [7.0, -7.0]], requires_grad=True)
     loss = smt.cross_entropy(logits, torch.tensor([1, 0, -1]))
@@ -355,7 +356,7 @@ def test_runs_of_times_stay_inside_and_reach_both_ends():
         assert counts.max() < 2.5 * counts.min()
 
 
-# ---------------------------------------------------------------------------------------- the SMT loss
+# ------------------------------------------------------------------------------------- the SMT loss
 def label_is_time(x, times):
     """Stands in for the encoder: m_t = t."""
     return times[..., None, None].float()
@@ -457,7 +458,7 @@ def test_smt_trains_encoder_decoder_and_cell(cell):
         assert (p.grad is not None and p.grad.abs().sum() > 0) == trained, name
 
 
-# ------------------------------------------------------------------------------------------------ DMT
+# ---------------------------------------------------------------------------------------------- DMT
 class RolloutStandIn:
     """Memories x_t + 2, so 2 more than the label; notes what it was asked for."""
 
@@ -482,7 +483,7 @@ def dmt_stand_ins():
     [(1, 3, [1, 1, 1]), (4, 4, [4]), (4, 8, [4, 4]), (3, 7, [3, 3, 1]), (8, 8, [8])],
 )
 def test_the_dmt_loss_by_hand(window, rollout, pieces):
-    """A run starts at a label, goes on from the RNN's own memories, its gradient H steps at most."""
+    """A run starts at a label and goes on from the RNN's own memories, its gradient cut every H."""
     models = dmt_stand_ins()
     args = build("--window", str(window), "--rollout", str(rollout))[0]
     loss, depth = smt.dmt_loss(models, *time_is_token(), 1, args)
@@ -540,7 +541,7 @@ def test_dmt_ignores_masked_targets():
         assert result.item() == pytest.approx(loss)
 
 
-# ----------------------------------------------------------------------------------- evaluate and sample
+# ------------------------------------------------------------------------------ evaluate and sample
 class CountingTask:
     """x_t = y_t = row + t, scored at the end alone. 130 rows of 70 times: chunks end unevenly."""
 
@@ -616,14 +617,15 @@ def test_text_is_drawn_by_its_probabilities_and_seed(capsys):
     assert dots + hashes >= 400 and 0.65 < dots / (dots + hashes) < 0.85
 
 
-# ------------------------------------------------------------------------------------------- whole runs
+# --------------------------------------------------------------------------------------- whole runs
 class Killed(BaseException):
     """As if the process had been killed: nothing in the program may catch it."""
 
 
 def kill(monkeypatch, name, call):
-    """Die at the start of the call-th call of a function of smt.py."""
-    original, calls = getattr(smt, name), []
+    """Die at the start of the call-th call of a function of smt.py, or of one that it calls."""
+    owner = os if name == "replace" else smt
+    original, calls = getattr(owner, name), []
 
     def deadly(*args):
         calls.append(1)
@@ -631,7 +633,7 @@ def kill(monkeypatch, name, call):
             raise Killed
         return original(*args)
 
-    monkeypatch.setattr(smt, name, deadly)
+    monkeypatch.setattr(owner, name, deadly)
 
 
 @pytest.fixture(scope="module")
@@ -669,8 +671,8 @@ def test_a_run_writes_what_the_contract_says(finished):
     assert lines[-1]["train_loss"] is None
     seconds = [line["seconds"] for line in lines]
     assert seconds == sorted(seconds) and seconds[0] > 0
-    # A step of SMT: 2 layers of the encoder, then 1 of the decoder beside 1 of the cell. One of DMT:
-    # 2 of the encoder, 8 of the cell along the whole sequence, 1 of the readout.
+    # SMT: 2 layers of the encoder, then 1 of the decoder beside 1 of the cell. DMT: 2 of the
+    # encoder, 8 of the cell along the whole sequence, 1 of the readout.
     assert [line["depth"] for line in lines] == [6, 12, 15, 37, 59, 70, 70]
 
 
@@ -695,6 +697,7 @@ def test_the_seed_decides_all(finished):
 @pytest.mark.parametrize(
     "function, call",
     [("save", n) for n in (2, 3, 5, 6, 8)]  # after a line of metrics.jsonl, before its checkpoint
+    + [("replace", 5), ("replace", 10)]  # while a checkpoint is being written
     + [("smt_loss", 1), ("smt_loss", 4), ("dmt_loss", 1), ("dmt_loss", 2), ("dmt_loss", 4)],
 )
 def test_kill_and_resume_change_nothing(finished, monkeypatch, function, call):
@@ -703,10 +706,21 @@ def test_kill_and_resume_change_nothing(finished, monkeypatch, function, call):
         run()
     with open("run/metrics.jsonl", "a") as file:
         file.write('{"phase": "sm')  # as if it had died writing a line
-    torch.rand(1)  # what the program draws from no hidden generator can't be disturbed
+    torch.rand(1)  # nothing is drawn from the hidden generator, so this can't disturb it
     assert smt.main(["--resume", "--out", "run"]) == 0
     assert same_weights(checkpoint()["models"], checkpoint(finished)["models"])
     assert without_seconds(metrics()) == without_seconds(metrics(finished))
+
+
+@pytest.mark.parametrize("function, call", [("save", 1), ("replace", 1), ("replace", 2)])
+def test_a_run_killed_before_its_first_checkpoint_is_no_dead_end(
+    finished, monkeypatch, function, call
+):
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        kill(patch, function, call)
+        run()
+    assert run() == 0 or run("--resume") == 0
+    assert same_weights(checkpoint()["models"], checkpoint(finished)["models"])
 
 
 def test_ctrl_c_leaves_a_run_to_go_on_with(finished, monkeypatch, capsys):
@@ -760,7 +774,37 @@ def test_weights_that_blow_up_are_not_kept(capsys):
     assert run("--lr", "1e30", "--eval-every", "1") == 2
     assert capsys.readouterr().err.count("\n") == 1
     assert all(w.isfinite().all() for w in checkpoint()["models"].values())
-    assert all(math.isfinite(v) for line in metrics() for v in line.values() if v != line["phase"])
+    assert "NaN" not in Path("run/metrics.jsonl").read_text()
+
+
+def test_after_smt_the_rnn_has_readout_and_empty_memory_of_its_teacher():
+    assert run("--dmt-steps", "0") == 0
+    models = smt.settings("--sample 1 --out run".split())[2]
+    before = {name: weight.clone() for name, weight in models["rnn"].state_dict().items()}
+    smt.hand_over(**models)
+    assert same_weights(before, models["rnn"].state_dict())
+
+
+def test_the_learning_rate_warms_up_and_ends_at_0():
+    rates = [smt.learning_rate(step, 1000, 2e-3) for step in range(1000)]
+    top = rates.index(max(rates))
+    assert 0 < rates[0] < 2e-4 and 5 < top < 100 and 1.9e-3 < rates[top] <= 2e-3
+    assert rates[:top] == sorted(rates[:top]) and rates[top:] == sorted(rates[top:], reverse=True)
+    assert rates[-1] < 2e-6
+    assert 0 < smt.learning_rate(0, 1, 2e-3) <= 2e-3
+
+
+def test_gradients_of_teacher_and_rnn_are_clipped_apart(monkeypatch):
+    original, clipped = nn.utils.clip_grad_norm_, []
+
+    def note(parameters, *args):
+        clipped.append(len(parameters := list(parameters)))
+        return original(parameters, *args)
+
+    monkeypatch.setattr(nn.utils, "clip_grad_norm_", note)
+    assert run("--steps", "1", "--dmt-steps", "0") == 0
+    models = build()[2]
+    assert sorted(clipped) == sorted(len(list(model.parameters())) for model in models.values())
 
 
 def test_init_starts_dmt_from_the_weights_of_a_run(finished):
@@ -786,9 +830,8 @@ class OpensAFile:
 @pytest.mark.parametrize("options", ["--resume --out evil", "--sample 1 --out evil", "--init evil"])
 def test_a_checkpoint_can_not_run_code(options, capsys):
     Path("evil").mkdir()
-    torch.save(
-        {"config": OpensAFile(), "models": {}, "optimizer": None, "state": {}}, "evil/checkpoint.pt"
-    )
+    content = {"config": OpensAFile(), "models": {}, "optimizer": None, "state": {}}
+    torch.save(content, "evil/checkpoint.pt")
     assert smt.main(options.split()) == 2
     assert capsys.readouterr().err.count("\n") == 1 and not Path("executed").exists()
 
@@ -845,7 +888,7 @@ def test_a_tiny_run_learns_to_copy():
     assert final["drift"] < 0.1
 
 
-# ------------------------------------------------------------------------------------------ wrong input
+# -------------------------------------------------------------------------------------- wrong input
 def each(names, value):
     return [(f"--{name} {value}", f"--{name}", value) for name in names.split()]
 
@@ -910,8 +953,7 @@ def files():
 
 
 @pytest.mark.parametrize("options, option, value", WRONG)
-def test_wrong_input_gets_one_line(files, options, option, value, monkeypatch, capsys):
-    monkeypatch.setattr("torch.cuda.is_available", lambda: False)  # also where there is one
+def test_wrong_input_gets_one_line(files, options, option, value, capsys):
     sizes = [] if set(options.split()) & {"--resume", "--sample", "--init"} else COPY.split()
     argv = [*f"{NETWORKS} {TRAINING} --out run".split(), *sizes, *options.split()]
     assert_one_line_and_nothing_written(argv, option, value, capsys)
@@ -946,6 +988,11 @@ def test_half_a_checkpoint_gets_one_line(finished, capsys):
     content = (finished / "checkpoint.pt").read_bytes()
     Path("run/checkpoint.pt").write_bytes(content[: len(content) // 2])
     assert_one_line_and_nothing_written(["--resume", "--out", "run"], "--resume", "run", capsys)
+
+
+def test_sizes_not_asked_for_shrink_with_the_sequence():
+    args = smt.settings("--length 2 --delay 1 --out run".split())[0]
+    assert args.labels == args.future == args.context == args.window == 5
 
 
 def test_help_names_every_option(capsys):

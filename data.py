@@ -7,14 +7,13 @@ A task is a class with
   batch(split, step, rows) -> x, y    int64 (B, T); y = -1 where there is no loss
   show(x, y, answers) -> str          some sequences with the RNN's answers, to be printed
   encode(prompt), decode(tokens)      only where a sequence can be continued without end
-Row r of step n depends on (seed, split, n, r) alone, not on what was drawn before or beside it. So a
+Row r of step n depends on (seed, split, n, r) alone, not on what was drawn before or beside it: a
 run can be resumed, or its rows split over processes, with nothing to save. Splits: "train", "val"
-(looked at while training) and "test" (for the final figure).
+(looked at while training) and "test" (for the final figure; of text, the same held-out tenth).
 """
 
 import argparse
 import hashlib
-import math
 from pathlib import Path
 
 import torch
@@ -31,8 +30,8 @@ class UsageError(Exception):
 def random_bits(key: tuple, rows: torch.Tensor, columns: int) -> torch.Tensor:
     """Hash of (key, row, column): int64 (B, columns), uniform in 0 .. 2^62 - 1.
 
-    key: plain values that name the draw, (seed, split, step). rows: int64 (B,). A counter instead of
-    a generator's hidden state: this is SplitMix64 (Steele, Lea and Flood, 2014) on int64 tensors,
+    key: plain values that name the draw, (seed, split, step). rows: int64 (B,). A counter, not a
+    generator's hidden state: this is SplitMix64 (Steele, Lea and Flood, 2014) on int64 tensors,
     whose products wrap around as those of unsigned numbers do.
     """
     start = int.from_bytes(
@@ -62,12 +61,12 @@ def whole(low: int, high: int = 2**62):
 
 
 def number(low: float, above: bool = False):
-    """An option's type: a finite number of at least low, or above it."""
+    """An option's type: a number of at least low, or above it, and at most 1e30."""
 
     def parse(text: str) -> float:
         try:
             value = float(text)
-            if math.isfinite(value) and (value > low if above else value >= low):
+            if (low < value if above else low <= value) and value <= 1e30:
                 return value
         except ValueError:
             pass
@@ -88,9 +87,9 @@ OPTIONS = {
 
 
 class Copy:
-    """Say L random symbols again after a delay: x = s, delay blanks, a delimiter, s without its end.
+    """Repeat L random symbols after a delay: x = s, delay blanks, delimiter, s without its end.
 
-    Loss on the L answers alone, which the delimiter and the answers before call for. T = 2 L + delay.
+    Loss on the L answers alone, called for by the delimiter and the answers before. T = 2 L + delay.
     """
 
     options = {"length": 8, "delay": 32, "reverse": False}
@@ -123,16 +122,15 @@ class Copy:
             said, right = answer[-self.length :], y[-self.length :]
             given = "".join(map(str, x[: self.length])) + "." * min(self.delay, 40) + "|"
             wrong = sum(a != b for a, b in zip(said, right))
-            lines.append(
-                f"{given} {''.join(f'{a:x}' for a in said)}  {f'{wrong} wrong' if wrong else 'right'}"
-            )
+            verdict = f"{wrong} wrong" if wrong else "right"
+            lines.append(f"{given} {''.join(f'{a:x}' for a in said)}  {verdict}")
         return "\n".join(lines)
 
 
 class Text:
-    """The next byte of a file; x is y shifted by one behind a start token, so that m_∅ starts a text.
+    """The next byte of a file; x is y shifted by one behind a start token: m_∅ can begin a text.
 
-    The last tenth of the file is held out. "val" and "test" read it in windows of T bytes side by side.
+    The last tenth of the file is held out; "val" and "test" read it in windows of T side by side.
     """
 
     options = {"data": "", "length": 64}
@@ -170,7 +168,7 @@ class Text:
         if split == "train":
             begin = random_bits((self.seed, split, step), rows, 1)[:, 0] % (len(text) - self.T + 1)
         else:
-            # 7919 is prime: the rows walk over all windows before one comes again, a few rows far apart.
+            # 7919 is prime: rows walk over all windows before one comes again, neighbours far apart.
             windows = len(text) // self.T
             begin = rows * (7919 if windows % 7919 else 1) % windows * self.T
         y = text[begin[:, None] + torch.arange(self.T, device=rows.device)].long()
@@ -194,7 +192,7 @@ def read_bytes(path: str) -> bytes:
 
 
 def default_text() -> bytes:
-    """CPython's language reference, some 700 kB of English and code, which every CPython carries."""
+    """CPython's language reference, some 700 kB of English and code that each CPython carries."""
     try:
         from pydoc_data.topics import topics
     except ImportError:

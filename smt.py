@@ -235,9 +235,8 @@ def uniformity(labels):
     """
     u = F.normalize(labels[:512].float(), dim=-1).transpose(0, 1)  # (K, M, d)
     energy = (4 * (u @ u.mT) - 4).exp()  # (K, M, M), since |u_a - u_b|^2 = 2 - 2 u_a u_b
-    pairs = energy.numel() - energy[:, 0].numel()  # K M (M - 1)
-    others = energy.sum() - energy.diagonal(dim1=1, dim2=2).sum()
-    return (others / max(1, pairs)).clamp(min=1e-9).log()
+    pairs, others = energy.numel() - energy[:, 0].numel(), energy.tril(-1) + energy.triu(1)
+    return (others.sum() / max(1, pairs)).clamp(min=1e-9).log()
 
 
 def consecutive(bits, length, T):
@@ -322,9 +321,9 @@ def evaluate(models, task, split, rows, device):
         for readout, memory in (rnn.readout, memories), (teacher["decoder"], labels):
             logits, target = readout(memory[y >= 0])[:, 0].float(), y[y >= 0]  # (number scored, V)
             loss = F.cross_entropy(logits, target, reduction="none")
-            scores.append(torch.stack([loss, logits.argmax(-1) == target]).double().cpu())
+            scores.append(torch.stack([loss, logits.argmax(-1) == target]).cpu().double())
         error = (memories - labels).square()
-        moments.append(torch.stack([error, labels, labels.square()]).mean(2).double().cpu())
+        moments.append(torch.stack([error, labels, labels.square()]).mean(2).cpu().double())
     error, mean, square = torch.cat(moments, 1).mean(1)  # each (K, d): over sequences and times
     figures = torch.cat([torch.cat(scores[i::2], 1).mean(1) for i in (0, 1)]).tolist()
     figures.append((error.sum() / (square - mean.square()).sum()).item())
@@ -369,8 +368,7 @@ def train(args, task, models, checkpoint):
     start = {"step": 0, "seconds": 0.0, "depth": 0, "tokens": 0, "lines": 0, "done": False}
     state = checkpoint["state"] if checkpoint else start
     open_run(args, task, models, state, checkpoint)
-    rows = torch.arange(args.batch_size, device=args.device)
-    last = 0
+    rows, last = torch.arange(args.batch_size, device=args.device), 0
     for phase, loss_of, trained, steps, peak in phases(args):
         first, last = last, last + steps
         begin = min(max(first, state["step"]), last)
@@ -408,8 +406,7 @@ def train(args, task, models, checkpoint):
     if not state["done"]:
         figures = evaluate(models, task, "test", task.test_rows, args.device)
         report(args, state, "final", None, figures)
-        state["done"] = True
-        save(args, models, None, state)
+        save(args, models, None, state | {"done": True})
 
 
 def mean_loss(losses, phase, step):
@@ -424,12 +421,15 @@ def mean_loss(losses, phase, step):
 
 
 def report(args, state, phase, train_loss, figures):
-    """Append a line to metrics.jsonl and print it."""
+    """Append a line to metrics.jsonl and print it; UsageError if the weights are no numbers."""
+    if not math.isfinite(figures["val_loss"]):
+        raise UsageError(f"no finite weights at step {state['step']}; try a lower learning rate")
     row = {"phase": phase} | {k: state[k] for k in ("step", "seconds", "depth", "tokens")}
+    figures = {k: v if math.isfinite(v) else None for k, v in figures.items()}
     with open(f"{args.out}/metrics.jsonl", "a") as file:
         file.write(json.dumps(row | {"train_loss": train_loss} | figures) + "\n")
     state["lines"] += 1
-    shown = "  ".join(f"{name} {value:.4f}" for name, value in figures.items())
+    shown = "  ".join(f"{k} {v:.4f}" for k, v in figures.items() if v is not None)
     tqdm.write(f"{phase:5}  step {state['step']:5}  {state['seconds']:4.0f} s  {shown}")
 
 
@@ -442,9 +442,9 @@ def open_run(args, task, models, state, checkpoint):
         file.seek(0)
         lines = file.readlines()  # of which a kill can leave more than the checkpoint knows of
     write(file.name, b"".join(lines[: state["lines"]]))
-    name = torch.cuda.get_device_name() if args.device == "cuda" else args.device
+    facts = {"device_name": torch.cuda.get_device_name() if args.device == "cuda" else args.device}
     sizes = {k: sum(p.numel() for p in model.parameters()) for k, model in models.items()}
-    facts = {"parameters": sizes, "torch": torch.__version__, "device_name": name}
+    facts |= {"parameters": sizes, "torch": torch.__version__}
     write(f"{args.out}/config.json", json.dumps(vars(args) | facts, indent=1).encode())
 
 
@@ -471,7 +471,8 @@ def load(directory, option):
         raise UsageError(f"{option}: {directory} holds no run; name the --out of an earlier one")
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        return {name: checkpoint[name] for name in ("config", "models", "optimizer", "state")}
+        checkpoint["config"].items(), checkpoint["models"].items(), checkpoint["state"]["lines"]
+        return checkpoint
     except Exception:  # what damaged files make torch raise is of many kinds
         raise UsageError(f"{option}: {path} is damaged, or of another program") from None
 
@@ -479,8 +480,7 @@ def load(directory, option):
 # --------------------------------------------------------------------------------- the command line
 def parser():
     """Every option with its meaning and default. A task's own options and defaults: data.py."""
-    about = __doc__.split("\n")[0]
-    p = argparse.ArgumentParser(os.path.basename(__file__), description=about, allow_abbrev=False)
+    p = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
 
     def error(message):  # one line, as for any other wrong input
         raise UsageError(message.removeprefix("argument "))
@@ -531,10 +531,7 @@ def parser():
 
 
 def settings(argv):
-    """Command line -> args, task, models, and the checkpoint to go on from or None.
-
-    All that can be wrong with the input is found here, before anything is written.
-    """
+    """Options -> args, task, models, checkpoint to go on from; finds what is wrong with them."""
     free = ("out", "init", "resume", "sample", "prompt", "device", "precision")  # not a run's own
     p, args = parser(), parser().parse_args(argv)
     out = args.out or f"runs/{args.task}-smt"
@@ -545,10 +542,15 @@ def settings(argv):
     p.set_defaults(**task.options | task.defaults | earlier)
     args = p.parse_args(argv)  # once more, with the defaults of the task or of the earlier run
     args.out = args.out or f"runs/{args.task}-smt"
+    for name, value in earlier.items():
+        if (run or name == "task") and getattr(args, name) != value:
+            option = f"--{name.replace('_', '-')} {getattr(args, name)}"
+            raise UsageError(f"{option}: the earlier run has {value}; give that, or leave it out")
     if not run and os.path.exists(f"{args.out}/metrics.jsonl"):
         raise UsageError(f"--out {args.out}: holds a run; --resume it, or give another --out")
     there = ["cuda"] * torch.cuda.is_available() + ["mps"] * torch.backends.mps.is_available()
-    there, args.device = [*there, "cpu"], args.device.replace("auto", [*there, "cpu"][0])
+    there.append("cpu")
+    args.device = there[0] if args.device == "auto" else args.device
     if args.device not in there:
         raise UsageError(f"--device {args.device}: not to be had here; give {' or '.join(there)}")
     if args.precision == "auto":
@@ -563,10 +565,6 @@ def settings(argv):
         if getattr(args, name) > most and f"--{name}" in " ".join(argv):
             raise UsageError(f"--{name} {getattr(args, name)}: there are {most}; give at most that")
         setattr(args, name, min(getattr(args, name), most))
-    for name, value in earlier.items() if run else ():
-        if getattr(args, name) != value:
-            option = f"--{name.replace('_', '-')} {getattr(args, name)}"
-            raise UsageError(f"{option}: the run in {out} has {value}; give that, or leave it out")
     torch.manual_seed(args.seed)
     teacher = {"encoder": Encoder(args, task.vocab), "decoder": Decoder(args, task.vocab)}
     models = nn.ModuleDict({"teacher": nn.ModuleDict(teacher), "rnn": RNN(args, task.vocab)})
@@ -574,7 +572,9 @@ def settings(argv):
         if source:
             models.load_state_dict({name: source["models"][name] for name in models.state_dict()})
     except (KeyError, RuntimeError):
-        raise UsageError(f"--init {args.init}: its sizes differ, or it has no teacher") from None
+        raise UsageError(
+            f"--init/--resume {args.init or out}: other sizes, or no teacher"
+        ) from None
     return args, task, models.to(args.device), run
 
 
@@ -589,7 +589,7 @@ def main(argv=None):
     except UsageError as error:
         message, status = str(error), 2
     except OSError as error:
-        message, status = f"--out: can't write {error.filename} ({error.strerror})", 2
+        message, status = f"--out: can't write {error.filename or 'output'} ({error.strerror})", 2
     except KeyboardInterrupt:
         message, status = "stopped; --resume goes on from the last evaluation", 130
     print(f"{os.path.basename(__file__)}: {message}", file=sys.stderr)

@@ -2,7 +2,8 @@
 
 A task is a class with
   options     {name: default} of the task's own command-line options
-  defaults    {name: value} sizes and steps that solve it, over those of the program
+  sizes       {name: value} of the RNN, over the programs' own defaults
+  smt, bptt   {name: value} of how smt.py and bptt_baseline.py train it, likewise
   vocab, T    vocabulary size V and sequence length
   batch(split, step, rows) -> x, y    int64 (B, T); y = -1 where there is no loss
   show(x, y, answers) -> str          some sequences with the RNN's answers, to be printed
@@ -18,9 +19,7 @@ from pathlib import Path
 
 import torch
 
-LARGEST = (
-    2**20
-)  # bound of lengths and delays: far beyond what memory allows, so that typos are caught
+LARGEST = 2**20  # bound of lengths and delays: far beyond what memory allows, to catch typos
 
 
 class UsageError(Exception):
@@ -89,22 +88,17 @@ OPTIONS = {
 class Copy:
     """Repeat L random symbols after a delay: x = s, delay blanks, delimiter, s without its end.
 
-    Loss on the L answers alone, called for by the delimiter and the answers before. T = 2 L + delay.
+    Loss on the L answers alone, called for by the delimiter and the answers before.
+    T = 2 L + delay.
     """
 
     options = {"length": 8, "delay": 32, "reverse": False}
-    defaults = {}
+    sizes, smt, bptt = {}, {}, {}
     test_rows = 1024
     symbols = 8  # tokens 0..7; 8 is the blank, 9 the delimiter
 
     def __init__(self, seed: int, device: torch.device, length: int, delay: int, reverse: bool):
-        self.seed, self.device, self.length, self.delay, self.reverse = (
-            seed,
-            device,
-            length,
-            delay,
-            reverse,
-        )
+        self.seed, self.length, self.delay, self.reverse = seed, length, delay, reverse
         self.vocab, self.T = self.symbols + 2, 2 * length + delay
 
     def batch(self, split, step, rows):
@@ -135,11 +129,9 @@ class Text:
 
     options = {"data": "", "length": 64}
     # What a byte needs is near: a short future, many labels, and times relative to the present.
-    defaults = {
-        "memory": 2,
-        "dim": 128,
+    sizes = {"memory": 2, "dim": 128, "decoder_depth": 1}
+    smt = {
         "encoder_depth": 3,
-        "decoder_depth": 1,
         "registers": "now",
         "future": 4,
         "labels": 32,
@@ -148,6 +140,7 @@ class Text:
         "steps": 1300,
         "dmt_steps": 700,
     }
+    bptt = {"steps": 2000}
     start = 256  # tokens 0..255 are the bytes
 
     def __init__(self, seed: int, device: torch.device, data: str, length: int):
@@ -168,7 +161,7 @@ class Text:
         if split == "train":
             begin = random_bits((self.seed, split, step), rows, 1)[:, 0] % (len(text) - self.T + 1)
         else:
-            # 7919 is prime: rows walk over all windows before one comes again, neighbours far apart.
+            # 7919 is prime: rows walk over all windows before one comes again, and far apart.
             windows = len(text) // self.T
             begin = rows * (7919 if windows % 7919 else 1) % windows * self.T
         y = text[begin[:, None] + torch.arange(self.T, device=rows.device)].long()

@@ -240,12 +240,10 @@ def uniformity(labels):
 
 
 def consecutive(bits, length, T):
-    """Random runs of times t .. t + length within -1 .. T - 1: bits (B, n) -> (B, n, length + 1).
-
-    Drawn with overhang, then pushed inside: else few runs would hold the first and last steps.
-    """
+    """Random runs of times t..t + length within -1..T - 1: bits (B,) -> (B, length + 1)."""
+    # Drawn with overhang, then pushed inside: else few runs would hold the first and last times.
     first = (bits % (T + length - 1) - length).clamp(-1, T - 1 - length)
-    return first[..., None] + torch.arange(length + 1, device=bits.device)
+    return first[:, None] + torch.arange(length + 1, device=bits.device)
 
 
 def smt_loss(models, x, y, bits, done, args):
@@ -254,7 +252,7 @@ def smt_loss(models, x, y, bits, done, args):
     x, y, random bits (B, T), share of the steps done -> loss, depth: layers in a row.
     """
     teacher, rnn, n = models["teacher"], models["rnn"], args.labels
-    times = consecutive(bits[:, :1], n, x.shape[1])[:, 0]  # (B, n + 1)
+    times = consecutive(bits[:, 0], n, x.shape[1])  # (B, n + 1)
     labels = teacher["encoder"](x, times)  # (B, n + 1, K, d)
     # L_dyn: a step of the RNN from each label to the next. Its gradient reaches f and both labels.
     inputs = x.gather(1, times[:, 1:]).flatten()
@@ -284,19 +282,17 @@ def dmt_loss(models, x, y, bits, done, args):
     RNN's own steps lead; its gradient is cut every H steps, whatever R and T are.
     """
     teacher, rnn, R = models["teacher"], models["rnn"], args.rollout
-    times = consecutive(bits[:, :1], R, x.shape[1])[
-        :, 0
-    ]  # (B, R + 1), the first is where it starts
-    pick = bits[:, :R].argsort(1)[:, : args.labels] + 1  # as many as SMT has: labels are what costs
+    times = consecutive(bits[:, 0], R, x.shape[1])  # (B, R + 1), from where it starts
+    # As many labels as in an SMT step, at random times of the run: labels are what costs.
+    pick = bits[:, :R].argsort(1)[:, : args.labels] + 1  # (B, n) of 1..R
     chosen = times.gather(1, pick)  # (B, n)
     with torch.no_grad():
         labels = teacher["encoder"](x, torch.cat([times[:, :1], chosen], 1))  # (B, 1 + n, K, d)
     memories = [labels[:, :1]]
     for inputs in x.gather(1, times[:, 1:]).split(args.window, 1):  # (B, H)
         memories.append(rnn.rollout(inputs, memories[-1][:, -1].detach()))
-    memories = torch.take_along_dim(
-        torch.cat(memories, 1), pick[..., None, None], 1
-    )  # (B, n, K, d)
+    memories = torch.cat(memories, 1)  # (B, R + 1, K, d)
+    memories = torch.take_along_dim(memories, pick[..., None, None], 1)  # (B, n, K, d)
     dyn = F.mse_loss(memories.float(), labels[:, 1:].float())
     # The readout learns on these memories, detached: it must not bend them. D stays as it is.
     logits = rnn.readout(memories.detach().flatten(0, 1))[:, 0]  # (B n, V)
@@ -305,6 +301,13 @@ def dmt_loss(models, x, y, bits, done, args):
 
 
 # --------------------------------------------------------------- evaluate and sample: the RNN alone
+def scores(readout, memories, y):
+    """Nats and hits of the scored targets: memories (B, T, K, d), y (B, T) -> (2, number)."""
+    logits, target = readout(memories[y >= 0])[:, 0].float(), y[y >= 0]  # (number scored, V)
+    loss = F.cross_entropy(logits, target, reduction="none")
+    return torch.stack([loss, logits.argmax(-1) == target]).cpu().double()
+
+
 @torch.no_grad()
 def evaluate(models, task, split, rows, device):
     """The RNN alone, from m_∅ on held-out sequences, beside its teacher: a line of metrics.jsonl.
@@ -312,22 +315,21 @@ def evaluate(models, task, split, rows, device):
     Nats and shares of right answers per scored target. drift is MSE(m̂, m) over the labels' variance
     across sequences and times: the plain MSE would reward memories that collapse.
     """
-    rnn, teacher, scores, moments = models["rnn"], models["teacher"], [], []
+    rnn, alone = models["rnn"], []
+    teacher, taught, moments = models["teacher"], [], []
     for chunk in torch.arange(rows, device=device).split(64):
         x, y = task.batch(split, 0, chunk)
+        memories = rnn.rollout(x)  # (B, T, K, d)
+        alone.append(scores(rnn.readout, memories, y))
         times = torch.arange(task.T, device=device).expand(x.shape).split(64, 1)  # bounds the mask
-        labels = torch.cat([teacher["encoder"](x, t) for t in times], 1)
-        memories = rnn.rollout(x)  # (B, T, K, d), like labels
-        for readout, memory in (rnn.readout, memories), (teacher["decoder"], labels):
-            logits, target = readout(memory[y >= 0])[:, 0].float(), y[y >= 0]  # (number scored, V)
-            loss = F.cross_entropy(logits, target, reduction="none")
-            scores.append(torch.stack([loss, logits.argmax(-1) == target]).cpu().double())
+        labels = torch.cat([teacher["encoder"](x, t) for t in times], 1)  # (B, T, K, d)
+        taught.append(scores(teacher["decoder"], labels, y))
         error = (memories - labels).square()
         moments.append(torch.stack([error, labels, labels.square()]).mean(2).cpu().double())
+    figures = dict(zip(("val_loss", "val_acc"), torch.cat(alone, 1).mean(1).tolist()))
+    figures |= zip(("teacher_loss", "teacher_acc"), torch.cat(taught, 1).mean(1).tolist())
     error, mean, square = torch.cat(moments, 1).mean(1)  # each (K, d): over sequences and times
-    figures = torch.cat([torch.cat(scores[i::2], 1).mean(1) for i in (0, 1)]).tolist()
-    figures.append((error.sum() / (square - mean.square()).sum()).item())
-    return dict(zip(("val_loss", "val_acc", "teacher_loss", "teacher_acc", "drift"), figures))
+    return figures | {"drift": (error.sum() / (square - mean.square()).sum()).item()}
 
 
 @torch.no_grad()
@@ -348,6 +350,9 @@ def show(rnn, task, count, args):
 
 
 # -------------------------------------------------------------------------------- the training loop
+METHOD = "smt"  # names the runs, and the tasks' defaults for it
+
+
 def phases(args):
     """(name, loss, models trained, steps, peak learning rate) of the run's phases, in order.
 
@@ -365,9 +370,9 @@ def learning_rate(step, steps, peak):
 
 def train(args, task, models, checkpoint):
     """Run the phases from where the checkpoint stands, then measure the RNN on the test split."""
-    start = {"step": 0, "seconds": 0.0, "depth": 0, "tokens": 0, "lines": 0, "done": False}
+    start = {"step": 0, "seconds": 0.0, "depth": 0, "tokens": 0, "lines": [], "done": False}
     state = checkpoint["state"] if checkpoint else start
-    open_run(args, task, models, state, checkpoint)
+    open_run(args, models, state, checkpoint)
     rows, last = torch.arange(args.batch_size, device=args.device), 0
     for phase, loss_of, trained, steps, peak in phases(args):
         first, last = last, last + steps
@@ -399,13 +404,13 @@ def train(args, task, models, checkpoint):
                 if phase == "smt":
                     hand_over(**models)
                 figures = evaluate(models, task, "val", args.eval_rows, args.device)
-                report(args, state, phase, train_loss, figures)
+                report(state, phase, train_loss, figures)
                 save(args, models, optimizer, state)
-                bar.set_postfix({name: f"{value:.3f}" for name, value in figures.items()})
+                bar.set_postfix(loss=train_loss, rnn_alone=figures["val_acc"])
                 losses, clock = [], time.perf_counter()
     if not state["done"]:
         figures = evaluate(models, task, "test", task.test_rows, args.device)
-        report(args, state, "final", None, figures)
+        report(state, "final", None, figures)
         save(args, models, None, state | {"done": True})
 
 
@@ -414,47 +419,41 @@ def mean_loss(losses, phase, step):
     losses = torch.stack(losses).tolist()
     for at, loss in enumerate(losses, step + 2 - len(losses)):
         if not math.isfinite(loss):
-            raise UsageError(
-                f"the loss is {loss} at step {at} of {phase}; try a lower learning rate"
-            )
+            raise UsageError(f"loss {loss} at step {at} of {phase}; try a lower learning rate")
     return sum(losses) / len(losses)
 
 
-def report(args, state, phase, train_loss, figures):
-    """Append a line to metrics.jsonl and print it; UsageError if the weights are no numbers."""
+def report(state, phase, train_loss, figures):
+    """Add a line to metrics.jsonl and print it; UsageError if the weights are no numbers."""
     if not math.isfinite(figures["val_loss"]):
         raise UsageError(f"no finite weights at step {state['step']}; try a lower learning rate")
     row = {"phase": phase} | {k: state[k] for k in ("step", "seconds", "depth", "tokens")}
     figures = {k: v if math.isfinite(v) else None for k, v in figures.items()}
-    with open(f"{args.out}/metrics.jsonl", "a") as file:
-        file.write(json.dumps(row | {"train_loss": train_loss} | figures) + "\n")
-    state["lines"] += 1
+    state["lines"].append(json.dumps(row | {"train_loss": train_loss} | figures) + "\n")
     shown = "  ".join(f"{k} {v:.4f}" for k, v in figures.items() if v is not None)
     tqdm.write(f"{phase:5}  step {state['step']:5}  {state['seconds']:4.0f} s  {shown}")
 
 
-def open_run(args, task, models, state, checkpoint):
-    """Make the run's directory, or cut its metrics to what the checkpoint knows of."""
+def open_run(args, models, state, checkpoint):
+    """Make the run's directory, its config.json, and metrics.jsonl as the checkpoint has it."""
     os.makedirs(args.out, exist_ok=True)
-    if not checkpoint:
-        save(args, models, None, state)
-    with open(f"{args.out}/metrics.jsonl", "ab+") as file:
-        file.seek(0)
-        lines = file.readlines()  # of which a kill can leave more than the checkpoint knows of
-    write(file.name, b"".join(lines[: state["lines"]]))
-    facts = {"device_name": torch.cuda.get_device_name() if args.device == "cuda" else args.device}
+    device = torch.cuda.get_device_name() if args.device == "cuda" else args.device
     sizes = {k: sum(p.numel() for p in model.parameters()) for k, model in models.items()}
-    facts |= {"parameters": sizes, "torch": torch.__version__}
+    facts = {"device_name": device, "parameters": sizes, "torch": torch.__version__}
     write(f"{args.out}/config.json", json.dumps(vars(args) | facts, indent=1).encode())
+    if checkpoint:
+        return write(f"{args.out}/metrics.jsonl", "".join(state["lines"]).encode())
+    save(args, models, None, state)
 
 
 def save(args, models, optimizer, state):
-    """Write checkpoint.pt: tensors and plain values alone, so that loading one can run no code."""
+    """Write checkpoint.pt, tensors and plain values alone: loading one can run no code."""
     content = {"config": vars(args), "models": models.state_dict(), "state": state}
     content["optimizer"] = optimizer and optimizer.state_dict()
     buffer = io.BytesIO()
     torch.save(content, buffer)
     write(f"{args.out}/checkpoint.pt", buffer.getvalue())
+    write(f"{args.out}/metrics.jsonl", "".join(state["lines"]).encode())
 
 
 def write(path, content):
@@ -471,7 +470,7 @@ def load(directory, option):
         raise UsageError(f"{option}: {directory} holds no run; name the --out of an earlier one")
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        checkpoint["config"].items(), checkpoint["models"].items(), checkpoint["state"]["lines"]
+        checkpoint["config"]["method"], checkpoint["models"].items(), checkpoint["state"]["lines"]
         return checkpoint
     except Exception:  # what damaged files make torch raise is of many kinds
         raise UsageError(f"{option}: {path} is damaged, or of another program") from None
@@ -532,24 +531,28 @@ def parser():
 
 def settings(argv):
     """Options -> args, task, models, checkpoint to go on from; finds what is wrong with them."""
-    free = ("out", "init", "resume", "sample", "prompt", "device", "precision")  # not a run's own
+    own = ("method", "out", "init", "resume", "sample", "prompt", "device", "precision")
     p, args = parser(), parser().parse_args(argv)
-    out = args.out or f"runs/{args.task}-smt"
+    out = args.out or f"runs/{args.task}-{METHOD}"
     run = load(out, "--resume or --sample") if args.resume or args.sample else None
+    if run and run["config"]["method"] != METHOD:
+        raise UsageError(f"--out {out}: {run['config']['method']} made this run, not {METHOD}")
     source = load(args.init, "--init") if args.init and not run else run
-    earlier = {k: v for k, v in source["config"].items() if k not in free} if source else {}
+    earlier = source["config"] if source else {}
+    earlier = {k: v for k, v in earlier.items() if k in vars(args) and k not in own}
     task = TASKS[earlier.get("task", args.task)]
-    p.set_defaults(**task.options | task.defaults | earlier)
+    p.set_defaults(**task.options | task.sizes | getattr(task, METHOD) | earlier)
     args = p.parse_args(argv)  # once more, with the defaults of the task or of the earlier run
-    args.out = args.out or f"runs/{args.task}-smt"
+    args.method, args.out = METHOD, args.out or f"runs/{args.task}-{METHOD}"
     for name, value in earlier.items():
         if (run or name == "task") and getattr(args, name) != value:
             option = f"--{name.replace('_', '-')} {getattr(args, name)}"
             raise UsageError(f"{option}: the earlier run has {value}; give that, or leave it out")
     if not run and os.path.exists(f"{args.out}/metrics.jsonl"):
         raise UsageError(f"--out {args.out}: holds a run; --resume it, or give another --out")
-    there = ["cuda"] * torch.cuda.is_available() + ["mps"] * torch.backends.mps.is_available()
-    there.append("cpu")
+    there = ["cpu"]
+    if torch.accelerator.is_available():
+        there.insert(0, torch.accelerator.current_accelerator().type)
     args.device = there[0] if args.device == "auto" else args.device
     if args.device not in there:
         raise UsageError(f"--device {args.device}: not to be had here; give {' or '.join(there)}")
@@ -558,24 +561,32 @@ def settings(argv):
     if args.dim % (2 * args.heads):
         raise UsageError(f"--dim {args.dim}: give a multiple of 2 x --heads, {2 * args.heads}")
     task = make_task(args)
-    args.rollout = max(args.rollout, args.window)
-    for name in "context", "future", "window", "rollout":
-        setattr(args, name, min(getattr(args, name), task.T))
-    for name, most in ("labels", task.T), ("decoded", args.labels):
-        if getattr(args, name) > most and f"--{name}" in " ".join(argv):
-            raise UsageError(f"--{name} {getattr(args, name)}: there are {most}; give at most that")
-        setattr(args, name, min(getattr(args, name), most))
+    fit(args, task.T, " ".join(argv))
     torch.manual_seed(args.seed)
-    teacher = {"encoder": Encoder(args, task.vocab), "decoder": Decoder(args, task.vocab)}
-    models = nn.ModuleDict({"teacher": nn.ModuleDict(teacher), "rnn": RNN(args, task.vocab)})
+    models = build(args, task.vocab)
     try:
         if source:
             models.load_state_dict({name: source["models"][name] for name in models.state_dict()})
     except (KeyError, RuntimeError):
-        raise UsageError(
-            f"--init/--resume {args.init or out}: other sizes, or no teacher"
-        ) from None
+        raise UsageError(f"--init/--resume {args.init or out}: other sizes or parts") from None
     return args, task, models.to(args.device), run
+
+
+def fit(args, T, given):
+    """Shorten what goes beyond the T times; UsageError if more labels were asked for than fit."""
+    args.rollout = max(args.rollout, args.window)
+    for name in "context", "future", "window", "rollout":
+        setattr(args, name, min(getattr(args, name), T))
+    for name, most in ("labels", T), ("decoded", args.labels):
+        if getattr(args, name) > most and f"--{name}" in given:
+            raise UsageError(f"--{name} {getattr(args, name)}: there are {most}; give at most that")
+        setattr(args, name, min(getattr(args, name), most))
+
+
+def build(args, vocab):
+    """The teacher and the RNN, freshly initialised."""
+    teacher = nn.ModuleDict({"encoder": Encoder(args, vocab), "decoder": Decoder(args, vocab)})
+    return nn.ModuleDict({"teacher": teacher, "rnn": RNN(args, vocab)})
 
 
 def main(argv=None):

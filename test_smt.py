@@ -38,9 +38,8 @@ def directory_of_its_own(tmp_path, monkeypatch):
 
     They run on the CPU, where equal inputs give equal bits, even if the machine has better.
     """
+    monkeypatch.setattr("torch.accelerator.is_available", lambda: False)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
 
 
 def build(*options, of=COPY):
@@ -345,14 +344,14 @@ def test_uniformity_by_hand():
 
 
 def test_runs_of_times_stay_inside_and_reach_both_ends():
-    bits = data.random_bits((0,), torch.arange(500), 8)
+    bits = data.random_bits((0,), torch.arange(4000), 1)[:, 0]
     for length, T in [(4, 40), (1, 40), (39, 40), (40, 40), (1, 1)]:
         times = smt.consecutive(bits, length, T)
-        assert times.shape == (500, 8, length + 1)
+        assert times.shape == (4000, length + 1)
         assert times.min() == -1 and times.max() == T - 1
         assert (times.diff(dim=-1) == 1).all()
         # Every transition comes up about as often; the first, from m_∅ on, above all.
-        counts = (times[..., 1:]).flatten().bincount(minlength=T)
+        counts = times[:, 1:].flatten().bincount(minlength=T)
         assert counts.max() < 2.5 * counts.min()
 
 
@@ -1000,7 +999,9 @@ def test_help_names_every_option(capsys):
         smt.main(["--help"])
     assert stop.value.code == 0
     shown = capsys.readouterr().out
-    assert all(f"--{name.replace('_', '-')}" in shown for name in vars(build()[0]))
+    assert all(
+        f"--{name.replace('_', '-')}" in shown for name in vars(build()[0]) if name != "method"
+    )
 
 
 def test_the_program_ends_with_its_status():

@@ -26,6 +26,18 @@ class UsageError(Exception):
     """Wrong input by the user; its text is the one line to print."""
 
 
+class Parser(argparse.ArgumentParser):
+    """A command line whose mistakes are told as all wrong input is."""
+
+    def add(self, name: str, default, kind, meaning: str):
+        """An option with its default and its kind: a type, or a list of the values it can have."""
+        kind = {"choices": kind} if isinstance(kind, list) else {"type": kind}
+        self.add_argument(name, default=default, help=f"{meaning} (default: {default})", **kind)
+
+    def error(self, message):
+        raise UsageError(message.removeprefix("argument "))
+
+
 def random_bits(key: tuple, rows: torch.Tensor, columns: int) -> torch.Tensor:
     """Hash of (key, row, column): int64 (B, columns), uniform in 0 .. 2^62 - 1.
 

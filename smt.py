@@ -21,7 +21,6 @@ Glossary
   B sequences, T times, V tokens in the vocabulary, N rows of any kind, S tokens of any kind
 """
 
-import argparse
 import io
 import json
 import math
@@ -34,7 +33,7 @@ import torch.nn.functional as F
 from torch import nn
 from tqdm import tqdm
 
-from data import LARGEST, OPTIONS, TASKS, UsageError, make_task, number, random_bits, whole
+from data import LARGEST, OPTIONS, TASKS, Parser, UsageError, make_task, number, random_bits, whole
 
 
 # ---------------------------------------------------------------------------------- attention block
@@ -230,8 +229,7 @@ def futures(z, times, Tf):
 def uniformity(labels):
     """L_unif = log E_{a != b} exp(-2 |u_a - u_b|^2): labels (M, K, d), at most 512 of them count.
 
-    u: tokens scaled to length 1. Pairs share their slot k, for the slots of a memory can be far
-    apart while all memories are the same.
+    Of tokens scaled to length 1. Pairs share their slot k: slots can differ where labels do not.
     """
     u = F.normalize(labels[:512].float(), dim=-1).transpose(0, 1)  # (K, M, d)
     energy = (4 * (u @ u.mT) - 4).exp()  # (K, M, M), since |u_a - u_b|^2 = 2 - 2 u_a u_b
@@ -450,8 +448,7 @@ def save(args, models, optimizer, state):
     """Write checkpoint.pt, tensors and plain values alone: loading one can run no code."""
     content = {"config": vars(args), "models": models.state_dict(), "state": state}
     content["optimizer"] = optimizer and optimizer.state_dict()
-    buffer = io.BytesIO()
-    torch.save(content, buffer)
+    torch.save(content, buffer := io.BytesIO())
     write(f"{args.out}/checkpoint.pt", buffer.getvalue())
     write(f"{args.out}/metrics.jsonl", "".join(state["lines"]).encode())
 
@@ -479,16 +476,8 @@ def load(directory, option):
 # --------------------------------------------------------------------------------- the command line
 def parser():
     """Every option with its meaning and default. A task's own options and defaults: data.py."""
-    p = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
-
-    def error(message):  # one line, as for any other wrong input
-        raise UsageError(message.removeprefix("argument "))
-
-    def add(name, default, kind, meaning):
-        kind = {"choices": kind} if isinstance(kind, list) else {"type": kind}
-        p.add_argument(name, default=default, help=f"{meaning} (default: {default})", **kind)
-
-    p.error = error
+    p = Parser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    add = p.add
     add("--task", "copy", [*TASKS], "what to learn")
     for name, kind in OPTIONS.items():
         p.add_argument("--" + name, **kind)
@@ -518,7 +507,7 @@ def parser():
     add("--batch-size", 32, whole(1), "sequences in a step")
     add("--seed", 0, whole(0), "of weights, data and sampled times")
     add("--device", "auto", ["auto", "cuda", "mps", "cpu"], "auto: the first there is")
-    add("--precision", "auto", ["auto", "fp32", "bf16"], "of products; auto: bf16 on CUDA")
+    add("--precision", None, ["fp32", "bf16"], "of products; None: bf16 on CUDA, else fp32")
     add("--eval-every", 200, whole(1), "steps from one evaluation and checkpoint to the next")
     add("--eval-rows", 128, whole(1), "held-out sequences in these evaluations")
     add("--out", None, str, "directory of the run; None: runs/<task>-smt")
@@ -556,8 +545,7 @@ def settings(argv):
     args.device = there[0] if args.device == "auto" else args.device
     if args.device not in there:
         raise UsageError(f"--device {args.device}: not to be had here; give {' or '.join(there)}")
-    if args.precision == "auto":
-        args.precision = "bf16" if args.device == "cuda" else "fp32"
+    args.precision = args.precision or ("bf16" if args.device == "cuda" else "fp32")
     if args.dim % (2 * args.heads):
         raise UsageError(f"--dim {args.dim}: give a multiple of 2 x --heads, {2 * args.heads}")
     task = make_task(args)

@@ -1,0 +1,448 @@
+"""Backpropagation through time (BPTT), the baseline: the RNN of smt.py, trained by unrolling it.
+
+What to remember and how to update it are learnt at once, from the loss of the readout alone: the
+gradient of an answer goes back step by step to the input that it needs, and fades or explodes on
+the way. `diff smt.py bptt_baseline.py` shows what SMT does instead; all else is the same.
+
+Glossary
+  paper    here          shape and meaning
+  x, y     x, y          (B, T) tokens and targets: y_t follows from x_<=t; y = -1: no loss here
+  m_∅      rnn.empty     (K, d) memory of the empty prefix, t = -1
+  m_t      memory        (N, K, d) memory of the prefix x_<=t: K tokens of d numbers each
+  D        decoder       m_t, x_{t+1..t+Tf-1} -> logits of the Tf targets y_t..y_{t+Tf-1}
+  g        rnn.readout   the decoder with no future token: m_t -> logits of y_t
+  f        rnn.cell      m_t, x_{t+1} -> m_{t+1}
+  B sequences, T times, V tokens in the vocabulary, N rows of any kind, S tokens of any kind
+"""
+
+import io
+import json
+import math
+import os
+import sys
+import time
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from tqdm import tqdm
+
+from data import LARGEST, OPTIONS, TASKS, Parser, UsageError, make_task, number, random_bits, whole
+
+
+# ---------------------------------------------------------------------------------- attention block
+def rotate(h, position):
+    """Rotary positions: turn the pairs in h (2, N, heads, S, size) by position (N or 1, S)."""
+    half = h.shape[-1] // 2
+    frequency = 10000.0 ** -(torch.arange(half, device=h.device) / half)
+    angle = position[:, None, :, None] * frequency  # (N or 1, 1, S, half)
+    (a, b), cos, sin = h.chunk(2, dim=-1), angle.cos(), angle.sin()
+    return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1).type_as(h)
+
+
+def mlp(width, hidden):
+    """The pre-norm MLP of every residual branch: (..., width) -> (..., width)."""
+    up, down = nn.Linear(width, hidden), nn.Linear(hidden, width)
+    return nn.Sequential(nn.RMSNorm(width), up, nn.GELU(), down)
+
+
+class Block(nn.Module):
+    """Transformer block: h (N, S, d) -> (N, S, d)."""
+
+    def __init__(self, d, heads):
+        super().__init__()
+        self.heads, self.norm, self.mlp = heads, nn.RMSNorm(d), mlp(d, 4 * d)
+        self.qkv, self.out = nn.Linear(d, 3 * d, bias=False), nn.Linear(d, d, bias=False)
+
+    def forward(self, h, position, mask, causal):
+        N, S, d = h.shape
+        qkv = self.qkv(self.norm(h)).view(N, S, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        (q, k), v = rotate(qkv[:2], position), qkv[2]  # each (N, heads, S, d / heads)
+        a = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
+        h = h + self.out(a.transpose(1, 2).reshape(N, S, d))
+        return h + self.mlp(h)
+
+
+class Transformer(nn.Module):
+    """Blocks: h (N, S, d), position (N, S) or 0..S-1, mask (N, 1, S, S) True: seen -> h."""
+
+    def __init__(self, d, heads, depth):
+        super().__init__()
+        self.blocks = nn.ModuleList(Block(d, heads) for _ in range(depth))
+
+    def forward(self, h, position=None, mask=None, causal=False):
+        if position is None:
+            position = torch.arange(h.shape[1], device=h.device)[None]
+        for block in self.blocks:
+            h = block(h, position, mask, causal)
+        return h
+
+
+# ------------------------------------------------------------------------------ decoder and readout
+class Decoder(nn.Module):
+    """D: memory (N, K, d), x_{t+1}.. (N, S) -> logits of y_t.. (N, S + 1, V). No x: readout g."""
+
+    def __init__(self, args, vocab):
+        super().__init__()
+        self.embed = nn.Embedding(vocab, args.dim)
+        self.body = Transformer(args.dim, args.heads, args.decoder_depth)
+        self.norm, self.head = nn.RMSNorm(args.dim), nn.Linear(args.dim, vocab)
+
+    def forward(self, memory, future=None):
+        h = memory if future is None else torch.cat([memory, self.embed(future)], 1)
+        h = self.body(h, causal=True)[:, memory.shape[1] - 1 :]
+        return self.head(self.norm(h))
+
+
+# ------------------------------------------------------------------------------------------ the RNN
+class TransformerCell(nn.Module):
+    """f as a Transformer over K + 1 tokens: memory (N, K, d), e (N, d) -> (N, K, d)."""
+
+    def __init__(self, args):
+        super().__init__()
+        self.depth = args.cell_depth
+        self.body = Transformer(args.dim, args.heads, args.cell_depth)
+
+    def forward(self, memory, e):
+        return self.body(torch.cat([memory, e[:, None]], 1))[:, :-1]
+
+
+class MLPCell(nn.Module):
+    """f as residual blocks over the flat memory: memory (N, K, d), e (N, d) -> (N, K, d)."""
+
+    def __init__(self, args):
+        super().__init__()
+        self.depth, D = args.cell_depth, args.memory * args.dim
+        self.project = nn.Linear(args.dim, D)
+        self.blocks = nn.ModuleList(mlp(D, 2 * D) for _ in range(args.cell_depth))
+
+    def forward(self, memory, e):
+        h = memory.flatten(1) + self.project(e)
+        for block in self.blocks:
+            h = h + block(h)
+        return h.view_as(memory)
+
+
+class GRUCell(nn.GRUCell):
+    """f as a gated recurrent unit over the flat memory: memory (N, K, d), e (N, d) -> (N, K, d)."""
+
+    def __init__(self, args):
+        super().__init__(args.dim, args.memory * args.dim)
+        self.depth = 1
+
+    def forward(self, memory, e):
+        return super().forward(e, memory.flatten(1)).view_as(memory)
+
+
+CELLS = {"transformer": TransformerCell, "mlp": MLPCell, "gru": GRUCell}
+
+
+class RNN(nn.Module):
+    """All that remains at inference: f, g and m_∅."""
+
+    def __init__(self, args, vocab):
+        super().__init__()
+        self.embed = nn.Embedding(vocab, args.dim)
+        self.cell = CELLS[args.cell](args)
+        self.readout = Decoder(args, vocab)
+        self.empty = nn.Parameter(torch.randn(args.memory, args.dim))
+
+    def step(self, memory, x):
+        """m_t, x_{t+1} -> m_{t+1}: memory (N, K, d), x (N,) -> (N, K, d), RMS of a token 1."""
+        return F.rms_norm(self.cell(memory, self.embed(x)), memory.shape[-1:])
+
+    def rollout(self, x, memory=None):
+        """The RNN alone, from m_∅ or another memory: x (N, S) -> its memories (N, S, K, d)."""
+        memory = self.empty.expand(len(x), -1, -1) if memory is None else memory
+        memories = []
+        for token in x.unbind(1):
+            memories.append(memory := self.step(memory, token))
+        return torch.stack(memories, 1)
+
+
+# ------------------------------------------------------------------------------------ the BPTT loss
+def cross_entropy(logits, y):
+    """Mean over the scored targets, 0 without one: logits (..., V), y (...) with -1 = no loss."""
+    logits, y = logits.flatten(0, -2).float(), y.flatten()
+    total = F.cross_entropy(logits, y, ignore_index=-1, reduction="sum")
+    return total / (y >= 0).sum().clamp(min=1)
+
+
+def bptt_loss(models, x, y, bits, done, args):
+    """L = the readout's loss on the RNN's own memories, from m_∅ through all T steps.
+
+    x, y (B, T) -> loss, depth: layers in a row. Nothing is drawn and no weight changes: bits and
+    done are for losses that need them. Truncated, the gradient is cut every N steps.
+    """
+    rnn, memories = models["rnn"], []
+    for inputs in x.split(args.truncate, 1):  # (B, N)
+        memory = memories[-1][:, -1].detach() if memories else None  # m_∅ at first: it is learnt
+        memories.append(rnn.rollout(inputs, memory))
+    # Read out where there is a loss; the readout costs more than a step of most cells.
+    logits = rnn.readout(torch.cat(memories, 1)[y >= 0])[:, 0]  # (number scored, V)
+    return cross_entropy(logits, y[y >= 0]), x.shape[1] * rnn.cell.depth + args.decoder_depth
+
+
+# --------------------------------------------------------------- evaluate and sample: the RNN alone
+def scores(readout, memories, y):
+    """Nats and hits of the scored targets: memories (B, T, K, d), y (B, T) -> (2, number)."""
+    logits, target = readout(memories[y >= 0])[:, 0].float(), y[y >= 0]  # (number scored, V)
+    loss = F.cross_entropy(logits, target, reduction="none")
+    return torch.stack([loss, logits.argmax(-1) == target]).cpu().double()
+
+
+@torch.no_grad()
+def evaluate(models, task, split, rows, device):
+    """The RNN alone, from m_∅ on held-out sequences: a line of metrics.jsonl.
+
+    Nats and shares of right answers per scored target. It has no teacher to be compared with.
+    """
+    rnn, alone = models["rnn"], []
+    for chunk in torch.arange(rows, device=device).split(64):
+        x, y = task.batch(split, 0, chunk)
+        memories = rnn.rollout(x)  # (B, T, K, d)
+        alone.append(scores(rnn.readout, memories, y))
+    figures = dict(zip(("val_loss", "val_acc"), torch.cat(alone, 1).mean(1).tolist()))
+    return figures | dict.fromkeys(("teacher_loss", "teacher_acc", "drift"), math.nan)
+
+
+@torch.no_grad()
+def show(rnn, task, count, args):
+    """Print what the RNN does alone: text that it writes, or its answers to held-out sequences."""
+    if not hasattr(task, "encode"):
+        x, y = task.batch("test", 0, torch.arange(count, device=args.device))
+        answers = rnn.readout(rnn.rollout(x).flatten(0, 1))[:, 0].argmax(-1).view_as(y)
+        return print(task.show(x, y, answers))
+    tokens = torch.tensor([task.encode(args.prompt)] * count, device=args.device)  # (count, S)
+    memory, rows = rnn.rollout(tokens)[:, -1], torch.arange(count, device=args.device)
+    for step in range(4 * task.T):  # constant time and memory a token
+        p = rnn.readout(memory)[:, 0].float().softmax(-1)  # (count, V)
+        u = random_bits((args.seed, "sample", step), rows, 1) / 2**62  # (count, 1) in 0..1
+        token = (p.cumsum(-1) < u).sum(-1).clamp(max=p.shape[1] - 1)
+        memory, tokens = rnn.step(memory, token), torch.cat([tokens, token[:, None]], 1)
+    print(*(f"--- sample\n{task.decode(sample)}" for sample in tokens.tolist()), sep="\n")
+
+
+# -------------------------------------------------------------------------------- the training loop
+METHOD = "bptt"  # names the runs, and the tasks' defaults for it
+
+
+def phases(args):
+    """(name, loss, models trained, steps, peak learning rate) of the run's phases, in order."""
+    return [("bptt", bptt_loss, ("rnn",), args.steps, args.lr)]
+
+
+def learning_rate(step, steps, peak):
+    """Linear warm-up over 2 % of the steps, then half a cosine down to 0."""
+    warm_up = min(1, (step + 1) / (0.02 * steps + 1))
+    return peak * warm_up * (1 + math.cos(math.pi * step / steps)) / 2
+
+
+def train(args, task, models, checkpoint):
+    """Run the phases from where the checkpoint stands, then measure the RNN on the test split."""
+    start = {"step": 0, "seconds": 0.0, "depth": 0, "tokens": 0, "lines": [], "done": False}
+    state = checkpoint["state"] if checkpoint else start
+    open_run(args, models, state, checkpoint)
+    rows, last = torch.arange(args.batch_size, device=args.device), 0
+    for phase, loss_of, trained, steps, peak in phases(args):
+        first, last = last, last + steps
+        begin = min(max(first, state["step"]), last)
+        weights = [p for name in trained for p in models[name].parameters()]
+        optimizer = torch.optim.AdamW(weights, betas=(0.9, 0.95), weight_decay=0.01)
+        if first < begin < last:
+            optimizer.load_state_dict(checkpoint["optimizer"])
+        bar = tqdm(range(begin, last), phase, steps, initial=begin - first, disable=None)
+        losses, clock = [], time.perf_counter()
+        for step in bar:
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(step - first, steps, peak)
+            x, y = task.batch("train", step, rows)  # (B, T)
+            bits = random_bits((args.seed, phase, step), rows, task.T)  # (B, T) for the loss
+            with torch.autocast(args.device, torch.bfloat16, enabled=args.precision == "bf16"):
+                loss, depth = loss_of(models, x, y, bits, (step - first) / steps, args)
+            optimizer.zero_grad()
+            loss.backward()
+            for name in trained:  # apart: the one's large gradient must not stop the other
+                nn.utils.clip_grad_norm_(models[name].parameters(), 1.0)
+            optimizer.step()
+            losses.append(loss.detach())  # .item() here would make the host wait for the device
+            state["step"], state["depth"] = step + 1, state["depth"] + depth
+            state["tokens"] += x.numel()
+            if (step + 1 - first) % args.eval_every == 0 or step + 1 == last:
+                train_loss = mean_loss(losses, phase, step)  # waits for the device: clock is right
+                state["seconds"] += time.perf_counter() - clock
+                figures = evaluate(models, task, "val", args.eval_rows, args.device)
+                report(state, phase, train_loss, figures)
+                save(args, models, optimizer, state)
+                bar.set_postfix(loss=train_loss, rnn_alone=figures["val_acc"])
+                losses, clock = [], time.perf_counter()
+    if not state["done"]:
+        figures = evaluate(models, task, "test", task.test_rows, args.device)
+        report(state, "final", None, figures)
+        save(args, models, None, state | {"done": True})
+
+
+def mean_loss(losses, phase, step):
+    """Mean of the losses since the last evaluation, the last of step; UsageError if not finite."""
+    losses = torch.stack(losses).tolist()
+    for at, loss in enumerate(losses, step + 2 - len(losses)):
+        if not math.isfinite(loss):
+            raise UsageError(f"loss {loss} at step {at} of {phase}; try a lower learning rate")
+    return sum(losses) / len(losses)
+
+
+def report(state, phase, train_loss, figures):
+    """Add a line to metrics.jsonl and print it; UsageError if the weights are no numbers."""
+    if not math.isfinite(figures["val_loss"]):
+        raise UsageError(f"no finite weights at step {state['step']}; try a lower learning rate")
+    row = {"phase": phase} | {k: state[k] for k in ("step", "seconds", "depth", "tokens")}
+    figures = {k: v if math.isfinite(v) else None for k, v in figures.items()}
+    state["lines"].append(json.dumps(row | {"train_loss": train_loss} | figures) + "\n")
+    shown = "  ".join(f"{k} {v:.4f}" for k, v in figures.items() if v is not None)
+    tqdm.write(f"{phase:5}  step {state['step']:5}  {state['seconds']:4.0f} s  {shown}")
+
+
+def open_run(args, models, state, checkpoint):
+    """Make the run's directory, its config.json, and metrics.jsonl as the checkpoint has it."""
+    os.makedirs(args.out, exist_ok=True)
+    device = torch.cuda.get_device_name() if args.device == "cuda" else args.device
+    sizes = {k: sum(p.numel() for p in model.parameters()) for k, model in models.items()}
+    facts = {"device_name": device, "parameters": sizes, "torch": torch.__version__}
+    write(f"{args.out}/config.json", json.dumps(vars(args) | facts, indent=1).encode())
+    if checkpoint:
+        return write(f"{args.out}/metrics.jsonl", "".join(state["lines"]).encode())
+    save(args, models, None, state)
+
+
+def save(args, models, optimizer, state):
+    """Write checkpoint.pt, tensors and plain values alone: loading one can run no code."""
+    content = {"config": vars(args), "models": models.state_dict(), "state": state}
+    content["optimizer"] = optimizer and optimizer.state_dict()
+    torch.save(content, buffer := io.BytesIO())
+    write(f"{args.out}/checkpoint.pt", buffer.getvalue())
+    write(f"{args.out}/metrics.jsonl", "".join(state["lines"]).encode())
+
+
+def write(path, content):
+    """Write a file whole or not at all: under another name first, then renamed."""
+    with open(path + ".tmp", "wb") as file:
+        file.write(content)
+    os.replace(path + ".tmp", path)
+
+
+def load(directory, option):
+    """The checkpoint of a run; UsageError naming the option if there is none or it is damaged."""
+    path = f"{directory}/checkpoint.pt"
+    if not os.path.isfile(path):
+        raise UsageError(f"{option}: {directory} holds no run; name the --out of an earlier one")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        checkpoint["config"]["method"], checkpoint["models"].items(), checkpoint["state"]["lines"]
+        return checkpoint
+    except Exception:  # what damaged files make torch raise is of many kinds
+        raise UsageError(f"{option}: {path} is damaged, or of another program") from None
+
+
+# --------------------------------------------------------------------------------- the command line
+def parser():
+    """Every option with its meaning and default. A task's own options and defaults: data.py."""
+    p = Parser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    add = p.add
+    add("--task", "copy", [*TASKS], "what to learn")
+    for name, kind in OPTIONS.items():
+        p.add_argument("--" + name, **kind)
+    add("--cell", "mlp", [*CELLS], "f, the RNN's update")
+    add("--memory", 4, whole(1), "K, tokens of the memory")
+    add("--dim", 64, whole(2), "d, numbers in a memory token; width of the Transformers")
+    add("--heads", 4, whole(1), "attention heads")
+    add("--cell-depth", 2, whole(1), "layers of the cell (the GRU has one)")
+    add("--decoder-depth", 2, whole(1), "layers of the decoder and of the readout")
+    add("--steps", 3600, whole(0), "optimiser steps")
+    add("--lr", 1e-3, number(0, above=True), "peak learning rate")
+    add("--truncate", LARGEST, whole(1), "N, steps of a gradient; larger than T: all")
+    add("--batch-size", 32, whole(1), "sequences in a step")
+    add("--seed", 0, whole(0), "of weights, data and sampled times")
+    add("--device", "auto", ["auto", "cuda", "mps", "cpu"], "auto: the first there is")
+    add("--precision", None, ["fp32", "bf16"], "of products; None: bf16 on CUDA, else fp32")
+    add("--eval-every", 200, whole(1), "steps from one evaluation and checkpoint to the next")
+    add("--eval-rows", 128, whole(1), "held-out sequences in these evaluations")
+    add("--out", None, str, "directory of the run; None: runs/<task>-bptt")
+    add("--init", None, str, "a run's directory: start from its weights, with its options")
+    p.add_argument("--resume", action="store_true", help="go on with the run in --out")
+    add("--sample", 0, whole(0), "only print so many samples of the run in --out")
+    add("--prompt", "", str, "what sampled text begins with")
+    return p
+
+
+def settings(argv):
+    """Options -> args, task, models, checkpoint to go on from; finds what is wrong with them."""
+    own = ("method", "out", "init", "resume", "sample", "prompt", "device", "precision")
+    p, args = parser(), parser().parse_args(argv)
+    out = args.out or f"runs/{args.task}-{METHOD}"
+    run = load(out, "--resume or --sample") if args.resume or args.sample else None
+    if run and run["config"]["method"] != METHOD:
+        raise UsageError(f"--out {out}: {run['config']['method']} made this run, not {METHOD}")
+    source = load(args.init, "--init") if args.init and not run else run
+    earlier = source["config"] if source else {}
+    earlier = {k: v for k, v in earlier.items() if k in vars(args) and k not in own}
+    task = TASKS[earlier.get("task", args.task)]
+    p.set_defaults(**task.options | task.sizes | getattr(task, METHOD) | earlier)
+    args = p.parse_args(argv)  # once more, with the defaults of the task or of the earlier run
+    args.method, args.out = METHOD, args.out or f"runs/{args.task}-{METHOD}"
+    for name, value in earlier.items():
+        if (run or name == "task") and getattr(args, name) != value:
+            option = f"--{name.replace('_', '-')} {getattr(args, name)}"
+            raise UsageError(f"{option}: the earlier run has {value}; give that, or leave it out")
+    if not run and os.path.exists(f"{args.out}/metrics.jsonl"):
+        raise UsageError(f"--out {args.out}: holds a run; --resume it, or give another --out")
+    there = ["cpu"]
+    if torch.accelerator.is_available():
+        there.insert(0, torch.accelerator.current_accelerator().type)
+    args.device = there[0] if args.device == "auto" else args.device
+    if args.device not in there:
+        raise UsageError(f"--device {args.device}: not to be had here; give {' or '.join(there)}")
+    args.precision = args.precision or ("bf16" if args.device == "cuda" else "fp32")
+    if args.dim % (2 * args.heads):
+        raise UsageError(f"--dim {args.dim}: give a multiple of 2 x --heads, {2 * args.heads}")
+    task = make_task(args)
+    fit(args, task.T, " ".join(argv))
+    torch.manual_seed(args.seed)
+    models = build(args, task.vocab)
+    try:
+        if source:
+            models.load_state_dict({name: source["models"][name] for name in models.state_dict()})
+    except (KeyError, RuntimeError):
+        raise UsageError(f"--init/--resume {args.init or out}: other sizes or parts") from None
+    return args, task, models.to(args.device), run
+
+
+def fit(args, T, given):
+    """Shorten what goes beyond the T times."""
+    args.truncate = min(args.truncate, T)
+
+
+def build(args, vocab):
+    """The RNN, freshly initialised."""
+    return nn.ModuleDict({"rnn": RNN(args, vocab)})
+
+
+def main(argv=None):
+    """Train, or with --sample only show. The exit status: 0, 2 for wrong input, 130 for Ctrl-C."""
+    try:
+        args, task, models, run = settings(sys.argv[1:] if argv is None else argv)
+        if not args.sample:
+            train(args, task, models, run)
+        show(models["rnn"], task, args.sample or 4, args)
+        return 0
+    except UsageError as error:
+        message, status = str(error), 2
+    except OSError as error:
+        message, status = f"--out: can't write {error.filename or 'output'} ({error.strerror})", 2
+    except KeyboardInterrupt:
+        message, status = "stopped; --resume goes on from the last evaluation", 130
+    print(f"{os.path.basename(__file__)}: {message}", file=sys.stderr)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

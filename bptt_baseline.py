@@ -163,7 +163,7 @@ class RNN(nn.Module):
 # ------------------------------------------------------------------------------------ the BPTT loss
 def cross_entropy(logits, y):
     """Mean over the scored targets, 0 without one: logits (..., V), y (...) with -1 = no loss."""
-    logits, y = logits.flatten(0, -2).float(), y.flatten()
+    logits, y = logits.flatten(0, -2), y.flatten()
     total = F.cross_entropy(logits, y, ignore_index=-1, reduction="sum")
     return total / (y >= 0).sum().clamp(min=1)
 

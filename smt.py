@@ -215,7 +215,7 @@ def hand_over(teacher, rnn):
 # ------------------------------------------------------------------------------------- the SMT loss
 def cross_entropy(logits, y):
     """Mean over the scored targets, 0 without one: logits (..., V), y (...) with -1 = no loss."""
-    logits, y = logits.flatten(0, -2).float(), y.flatten()
+    logits, y = logits.flatten(0, -2), y.flatten()
     total = F.cross_entropy(logits, y, ignore_index=-1, reduction="sum")
     return total / (y >= 0).sum().clamp(min=1)
 
@@ -257,7 +257,7 @@ def smt_loss(models, x, y, bits, done, args):
     predicted = rnn.step(labels[:, :-1].flatten(0, 1), inputs)  # (B n, K, d)
     # Its weight grows tenfold: first what to remember, then memories that a step of f can follow.
     ramp = 10 ** min(0, 1.25 * done - 1)
-    dyn = ramp * F.mse_loss(predicted.float(), labels[:, 1:].flatten(0, 1).float())
+    dyn = ramp * F.mse_loss(predicted, labels[:, 1:].flatten(0, 1))
     # L_dec of some of the labels: neighbours hold much the same, and decoding is what costs. y_t is
     # one of Tf targets, but the only one that the readout will be asked for: it counts more.
     pick = bits[:, :n].argsort(1)[:, : args.decoded] + 1
@@ -291,7 +291,7 @@ def dmt_loss(models, x, y, bits, done, args):
         memories.append(rnn.rollout(inputs, memories[-1][:, -1].detach()))
     memories = torch.cat(memories, 1)  # (B, R + 1, K, d)
     memories = torch.take_along_dim(memories, pick[..., None, None], 1)  # (B, n, K, d)
-    dyn = F.mse_loss(memories.float(), labels[:, 1:].float())
+    dyn = F.mse_loss(memories, labels[:, 1:])
     # The readout learns on these memories, detached: it must not bend them. D stays as it is.
     logits = rnn.readout(memories.detach().flatten(0, 1))[:, 0]  # (B n, V)
     dec = cross_entropy(logits, y.gather(1, chosen).flatten())

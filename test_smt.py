@@ -5,6 +5,8 @@ their own time, m_t = t, and inputs x_t = t. Then every memory, input and target
 from, and a shift by one shows.
 """
 
+import ast
+import difflib
 import json
 import math
 import os
@@ -17,6 +19,7 @@ import pytest
 import torch
 from torch import nn
 
+import bptt_baseline
 import data
 import smt
 
@@ -695,8 +698,8 @@ def test_the_seed_decides_all(finished):
 
 @pytest.mark.parametrize(
     "function, call",
-    [("save", n) for n in (2, 3, 5, 6, 8)]  # after a line of metrics.jsonl, before its checkpoint
-    + [("replace", 5), ("replace", 10)]  # while a checkpoint is being written
+    [("save", n) for n in (2, 3, 5, 6, 8)]
+    + [("replace", n) for n in (4, 5, 16, 17)]  # writing a checkpoint, or the metrics after it
     + [("smt_loss", 1), ("smt_loss", 4), ("dmt_loss", 1), ("dmt_loss", 2), ("dmt_loss", 4)],
 )
 def test_kill_and_resume_change_nothing(finished, monkeypatch, function, call):
@@ -711,7 +714,7 @@ def test_kill_and_resume_change_nothing(finished, monkeypatch, function, call):
     assert without_seconds(metrics()) == without_seconds(metrics(finished))
 
 
-@pytest.mark.parametrize("function, call", [("save", 1), ("replace", 1), ("replace", 2)])
+@pytest.mark.parametrize("function, call", [("save", 1), *[("replace", n) for n in (1, 2, 3)]])
 def test_a_run_killed_before_its_first_checkpoint_is_no_dead_end(
     finished, monkeypatch, function, call
 ):
@@ -1009,3 +1012,168 @@ def test_the_program_ends_with_its_status():
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2 and done.stdout == "" and done.stderr.count("\n") == 1
     assert "Traceback" not in done.stderr
+
+
+# ------------------------------------------------------------------------------------ the baseline
+SOURCES = {module: Path(module.__file__).read_text() for module in (smt, bptt_baseline)}
+DIFFERENT = {  # what has the same name in both programs and yet differs, and why
+    "evaluate": "no teacher to evaluate",
+    "METHOD": "its name",
+    "phases": "one phase with one loss",
+    "train": "no teacher that hands anything over",
+    "parser": "options of the method",
+    "fit": "options of the method",
+    "build": "no teacher to build",
+}
+BPTT = "--memory 2 --dim 8 --heads 2 --decoder-depth 1 --cell-depth 1 --batch-size 2 --eval-every 2"
+
+
+def build_bptt(*options):
+    return bptt_baseline.settings([*f"{BPTT} --eval-rows 4 {COPY}".split(), *options])[:3]
+
+
+def run_bptt(*options):
+    options = [*f"{BPTT} --eval-rows 4 {COPY} --steps 5 --out bptt".split(), *options]
+    return bptt_baseline.main(options)
+
+
+def definitions(module):
+    """{name: source} of what a program defines at the top, in order."""
+    found = {}
+    for node in ast.parse(SOURCES[module]).body:
+        source = ast.get_source_segment(SOURCES[module], node)
+        if isinstance(node, ast.Assign):
+            found[node.targets[0].id] = source
+        elif isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            found[node.name] = "".join(map(ast.unparse, node.decorator_list)) + source
+    return found
+
+
+def test_what_both_programs_have_is_the_same_to_the_letter():
+    ours, theirs = definitions(smt), definitions(bptt_baseline)
+    shared = [name for name in ours if name in theirs]
+    assert shared == [name for name in theirs if name in ours]
+    assert [name for name in shared if ours[name] != theirs[name]] == [*DIFFERENT]
+    assert set(theirs) - set(ours) == {"bptt_loss"}
+
+
+def test_the_diff_can_be_read_aloud():
+    lines = [SOURCES[module].splitlines() for module in (smt, bptt_baseline)]
+    assert sum(line.startswith("+") for line in difflib.unified_diff(*lines, n=0)) <= 60
+
+
+def test_the_baseline_defines_nothing_that_it_does_not_use():
+    used = [n.id for n in ast.walk(ast.parse(SOURCES[bptt_baseline])) if isinstance(n, ast.Name)]
+    assert [name for name in definitions(bptt_baseline) if name not in used] == []
+
+
+@pytest.mark.parametrize("cell", smt.CELLS)
+def test_the_sequence_gradient_is_that_of_finite_differences(cell):
+    args, task, models = build_bptt("--cell", cell)
+    models.double()
+    x, y = task.batch("train", 0, torch.arange(2))
+    loss = bptt_baseline.bptt_loss(models, x, y, None, 0, args)[0]
+    names, weights = zip(*models["rnn"].named_parameters())
+    gradients = torch.autograd.grad(loss, weights, materialize_grads=True)
+    generator = torch.Generator().manual_seed(0)
+    for name, weight, gradient in zip(names, weights, gradients):
+        direction = torch.randn(weight.shape, generator=generator, dtype=torch.float64)
+        sides = []
+        for step in (1e-5, -2e-5):
+            weight.data += step * direction
+            sides.append(bptt_baseline.bptt_loss(models, x, y, None, 0, args)[0].item())
+        weight.data += 1e-5 * direction
+        slope = (sides[0] - sides[1]) / 2e-5
+        assert (gradient * direction).sum().item() == pytest.approx(slope, rel=1e-5, abs=1e-9), name
+
+
+def first_token_gradient(truncate):
+    """What reaches the embedding of x_0, which has that token alone, from the answers' loss."""
+    args, task, models = build_bptt("--truncate", truncate)
+    x, y = task.batch("train", 0, torch.arange(2))
+    x[:, 1:], x[:, 0] = x[:, 1:] % 2, 9
+    bptt_baseline.bptt_loss(models, x, y, None, 0, args)[0].backward()
+    return models["rnn"].embed.weight.grad[9].abs().max()
+
+
+def test_truncation_cuts_the_gradient_but_not_the_memory():
+    # T = 8, and the answers are the last 3: a cut before time 4 still lets 4..7 learn.
+    assert first_token_gradient("4") == 0 < first_token_gradient("8")
+    losses = []
+    for truncate in ("1", "3", "8", "100"):
+        args, task, models = build_bptt("--truncate", truncate)
+        x, y = task.batch("train", 0, torch.arange(2))
+        losses.append(bptt_baseline.bptt_loss(models, x, y, None, 0, args)[0].item())
+    assert losses == pytest.approx([losses[0]] * 4)
+
+
+def test_the_empty_memory_is_learnt():
+    assert run_bptt() == 0
+    assert not torch.equal(checkpoint("bptt")["models"]["rnn.empty"], build_bptt()[2]["rnn"].empty)
+
+
+def test_a_bptt_run_writes_what_the_contract_says():
+    assert run_bptt() == 0
+    lines = metrics("bptt")
+    assert [line["phase"] for line in lines] == ["bptt"] * 3 + ["final"]
+    assert list(lines[0]) == (
+        "phase step seconds depth tokens train_loss "
+        "val_loss val_acc teacher_loss teacher_acc drift".split()
+    )
+    for line in lines:
+        assert [line[name] for name in ("teacher_loss", "teacher_acc", "drift")] == [None] * 3
+        assert math.isfinite(line["val_loss"]) and 0 <= line["val_acc"] <= 1
+    # 8 steps of a cell of one layer, then the readout's layer.
+    assert [line["depth"] for line in lines] == [18, 36, 45, 45]
+    config = json.loads(Path("bptt/config.json").read_text())
+    assert config["method"] == "bptt" and config["truncate"] == 8
+    assert "labels" not in config and [*config["parameters"]] == ["rnn"]
+
+
+def test_a_bptt_run_that_was_killed_goes_on_to_the_same_weights(monkeypatch):
+    assert run_bptt("--out", "whole") == 0
+    original, calls = bptt_baseline.save, []
+
+    def deadly(*args):
+        calls.append(1)
+        if len(calls) == 3:
+            raise Killed
+        original(*args)
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(bptt_baseline, "save", deadly)
+        run_bptt()
+    assert bptt_baseline.main(["--resume", "--out", "bptt"]) == 0
+    assert same_weights(checkpoint("bptt")["models"], checkpoint("whole")["models"])
+
+
+def test_both_programs_have_the_same_rnn(finished):
+    ours, theirs = build()[2]["rnn"], build_bptt()[2]["rnn"]
+    assert [*ours.state_dict()] == [*theirs.state_dict()]
+    theirs.load_state_dict(ours.state_dict())
+    x = some_inputs(copy_task())
+    assert torch.equal(ours.rollout(x), theirs.rollout(x))
+    # And an SMT run can be evaluated, or gone on with, by the baseline.
+    options = ["--init", str(finished), "--steps", "0", "--out", "bptt"]
+    assert bptt_baseline.main(options) == 0
+    for name in ("val_loss", "val_acc"):
+        assert metrics("bptt")[-1][name] == pytest.approx(metrics(finished)[-1][name])
+    assert bptt_baseline.main(options[:2] + ["--steps", "2", "--out", "more"]) == 0
+    assert metrics("more")[-1]["step"] == 2
+
+
+def test_neither_program_goes_on_with_a_run_of_the_other(finished, capsys):
+    assert bptt_baseline.main(["--resume", "--out", str(finished)]) == 2
+    assert run_bptt() == 0 and smt.main(["--resume", "--out", "bptt"]) == 2
+    assert smt.main(["--init", "bptt", "--out", "new"]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert "smt made this run" in lines[0] and "bptt made this run" in lines[1]
+    assert "--init" in lines[2] and not Path("new").exists()
+
+
+@pytest.mark.parametrize(
+    "option", ["--encoder one-pass", "--labels 2", "--window 4", "--dmt-steps 1"]
+)
+def test_the_baseline_offers_nothing_of_smt_alone(option, capsys):
+    assert run_bptt(*option.split()) == 2
+    assert option.split()[0] in capsys.readouterr().err and not Path("bptt").exists()

@@ -27,7 +27,8 @@ import torch.nn.functional as F
 from torch import nn
 from tqdm import tqdm
 
-from data import LARGEST, OPTIONS, TASKS, Parser, UsageError, make_task, number, random_bits, whole
+from data import LARGEST, OPTIONS, TASKS, Parser, UsageError
+from data import device, make_task, number, random_bits, whole
 
 
 # ---------------------------------------------------------------------------------- attention block
@@ -40,10 +41,9 @@ def rotate(h, position):
     return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1).type_as(h)
 
 
-def mlp(width, hidden):
-    """The pre-norm MLP of every residual branch: (..., width) -> (..., width)."""
-    up, down = nn.Linear(width, hidden), nn.Linear(hidden, width)
-    return nn.Sequential(nn.RMSNorm(width), up, nn.GELU(), down)
+def mlp(d, hidden):
+    """The pre-norm MLP of every residual branch: (..., d) -> (..., d)."""
+    return nn.Sequential(nn.RMSNorm(d), nn.Linear(d, hidden), nn.GELU(), nn.Linear(hidden, d))
 
 
 class Block(nn.Module):
@@ -54,11 +54,11 @@ class Block(nn.Module):
         self.heads, self.norm, self.mlp = heads, nn.RMSNorm(d), mlp(d, 4 * d)
         self.qkv, self.out = nn.Linear(d, 3 * d, bias=False), nn.Linear(d, d, bias=False)
 
-    def forward(self, h, position, mask, causal):
+    def forward(self, h, position, mask):
         N, S, d = h.shape
         qkv = self.qkv(self.norm(h)).view(N, S, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
         (q, k), v = rotate(qkv[:2], position), qkv[2]  # each (N, heads, S, d / heads)
-        a = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
+        a = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         h = h + self.out(a.transpose(1, 2).reshape(N, S, d))
         return h + self.mlp(h)
 
@@ -70,11 +70,10 @@ class Transformer(nn.Module):
         super().__init__()
         self.blocks = nn.ModuleList(Block(d, heads) for _ in range(depth))
 
-    def forward(self, h, position=None, mask=None, causal=False):
-        if position is None:
-            position = torch.arange(h.shape[1], device=h.device)[None]
+    def forward(self, h, position=None, mask=None):
+        position = torch.arange(h.shape[1], device=h.device)[None] if position is None else position
         for block in self.blocks:
-            h = block(h, position, mask, causal)
+            h = block(h, position, mask)
         return h
 
 
@@ -88,10 +87,12 @@ class Decoder(nn.Module):
         self.body = Transformer(args.dim, args.heads, args.decoder_depth)
         self.norm, self.head = nn.RMSNorm(args.dim), nn.Linear(args.dim, vocab)
 
-    def forward(self, memory, future=None):
+    def forward(self, memory, future=None, context=LARGEST):
         h = memory if future is None else torch.cat([memory, self.embed(future)], 1)
-        h = self.body(h, causal=True)[:, memory.shape[1] - 1 :]
-        return self.head(self.norm(h))
+        s, K = torch.arange(h.shape[1], device=h.device), memory.shape[1]
+        # Causal; of the future a token sees the last inputs alone: memory must not drown in them.
+        mask = (s <= s[:, None]) & ((s > s[:, None] - context) | (s < K))
+        return self.head(self.norm(self.body(h, mask=mask)[:, K - 1 :]))
 
 
 # ------------------------------------------------------------------------------------------ the RNN
@@ -134,7 +135,7 @@ class GRUCell(nn.GRUCell):
         return super().forward(e, memory.flatten(1)).view_as(memory)
 
 
-CELLS = {"transformer": TransformerCell, "mlp": MLPCell, "gru": GRUCell}
+CELLS = {"transformer": TransformerCell, "mlp": MLPCell, "gru": GRUCell}  # each has its depth
 
 
 class RNN(nn.Module):
@@ -145,7 +146,7 @@ class RNN(nn.Module):
         self.embed = nn.Embedding(vocab, args.dim)
         self.cell = CELLS[args.cell](args)
         self.readout = Decoder(args, vocab)
-        self.empty = nn.Parameter(torch.randn(args.memory, args.dim))
+        self.empty = nn.Parameter(torch.randn(args.memory, args.dim))  # m_∅
 
     def step(self, memory, x):
         """m_t, x_{t+1} -> m_{t+1}: memory (N, K, d), x (N,) -> (N, K, d), RMS of a token 1."""
@@ -163,16 +164,15 @@ class RNN(nn.Module):
 # ------------------------------------------------------------------------------------ the BPTT loss
 def cross_entropy(logits, y):
     """Mean over the scored targets, 0 without one: logits (..., V), y (...) with -1 = no loss."""
-    logits, y = logits.flatten(0, -2), y.flatten()
-    total = F.cross_entropy(logits, y, ignore_index=-1, reduction="sum")
+    total = F.cross_entropy(logits.flatten(0, -2), y.flatten(), ignore_index=-1, reduction="sum")
     return total / (y >= 0).sum().clamp(min=1)
 
 
-def bptt_loss(models, x, y, bits, done, args):
+def bptt_loss(models, x, y, bits, progress, args):
     """L = the readout's loss on the RNN's own memories, from m_∅ through all T steps.
 
     x, y (B, T) -> loss, depth: layers in a row. Nothing is drawn and no weight changes: bits and
-    done are for losses that need them. Truncated, the gradient is cut every N steps.
+    progress are for losses that need them. Truncated, the gradient is cut every N steps.
     """
     rnn, memories = models["rnn"], []
     for inputs in x.split(args.truncate, 1):  # (B, N)
@@ -192,13 +192,13 @@ def scores(readout, memories, y):
 
 
 @torch.no_grad()
-def evaluate(models, task, split, rows, device):
+def evaluate(models, task, split, rows):
     """The RNN alone, from m_∅ on held-out sequences: a line of metrics.jsonl.
 
     Nats and shares of right answers per scored target. It has no teacher to be compared with.
     """
     rnn, alone = models["rnn"], []
-    for chunk in torch.arange(rows, device=device).split(64):
+    for chunk in torch.arange(rows, device=task.device).split(64):
         x, y = task.batch(split, 0, chunk)
         memories = rnn.rollout(x)  # (B, T, K, d)
         alone.append(scores(rnn.readout, memories, y))
@@ -209,12 +209,13 @@ def evaluate(models, task, split, rows, device):
 @torch.no_grad()
 def show(rnn, task, count, args):
     """Print what the RNN does alone: text that it writes, or its answers to held-out sequences."""
+    rows = torch.arange(count, device=args.device)
     if not hasattr(task, "encode"):
-        x, y = task.batch("test", 0, torch.arange(count, device=args.device))
+        x, y = task.batch("test", 0, rows)
         answers = rnn.readout(rnn.rollout(x).flatten(0, 1))[:, 0].argmax(-1).view_as(y)
         return print(task.show(x, y, answers))
     tokens = torch.tensor([task.encode(args.prompt)] * count, device=args.device)  # (count, S)
-    memory, rows = rnn.rollout(tokens)[:, -1], torch.arange(count, device=args.device)
+    memory = rnn.rollout(tokens)[:, -1]
     for step in range(4 * task.T):  # constant time and memory a token
         p = rnn.readout(memory)[:, 0].float().softmax(-1)  # (count, V)
         u = random_bits((args.seed, "sample", step), rows, 1) / 2**62  # (count, 1) in 0..1
@@ -271,13 +272,13 @@ def train(args, task, models, checkpoint):
             if (step + 1 - first) % args.eval_every == 0 or step + 1 == last:
                 train_loss = mean_loss(losses, phase, step)  # waits for the device: clock is right
                 state["seconds"] += time.perf_counter() - clock
-                figures = evaluate(models, task, "val", args.eval_rows, args.device)
+                figures = evaluate(models, task, "val", args.eval_rows)
                 report(state, phase, train_loss, figures)
                 save(args, models, optimizer, state)
                 bar.set_postfix(loss=train_loss, rnn_alone=figures["val_acc"])
                 losses, clock = [], time.perf_counter()
     if not state["done"]:
-        figures = evaluate(models, task, "test", task.test_rows, args.device)
+        figures = evaluate(models, task, "test", task.test_rows)
         report(state, "final", None, figures)
         save(args, models, None, state | {"done": True})
 
@@ -305,9 +306,9 @@ def report(state, phase, train_loss, figures):
 def open_run(args, models, state, checkpoint):
     """Make the run's directory, its config.json, and metrics.jsonl as the checkpoint has it."""
     os.makedirs(args.out, exist_ok=True)
-    device = torch.cuda.get_device_name() if args.device == "cuda" else args.device
+    machine = torch.cuda.get_device_name() if args.device == "cuda" else args.device
     sizes = {k: sum(p.numel() for p in model.parameters()) for k, model in models.items()}
-    facts = {"device_name": device, "parameters": sizes, "torch": torch.__version__}
+    facts = {"device_name": machine, "parameters": sizes, "torch": torch.__version__}
     write(f"{args.out}/config.json", json.dumps(vars(args) | facts, indent=1).encode())
     if checkpoint:
         return write(f"{args.out}/metrics.jsonl", "".join(state["lines"]).encode())
@@ -362,7 +363,7 @@ def parser():
     add("--truncate", LARGEST, whole(1), "N, steps of a gradient; larger than T: all")
     add("--batch-size", 32, whole(1), "sequences in a step")
     add("--seed", 0, whole(0), "of weights, data and sampled times")
-    add("--device", "auto", ["auto", "cuda", "mps", "cpu"], "auto: the first there is")
+    add("--device", "auto", device, "cuda, mps, cpu, or auto: the best there is")
     add("--precision", None, ["fp32", "bf16"], "of products; None: bf16 on CUDA, else fp32")
     add("--eval-every", 200, whole(1), "steps from one evaluation and checkpoint to the next")
     add("--eval-rows", 128, whole(1), "held-out sequences in these evaluations")
@@ -376,7 +377,7 @@ def parser():
 
 def settings(argv):
     """Options -> args, task, models, checkpoint to go on from; finds what is wrong with them."""
-    own = ("method", "out", "init", "resume", "sample", "prompt", "device", "precision")
+    own = ("method", "out", "resume", "sample", "prompt", "device")
     p, args = parser(), parser().parse_args(argv)
     out = args.out or f"runs/{args.task}-{METHOD}"
     run = load(out, "--resume or --sample") if args.resume or args.sample else None
@@ -395,17 +396,11 @@ def settings(argv):
             raise UsageError(f"{option}: the earlier run has {value}; give that, or leave it out")
     if not run and os.path.exists(f"{args.out}/metrics.jsonl"):
         raise UsageError(f"--out {args.out}: holds a run; --resume it, or give another --out")
-    there = ["cpu"]
-    if torch.accelerator.is_available():
-        there.insert(0, torch.accelerator.current_accelerator().type)
-    args.device = there[0] if args.device == "auto" else args.device
-    if args.device not in there:
-        raise UsageError(f"--device {args.device}: not to be had here; give {' or '.join(there)}")
     args.precision = args.precision or ("bf16" if args.device == "cuda" else "fp32")
     if args.dim % (2 * args.heads):
         raise UsageError(f"--dim {args.dim}: give a multiple of 2 x --heads, {2 * args.heads}")
     task = make_task(args)
-    fit(args, task.T, " ".join(argv))
+    fit(args, task.T, {word.split("=")[0] for word in argv})
     torch.manual_seed(args.seed)
     models = build(args, task.vocab)
     try:

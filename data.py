@@ -88,6 +88,16 @@ def number(low: float, above: bool = False):
     return parse
 
 
+def device(text: str) -> str:
+    """An option's type: a device that is here, or auto for the best of them."""
+    there = ["cpu"]
+    if torch.accelerator.is_available():
+        there.insert(0, torch.accelerator.current_accelerator().type)
+    if text not in ("auto", *there):
+        raise argparse.ArgumentTypeError(f"{text} is not to be had here; give {' or '.join(there)}")
+    return there[0] if text == "auto" else text
+
+
 # The tasks' own options, as argparse takes them. A task lists those it has, with its defaults.
 OPTIONS = {
     "length": {"type": whole(1, LARGEST), "help": "copy: symbols; text: bytes in a sequence"},
@@ -105,12 +115,13 @@ class Copy:
     """
 
     options = {"length": 8, "delay": 32, "reverse": False}
-    sizes, smt, bptt = {}, {}, {}
+    sizes, smt, bptt = {}, {"decoder_context": 8}, {}
     test_rows = 1024
     symbols = 8  # tokens 0..7; 8 is the blank, 9 the delimiter
 
     def __init__(self, seed: int, device: torch.device, length: int, delay: int, reverse: bool):
-        self.seed, self.length, self.delay, self.reverse = seed, length, delay, reverse
+        self.seed, self.device = seed, device
+        self.length, self.delay, self.reverse = length, delay, reverse
         self.vocab, self.T = self.symbols + 2, 2 * length + delay
 
     def batch(self, split, step, rows):
@@ -156,7 +167,7 @@ class Text:
     start = 256  # tokens 0..255 are the bytes
 
     def __init__(self, seed: int, device: torch.device, data: str, length: int):
-        self.seed, self.T, self.vocab = seed, length, 257
+        self.seed, self.device, self.T, self.vocab = seed, device, length, 257
         raw = read_bytes(data) if data else default_text()
         held_out = len(raw) // 10
         if held_out < length:

@@ -13,12 +13,12 @@ Glossary
   m_t      labels        (B, n, K, d) memories of n prefixes x_<=t: K tokens of d numbers each
   m_∅      rnn.empty     (K, d) memory of the empty prefix, t = -1
   m̂_t      memory        (N, K, d) memory that the RNN made itself
-  E        encoder       x, times t -> labels m_t
+  E        encoder       x, times t -> labels m_t; E and D are the teacher
   D        decoder       m_t, x_{t+1..t+Tf-1} -> logits of the Tf targets y_t..y_{t+Tf-1}
   g        rnn.readout   the decoder with no future token: m_t -> logits of y_t
   f        rnn.cell      m_t, x_{t+1} -> m_{t+1}
-  H        args.window   steps of the RNN that a gradient of DMT passes through
-  B sequences, T times, V tokens in the vocabulary, N rows of any kind, S tokens of any kind
+  H        args.window   steps of the RNN that DMT's gradient passes through; the paper's: 1
+  B sequences, T times, n labels a sequence, V tokens in the vocabulary, N and S of anything
 """
 
 import io
@@ -33,7 +33,8 @@ import torch.nn.functional as F
 from torch import nn
 from tqdm import tqdm
 
-from data import LARGEST, OPTIONS, TASKS, Parser, UsageError, make_task, number, random_bits, whole
+from data import LARGEST, OPTIONS, TASKS, Parser, UsageError
+from data import device, make_task, number, random_bits, whole
 
 
 # ---------------------------------------------------------------------------------- attention block
@@ -46,10 +47,9 @@ def rotate(h, position):
     return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1).type_as(h)
 
 
-def mlp(width, hidden):
-    """The pre-norm MLP of every residual branch: (..., width) -> (..., width)."""
-    up, down = nn.Linear(width, hidden), nn.Linear(hidden, width)
-    return nn.Sequential(nn.RMSNorm(width), up, nn.GELU(), down)
+def mlp(d, hidden):
+    """The pre-norm MLP of every residual branch: (..., d) -> (..., d)."""
+    return nn.Sequential(nn.RMSNorm(d), nn.Linear(d, hidden), nn.GELU(), nn.Linear(hidden, d))
 
 
 class Block(nn.Module):
@@ -60,11 +60,11 @@ class Block(nn.Module):
         self.heads, self.norm, self.mlp = heads, nn.RMSNorm(d), mlp(d, 4 * d)
         self.qkv, self.out = nn.Linear(d, 3 * d, bias=False), nn.Linear(d, d, bias=False)
 
-    def forward(self, h, position, mask, causal):
+    def forward(self, h, position, mask):
         N, S, d = h.shape
         qkv = self.qkv(self.norm(h)).view(N, S, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
         (q, k), v = rotate(qkv[:2], position), qkv[2]  # each (N, heads, S, d / heads)
-        a = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
+        a = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         h = h + self.out(a.transpose(1, 2).reshape(N, S, d))
         return h + self.mlp(h)
 
@@ -76,11 +76,10 @@ class Transformer(nn.Module):
         super().__init__()
         self.blocks = nn.ModuleList(Block(d, heads) for _ in range(depth))
 
-    def forward(self, h, position=None, mask=None, causal=False):
-        if position is None:
-            position = torch.arange(h.shape[1], device=h.device)[None]
+    def forward(self, h, position=None, mask=None):
+        position = torch.arange(h.shape[1], device=h.device)[None] if position is None else position
         for block in self.blocks:
-            h = block(h, position, mask, causal)
+            h = block(h, position, mask)
         return h
 
 
@@ -89,12 +88,12 @@ def encoder_mask(times, T, K, context, bidirectional):
     """What attends to what in the encoder: times (B, n) -> (B, 1, T + nK, T + nK), True = seen."""
     B, n = times.shape
     s = torch.arange(T, device=times.device)
-    # The last time that a query sees: s for token s, t for label t's registers; the paper's: t.
+    # The last time a query sees: s for token s, t for registers of t; bidirectional: t for all.
     last = times if bidirectional else s.expand(B, T)
     last = torch.cat([last.expand(B, T), times.repeat_interleave(K, 1)], 1)  # (B, T + nK)
     sees_token = (s <= last[..., None]) & (s > last[..., None] - context)
-    block = torch.cat([s.new_full((T,), -1), torch.arange(n, device=s.device).repeat_interleave(K)])
-    sees_register = (block[:, None] == block[T:]) | bidirectional
+    label = torch.cat([s.new_full((T,), -1), torch.arange(n, device=s.device).repeat_interleave(K)])
+    sees_register = (label[:, None] == label[T:]) | bidirectional  # each label's own alone
     return torch.cat([sees_token, sees_register.expand(B, -1, -1)], -1)[:, None]
 
 
@@ -132,10 +131,12 @@ class Decoder(nn.Module):
         self.body = Transformer(args.dim, args.heads, args.decoder_depth)
         self.norm, self.head = nn.RMSNorm(args.dim), nn.Linear(args.dim, vocab)
 
-    def forward(self, memory, future=None):
+    def forward(self, memory, future=None, context=LARGEST):
         h = memory if future is None else torch.cat([memory, self.embed(future)], 1)
-        h = self.body(h, causal=True)[:, memory.shape[1] - 1 :]
-        return self.head(self.norm(h))
+        s, K = torch.arange(h.shape[1], device=h.device), memory.shape[1]
+        # Causal; of the future a token sees the last inputs alone: memory must not drown in them.
+        mask = (s <= s[:, None]) & ((s > s[:, None] - context) | (s < K))
+        return self.head(self.norm(self.body(h, mask=mask)[:, K - 1 :]))
 
 
 # ------------------------------------------------------------------------------------------ the RNN
@@ -178,7 +179,7 @@ class GRUCell(nn.GRUCell):
         return super().forward(e, memory.flatten(1)).view_as(memory)
 
 
-CELLS = {"transformer": TransformerCell, "mlp": MLPCell, "gru": GRUCell}
+CELLS = {"transformer": TransformerCell, "mlp": MLPCell, "gru": GRUCell}  # each has its depth
 
 
 class RNN(nn.Module):
@@ -189,7 +190,7 @@ class RNN(nn.Module):
         self.embed = nn.Embedding(vocab, args.dim)
         self.cell = CELLS[args.cell](args)
         self.readout = Decoder(args, vocab)
-        self.empty = nn.Parameter(torch.randn(args.memory, args.dim))
+        self.empty = nn.Parameter(torch.randn(args.memory, args.dim))  # m_∅
 
     def step(self, memory, x):
         """m_t, x_{t+1} -> m_{t+1}: memory (N, K, d), x (N,) -> (N, K, d), RMS of a token 1."""
@@ -215,8 +216,7 @@ def hand_over(teacher, rnn):
 # ------------------------------------------------------------------------------------- the SMT loss
 def cross_entropy(logits, y):
     """Mean over the scored targets, 0 without one: logits (..., V), y (...) with -1 = no loss."""
-    logits, y = logits.flatten(0, -2), y.flatten()
-    total = F.cross_entropy(logits, y, ignore_index=-1, reduction="sum")
+    total = F.cross_entropy(logits.flatten(0, -2), y.flatten(), ignore_index=-1, reduction="sum")
     return total / (y >= 0).sum().clamp(min=1)
 
 
@@ -229,7 +229,8 @@ def futures(z, times, Tf):
 def uniformity(labels):
     """L_unif = log E_{a != b} exp(-2 |u_a - u_b|^2): labels (M, K, d), at most 512 of them count.
 
-    Of tokens scaled to length 1. Pairs share their slot k: slots can differ where labels do not.
+    Keeps labels apart, which L_dyn would draw together: equal labels are the easiest to predict.
+    u: tokens scaled to length 1. Pairs share their slot k: slots can differ where labels do not.
     """
     u = F.normalize(labels[:512].float(), dim=-1).transpose(0, 1)  # (K, M, d)
     energy = (4 * (u @ u.mT) - 4).exp()  # (K, M, M), since |u_a - u_b|^2 = 2 - 2 u_a u_b
@@ -237,52 +238,51 @@ def uniformity(labels):
     return (others.sum() / max(1, pairs)).clamp(min=1e-9).log()
 
 
-def consecutive(bits, length, T):
-    """Random runs of times t..t + length within -1..T - 1: bits (B,) -> (B, length + 1)."""
+def consecutive(y, bits, length):
+    """Runs of times t..t + length within -1..T - 1: y, bits (B, T) -> (B, length + 1)."""
     # Drawn with overhang, then pushed inside: else few runs would hold the first and last times.
-    first = (bits % (T + length - 1) - length).clamp(-1, T - 1 - length)
-    return first[:, None] + torch.arange(length + 1, device=bits.device)
+    T, start = y.shape[1], bits[:, 0] % (y.shape[1] + length - 1) - length
+    # Every other run holds a target: where they are rare, their labels would hardly be learnt.
+    start[1::2] = ((bits * (y >= 0)).argmax(1) - 1 - bits[:, 0] % length)[1::2]
+    return start.clamp(-1, T - 1 - length)[:, None] + torch.arange(length + 1, device=y.device)
 
 
-def smt_loss(models, x, y, bits, done, args):
+def smt_loss(models, x, y, bits, progress, args):
     """L_smt = λ_dec L_dec + λ_dyn L_dyn + λ_unif L_unif on n transitions in a row (section 3).
 
-    x, y, random bits (B, T), share of the steps done -> loss, depth: layers in a row.
+    x, y, random integers bits (B, T), progress 0..1 of the phase -> loss, depth: layers in a row.
     """
     teacher, rnn, n = models["teacher"], models["rnn"], args.labels
-    times = consecutive(bits[:, 0], n, x.shape[1])  # (B, n + 1)
+    times = consecutive(y, bits, n)  # (B, n + 1)
     labels = teacher["encoder"](x, times)  # (B, n + 1, K, d)
     # L_dyn: a step of the RNN from each label to the next. Its gradient reaches f and both labels.
-    inputs = x.gather(1, times[:, 1:]).flatten()
-    predicted = rnn.step(labels[:, :-1].flatten(0, 1), inputs)  # (B n, K, d)
-    # Its weight grows tenfold: first what to remember, then memories that a step of f can follow.
-    ramp = 10 ** min(0, 1.25 * done - 1)
-    dyn = ramp * F.mse_loss(predicted, labels[:, 1:].flatten(0, 1))
-    # L_dec of some of the labels: neighbours hold much the same, and decoding is what costs. y_t is
-    # one of Tf targets, but the only one that the readout will be asked for: it counts more.
+    predicted = rnn.step(labels[:, :-1].flatten(0, 1), x.gather(1, times[:, 1:]).flatten())
+    # Its weight grows from 0.1 to 1: first what to remember, then in a form that f can follow.
+    dyn = 10 ** min(0, 1.25 * progress - 1) * F.mse_loss(predicted, labels[:, 1:].flatten(0, 1))
+    # L_dec and L_unif of some labels: neighbours hold much the same, and decoding is what costs.
     pick = bits[:, :n].argsort(1)[:, : args.decoded] + 1
     times = times.gather(1, pick)  # (B, decoded)
-    labels = torch.take_along_dim(labels, pick[..., None, None], 1).flatten(0, 1)
-    inputs = futures(x, times, args.future)[..., 1:].clamp(min=0)
-    targets = futures(y, times, args.future).flatten(0, 1)
-    logits = teacher["decoder"](labels, inputs.flatten(0, 1))  # (B decoded, Tf, V)
-    readout = cross_entropy(logits[:, 0], targets[:, 0])
-    dec = cross_entropy(logits, targets) + args.lambda_readout * readout
-    loss = args.lambda_dec * dec + args.lambda_dyn * dyn + args.lambda_unif * uniformity(labels)
+    some = torch.take_along_dim(labels, pick[..., None, None], 1).flatten(0, 1)
+    inputs = futures(x, times, args.future).flatten(0, 1)[:, 1:].clamp(min=0)
+    targets = futures(y, times, args.future).flatten(0, 1)  # (B decoded, Tf)
+    logits = teacher["decoder"](some, inputs, args.decoder_context)  # (B decoded, Tf, V)
+    # y_t is one of Tf targets, but the only one that the RNN's readout will be asked for.
+    now = cross_entropy(logits[:, 0], targets[:, 0])
+    dec = cross_entropy(logits, targets) + args.lambda_readout * now
+    loss = args.lambda_dec * dec + args.lambda_dyn * dyn + args.lambda_unif * uniformity(some)
     return loss, args.encoder_depth + max(args.decoder_depth, rnn.cell.depth)
 
 
 # ---------------------------------------------------------------------------------------------- DMT
-def dmt_loss(models, x, y, bits, done, args):
+def dmt_loss(models, x, y, bits, progress, args):
     """The RNN's own memories against n labels of a random run of R steps (section 5).
 
-    x, y, bits, done -> loss, depth as above. A run starts at a label and goes on from wherever the
+    x, y, bits, progress -> loss, depth as above. A run starts at a label and goes on from where the
     RNN's own steps lead; its gradient is cut every H steps, whatever R and T are.
     """
     teacher, rnn, R = models["teacher"], models["rnn"], args.rollout
-    times = consecutive(bits[:, 0], R, x.shape[1])  # (B, R + 1), from where it starts
-    # As many labels as in an SMT step, at random times of the run: labels are what costs.
-    pick = bits[:, :R].argsort(1)[:, : args.labels] + 1  # (B, n) of 1..R
+    times = consecutive(y, bits, R)  # (B, R + 1), the start first
+    pick = bits[:, :R].argsort(1)[:, : args.labels] + 1  # (B, n) of 1..R: labels are what costs
     chosen = times.gather(1, pick)  # (B, n)
     with torch.no_grad():
         labels = teacher["encoder"](x, torch.cat([times[:, :1], chosen], 1))  # (B, 1 + n, K, d)
@@ -307,7 +307,7 @@ def scores(readout, memories, y):
 
 
 @torch.no_grad()
-def evaluate(models, task, split, rows, device):
+def evaluate(models, task, split, rows):
     """The RNN alone, from m_∅ on held-out sequences, beside its teacher: a line of metrics.jsonl.
 
     Nats and shares of right answers per scored target. drift is MSE(m̂, m) over the labels' variance
@@ -315,12 +315,12 @@ def evaluate(models, task, split, rows, device):
     """
     rnn, alone = models["rnn"], []
     teacher, taught, moments = models["teacher"], [], []
-    for chunk in torch.arange(rows, device=device).split(64):
+    for chunk in torch.arange(rows, device=task.device).split(64):
         x, y = task.batch(split, 0, chunk)
         memories = rnn.rollout(x)  # (B, T, K, d)
         alone.append(scores(rnn.readout, memories, y))
-        times = torch.arange(task.T, device=device).expand(x.shape).split(64, 1)  # bounds the mask
-        labels = torch.cat([teacher["encoder"](x, t) for t in times], 1)  # (B, T, K, d)
+        times = torch.arange(task.T, device=x.device).expand(x.shape).split(64, 1)
+        labels = torch.cat([teacher["encoder"](x, t) for t in times], 1)  # parts: the mask is big
         taught.append(scores(teacher["decoder"], labels, y))
         error = (memories - labels).square()
         moments.append(torch.stack([error, labels, labels.square()]).mean(2).cpu().double())
@@ -333,12 +333,13 @@ def evaluate(models, task, split, rows, device):
 @torch.no_grad()
 def show(rnn, task, count, args):
     """Print what the RNN does alone: text that it writes, or its answers to held-out sequences."""
+    rows = torch.arange(count, device=args.device)
     if not hasattr(task, "encode"):
-        x, y = task.batch("test", 0, torch.arange(count, device=args.device))
+        x, y = task.batch("test", 0, rows)
         answers = rnn.readout(rnn.rollout(x).flatten(0, 1))[:, 0].argmax(-1).view_as(y)
         return print(task.show(x, y, answers))
     tokens = torch.tensor([task.encode(args.prompt)] * count, device=args.device)  # (count, S)
-    memory, rows = rnn.rollout(tokens)[:, -1], torch.arange(count, device=args.device)
+    memory = rnn.rollout(tokens)[:, -1]
     for step in range(4 * task.T):  # constant time and memory a token
         p = rnn.readout(memory)[:, 0].float().softmax(-1)  # (count, V)
         u = random_bits((args.seed, "sample", step), rows, 1) / 2**62  # (count, 1) in 0..1
@@ -352,10 +353,8 @@ METHOD = "smt"  # names the runs, and the tasks' defaults for it
 
 
 def phases(args):
-    """(name, loss, models trained, steps, peak learning rate) of the run's phases, in order.
-
-    DMT trains the RNN alone: labels that moved while it follows them would be no target.
-    """
+    """(name, loss, models trained, steps, peak learning rate) of the run's phases, in order."""
+    # DMT trains the RNN alone: labels that moved while it follows them would be no target.
     smt = ("smt", smt_loss, ("teacher", "rnn"), args.steps, args.lr)
     return [smt, ("dmt", dmt_loss, ("rnn",), args.dmt_steps, args.dmt_lr)]
 
@@ -401,13 +400,13 @@ def train(args, task, models, checkpoint):
                 state["seconds"] += time.perf_counter() - clock
                 if phase == "smt":
                     hand_over(**models)
-                figures = evaluate(models, task, "val", args.eval_rows, args.device)
+                figures = evaluate(models, task, "val", args.eval_rows)
                 report(state, phase, train_loss, figures)
                 save(args, models, optimizer, state)
                 bar.set_postfix(loss=train_loss, rnn_alone=figures["val_acc"])
                 losses, clock = [], time.perf_counter()
     if not state["done"]:
-        figures = evaluate(models, task, "test", task.test_rows, args.device)
+        figures = evaluate(models, task, "test", task.test_rows)
         report(state, "final", None, figures)
         save(args, models, None, state | {"done": True})
 
@@ -435,9 +434,9 @@ def report(state, phase, train_loss, figures):
 def open_run(args, models, state, checkpoint):
     """Make the run's directory, its config.json, and metrics.jsonl as the checkpoint has it."""
     os.makedirs(args.out, exist_ok=True)
-    device = torch.cuda.get_device_name() if args.device == "cuda" else args.device
+    machine = torch.cuda.get_device_name() if args.device == "cuda" else args.device
     sizes = {k: sum(p.numel() for p in model.parameters()) for k, model in models.items()}
-    facts = {"device_name": device, "parameters": sizes, "torch": torch.__version__}
+    facts = {"device_name": machine, "parameters": sizes, "torch": torch.__version__}
     write(f"{args.out}/config.json", json.dumps(vars(args) | facts, indent=1).encode())
     if checkpoint:
         return write(f"{args.out}/metrics.jsonl", "".join(state["lines"]).encode())
@@ -489,9 +488,10 @@ def parser():
     add("--encoder-depth", 2, whole(1), "layers of the encoder")
     add("--decoder-depth", 2, whole(1), "layers of the decoder and of the readout")
     add("--encoder", "one-pass", ["one-pass", "bidirectional"], "the paper's takes a pass a label")
-    add("--registers", "start", ["start", "now"], "a label's rotary position: before x_0 or at t")
-    add("--context", LARGEST, whole(1), "w, positions a layer sees back; one-pass reach: depth x w")
+    add("--registers", "start", ["start", "now"], "a label's position: before x_0, or after x_t")
+    add("--context", LARGEST, whole(1), "w, inputs a layer sees; one-pass: depth x (w - 1) + 1")
     add("--future", LARGEST, whole(1), "Tf, targets decoded from a label; larger than T: all")
+    add("--decoder-context", LARGEST, whole(1), "inputs that a layer of the decoder sees")
     add("--labels", 16, whole(1), "n, transitions of a sequence in an SMT step")
     add("--decoded", 4, whole(1), "how many of their labels are decoded")
     add("--lambda-dec", 1.0, number(0), "λ_dec, weight of the decoding loss")
@@ -506,7 +506,7 @@ def parser():
     add("--rollout", 64, whole(1), "R, steps the RNN goes on its own in DMT (at least --window)")
     add("--batch-size", 32, whole(1), "sequences in a step")
     add("--seed", 0, whole(0), "of weights, data and sampled times")
-    add("--device", "auto", ["auto", "cuda", "mps", "cpu"], "auto: the first there is")
+    add("--device", "auto", device, "cuda, mps, cpu, or auto: the best there is")
     add("--precision", None, ["fp32", "bf16"], "of products; None: bf16 on CUDA, else fp32")
     add("--eval-every", 200, whole(1), "steps from one evaluation and checkpoint to the next")
     add("--eval-rows", 128, whole(1), "held-out sequences in these evaluations")
@@ -520,7 +520,7 @@ def parser():
 
 def settings(argv):
     """Options -> args, task, models, checkpoint to go on from; finds what is wrong with them."""
-    own = ("method", "out", "init", "resume", "sample", "prompt", "device", "precision")
+    own = ("method", "out", "resume", "sample", "prompt", "device")
     p, args = parser(), parser().parse_args(argv)
     out = args.out or f"runs/{args.task}-{METHOD}"
     run = load(out, "--resume or --sample") if args.resume or args.sample else None
@@ -539,17 +539,11 @@ def settings(argv):
             raise UsageError(f"{option}: the earlier run has {value}; give that, or leave it out")
     if not run and os.path.exists(f"{args.out}/metrics.jsonl"):
         raise UsageError(f"--out {args.out}: holds a run; --resume it, or give another --out")
-    there = ["cpu"]
-    if torch.accelerator.is_available():
-        there.insert(0, torch.accelerator.current_accelerator().type)
-    args.device = there[0] if args.device == "auto" else args.device
-    if args.device not in there:
-        raise UsageError(f"--device {args.device}: not to be had here; give {' or '.join(there)}")
     args.precision = args.precision or ("bf16" if args.device == "cuda" else "fp32")
     if args.dim % (2 * args.heads):
         raise UsageError(f"--dim {args.dim}: give a multiple of 2 x --heads, {2 * args.heads}")
     task = make_task(args)
-    fit(args, task.T, " ".join(argv))
+    fit(args, task.T, {word.split("=")[0] for word in argv})
     torch.manual_seed(args.seed)
     models = build(args, task.vocab)
     try:
@@ -561,11 +555,13 @@ def settings(argv):
 
 
 def fit(args, T, given):
-    """Shorten what goes beyond the T times; UsageError if more labels were asked for than fit."""
+    """Shorten what goes beyond the T times; UsageError for what can't be."""
+    if not args.steps and args.dmt_steps and not args.init:
+        raise UsageError("--steps 0: DMT needs a teacher; give some steps of SMT, or --init RUN")
     args.rollout = max(args.rollout, args.window)
-    for name in "context", "future", "window", "rollout":
+    for name in "context", "decoder_context", "future", "window", "rollout":
         setattr(args, name, min(getattr(args, name), T))
-    for name, most in ("labels", T), ("decoded", args.labels):
+    for name, most in ("labels", T), ("decoded", min(args.labels, T)):
         if getattr(args, name) > most and f"--{name}" in given:
             raise UsageError(f"--{name} {getattr(args, name)}: there are {most}; give at most that")
         setattr(args, name, min(getattr(args, name), most))

@@ -282,6 +282,21 @@ def test_the_decoder_is_causal_and_the_readout_is_its_beginning():
         assert not torch.allclose(decode(changed)[:, 0], logits[:, 0], atol=1e-4)
 
 
+def test_the_decoder_s_context_bounds_what_it_sees_of_the_future():
+    args, task, models = build("--decoder-depth", "2")
+    decoder, memory = models["teacher"]["decoder"], torch.randn(3, 2, 8)
+    future = some_inputs(task)[:, :7]
+    changed = future.clone()
+    changed[:, 1] = other(future, task.vocab)[:, 1]
+    for context, reach in (1, 1), (2, 3), (3, 5):  # depth x (context - 1) + 1
+        a, b = (decoder(memory, z, context) for z in (future, changed))
+        differs = [not torch.equal(a[:, i], b[:, i]) for i in range(8)]
+        assert differs == [2 <= i < 2 + reach for i in range(8)]
+    # And the memory is always seen.
+    a, b = decoder(memory, future, 1), decoder(memory + 1, future, 1)
+    assert (a != b).any(-1).all()
+
+
 def test_the_rnn_takes_a_copy_of_the_decoder_as_its_readout():
     _, _, models = build()
     smt.hand_over(**models)
@@ -347,15 +362,26 @@ def test_uniformity_by_hand():
 
 
 def test_runs_of_times_stay_inside_and_reach_both_ends():
-    bits = data.random_bits((0,), torch.arange(4000), 1)[:, 0]
     for length, T in [(4, 40), (1, 40), (39, 40), (40, 40), (1, 1)]:
-        times = smt.consecutive(bits, length, T)
+        bits = data.random_bits((0,), torch.arange(4000), T)
+        times = smt.consecutive(torch.zeros_like(bits), bits, length)
         assert times.shape == (4000, length + 1)
         assert times.min() == -1 and times.max() == T - 1
         assert (times.diff(dim=-1) == 1).all()
         # Every transition comes up about as often; the first, from m_∅ on, above all.
-        counts = times[:, 1:].flatten().bincount(minlength=T)
+        counts = times[::2, 1:].flatten().bincount(minlength=T)
         assert counts.max() < 2.5 * counts.min()
+
+
+def test_half_the_runs_hold_a_target():
+    bits = data.random_bits((0,), torch.arange(4000), 100)
+    y = torch.full_like(bits, -1)
+    y[:, [3, 50, 51, 99]] = 0
+    runs = smt.consecutive(y, bits, 5)[1::2, 1:]
+    held = [(runs == t).any(1) for t in (3, 50, 51, 99)]
+    assert (held[0] | held[1] | held[2] | held[3]).all()
+    assert min(h.sum() for h in held) > 400  # whichever, and wherever in the run
+    assert (runs == 50).sum(0).min() > 50
 
 
 # ------------------------------------------------------------------------------------- the SMT loss
@@ -364,7 +390,7 @@ def label_is_time(x, times):
     return times[..., None, None].float()
 
 
-def knows_nothing(memory, future):
+def knows_nothing(memory, future, context):
     """Stands in for the decoder: all logits are 0."""
     return torch.zeros(len(memory), future.shape[1] + 1, 8)
 
@@ -409,7 +435,9 @@ def test_the_decoding_loss_by_hand(future):
     x, y, bits = time_is_token()
     args = weights(2, 0, 0, "--future", str(future))
 
-    def knows(memory, inputs):  # y_t = t from m_t, then y_{t+1} = x_{t+1} from the input, and so on
+    def knows(
+        memory, inputs, context
+    ):  # y_t = t from m_t, then y_{t+1} = x_{t+1} from the input, and so on
         assert inputs.shape[1] == future - 1
         tokens = torch.cat([memory[:, :, 0].long(), inputs], 1)
         return 50 * nn.functional.one_hot(tokens, 8).float()
@@ -545,6 +573,7 @@ def test_dmt_ignores_masked_targets():
 
 # ------------------------------------------------------------------------------ evaluate and sample
 class CountingTask:
+    device = "cpu"
     """x_t = y_t = row + t, scored at the end alone. 130 rows of 70 times: chunks end unevenly."""
 
     test_rows, T, vocab = 130, 70, 202
@@ -566,7 +595,7 @@ def test_evaluation_by_hand():
     # Its memories are 3 too large, hence its answers wrong, in the 65 even rows.
     rnn.rollout = lambda x: (x + 3 * (x[:, :1] % 2 == 0))[..., None, None].float()
     models = {"rnn": rnn, "teacher": {"encoder": label_is_input, "decoder": says}}
-    figures = smt.evaluate(models, CountingTask(), "test", 130, torch.device("cpu"))
+    figures = smt.evaluate(models, CountingTask(), "test", 130)
     x = CountingTask().batch("test", 0, torch.arange(130))[0]
     half, rest = math.log(2), math.log(2 * 201)
     assert figures == {
@@ -680,9 +709,9 @@ def test_a_run_writes_what_the_contract_says(finished):
 
 def test_the_final_figures_are_those_of_the_final_weights(finished):
     args, task, models, _ = smt.settings(["--sample", "1", "--out", str(finished)])
-    figures = smt.evaluate(models, task, "test", task.test_rows, args.device)
+    figures = smt.evaluate(models, task, "test", task.test_rows)
     assert figures.items() <= metrics(finished)[-1].items()
-    val = smt.evaluate(models, task, "val", args.eval_rows, args.device)
+    val = smt.evaluate(models, task, "val", args.eval_rows)
     assert val.items() <= metrics(finished)[-2].items()
 
 
@@ -868,7 +897,7 @@ def test_text_trains_and_samples(capsys):
         "--cell gru --encoder bidirectional --window 8",
         "--cell gru --precision bf16 --future 1 --window 2 --rollout 5",
         "--cell transformer --precision bf16 --context 2 --reverse --delay 0 --future 2",
-        "--steps 0 --context 1",
+        "--steps 1 --context 1",
         "--dmt-steps 0 --lambda-dec 0 --lambda-dyn 0",
         "--steps 0 --dmt-steps 0",
         "--length 1 --delay 0 --labels 2 --batch-size 1",

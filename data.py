@@ -162,6 +162,7 @@ class Text:
         "lambda_readout": 1.0,
         "steps": 1300,
         "dmt_steps": 700,
+        "rollout": 64,
     }
     bptt = {"steps": 2000}
     start = 256  # tokens 0..255 are the bytes

@@ -21,6 +21,7 @@ from torch import nn
 
 import bptt_baseline
 import data
+import figures
 import smt
 
 torch.set_num_threads(1)  # with matrices this small a second thread only gets in the way
@@ -1206,3 +1207,72 @@ def test_neither_program_goes_on_with_a_run_of_the_other(finished, capsys):
 def test_the_baseline_offers_nothing_of_smt_alone(option, capsys):
     assert run_bptt(*option.split()) == 2
     assert option.split()[0] in capsys.readouterr().err and not Path("bptt").exists()
+
+
+# ------------------------------------------------------------------------------------- the pictures
+def fake_run(directory, method, **config):
+    phases = ["smt", "dmt", "dmt"] if method == "smt" else ["bptt"] * 3
+    Path(directory).mkdir()
+    config = {"method": method, "task": "copy", "cell": "mlp", "seed": 0, "init": None} | config
+    Path(directory, "config.json").write_text(json.dumps(config))
+    with open(f"{directory}/metrics.jsonl", "w") as file:
+        for i, phase in enumerate([*phases, "final"], 1):
+            row = {"phase": phase, "step": i, "seconds": 1.0 * i, "depth": 10 * i, "tokens": 99 * i}
+            file.write(json.dumps(row | {"val_loss": 1 / i, "val_acc": 1 - 1 / i}) + "\n")
+
+
+def test_runs_are_named_by_what_tells_them_apart():
+    fake_run("a", "smt")
+    fake_run("b", "smt", seed=1)
+    fake_run("c", "bptt", truncate=8)
+    fake_run("d", "bptt", truncate=8, init="a")
+    runs = [figures.read(name) for name in "abcd"]
+    for run in runs:
+        figures.add_origin(run, runs)
+    labels = [figures.label(run, runs) for run in runs]
+    assert labels == ["SMT → DMT, mlp, seed 0", "SMT → DMT, mlp, seed 1"] + [
+        "BPTT, mlp",
+        "SMT → DMT → BPTT, mlp",
+    ]
+    # What went on from a run begins where that ended.
+    assert [line["seconds"] for line in runs[3]["lines"]] == [5.0, 6.0, 7.0, 8.0]
+    assert runs[3]["lines"][0]["depth"] == 50 and runs[2]["lines"][0]["depth"] == 10
+
+
+def test_a_picture_is_drawn():
+    pytest.importorskip("matplotlib")
+    fake_run("a", "smt")
+    fake_run("b", "bptt", cell="gru", init="a")
+    assert figures.main(["a", "b", "--out", "picture.png"]) == 0
+    assert Path("picture.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    "argv, said",
+    [
+        (["nothing"], "nothing"),
+        (["a", "empty"], "empty"),
+        (["a", "half"], "half"),
+        ([], "RUN"),
+        (["a", "--out", "no/such/place.png"], "--out"),
+        (["a", "--out", "picture.xyz"], "--out"),
+    ],
+)
+def test_wrong_runs_get_one_line(argv, said, capsys):
+    if "--out" in argv:
+        pytest.importorskip("matplotlib")
+    for name in ("a", "empty", "half"):
+        fake_run(name, "smt")
+    Path("empty/metrics.jsonl").write_text("")
+    Path("half/metrics.jsonl").write_text('{"phase": "sm')
+    assert figures.main(argv) == 2
+    printed = capsys.readouterr().err
+    assert printed.count("\n") == 1 and said in printed
+    assert not list(Path().rglob("*.png"))
+
+
+def test_without_matplotlib_one_line_says_how_to_get_it(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    fake_run("a", "smt")
+    assert figures.main(["a"]) == 2
+    assert "pip install matplotlib" in capsys.readouterr().err

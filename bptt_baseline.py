@@ -64,7 +64,7 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Blocks: h (N, S, d), position (N, S) or 0..S-1, mask (N, 1, S, S) True: seen -> h."""
+    """Blocks: h (N, S, d), position (N, S) or 0..S-1, mask (N, 1, S, S) or all seen -> h."""
 
     def __init__(self, d, heads, depth):
         super().__init__()
@@ -90,7 +90,7 @@ class Decoder(nn.Module):
     def forward(self, memory, future=None, context=LARGEST):
         h = memory if future is None else torch.cat([memory, self.embed(future)], 1)
         s, K = torch.arange(h.shape[1], device=h.device), memory.shape[1]
-        # Causal; of the future a token sees the last inputs alone: memory must not drown in them.
+        # Causal. All see the memory, but only the last inputs, so that D must rely on the memory.
         mask = (s <= s[:, None]) & ((s > s[:, None] - context) | (s < K))
         return self.head(self.norm(self.body(h, mask=mask)[:, K - 1 :]))
 
@@ -146,7 +146,7 @@ class RNN(nn.Module):
         self.embed = nn.Embedding(vocab, args.dim)
         self.cell = CELLS[args.cell](args)
         self.readout = Decoder(args, vocab)
-        self.empty = nn.Parameter(torch.randn(args.memory, args.dim))  # m_∅
+        self.empty = nn.Parameter(torch.randn(args.memory, args.dim))  # m_∅: random, until set or learnt
 
     def step(self, memory, x):
         """m_t, x_{t+1} -> m_{t+1}: memory (N, K, d), x (N,) -> (N, K, d), RMS of a token 1."""
@@ -407,7 +407,9 @@ def settings(argv):
         if source:
             models.load_state_dict({name: source["models"][name] for name in models.state_dict()})
     except (KeyError, RuntimeError):
-        raise UsageError(f"--init/--resume {args.init or out}: other sizes or parts") from None
+        raise UsageError(
+            f"--init/--resume {out if run else args.init}: other sizes or parts"
+        ) from None
     return args, task, models.to(args.device), run
 
 

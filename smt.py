@@ -2,9 +2,9 @@
 
 What to remember is no sequential question: a Transformer, the encoder, reads a prefix and writes a
 memory, its label, from which a decoder predicts the future. How to update a memory is then plain
-regression, from one label and the next input to the next label: no RNN is unrolled, one pass makes
+regression, from one label and the next input to the next label: SMT unrolls no RNN, one pass makes
 all labels of a sequence. On its own memories the RNN drifts off the labels; DAgger Memory Training
-(DMT) corrects it there. What remains is cell and readout, which start from an empty memory.
+(DMT) corrects it there, its gradient H steps long. Cell, readout and an empty memory remain.
 Source: Kumar & Isola, Pretraining Recurrent Networks without Recurrence, arXiv:2606.06479.
 
 Glossary
@@ -70,7 +70,7 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Blocks: h (N, S, d), position (N, S) or 0..S-1, mask (N, 1, S, S) True: seen -> h."""
+    """Blocks: h (N, S, d), position (N, S) or 0..S-1, mask (N, 1, S, S) or all seen -> h."""
 
     def __init__(self, d, heads, depth):
         super().__init__()
@@ -93,7 +93,7 @@ def encoder_mask(times, T, K, context, bidirectional):
     last = torch.cat([last.expand(B, T), times.repeat_interleave(K, 1)], 1)  # (B, T + nK)
     sees_token = (s <= last[..., None]) & (s > last[..., None] - context)
     label = torch.cat([s.new_full((T,), -1), torch.arange(n, device=s.device).repeat_interleave(K)])
-    sees_register = (label[:, None] == label[T:]) | bidirectional  # each label's own alone
+    sees_register = (label[:, None] == label[T:]) | bidirectional  # its own label's alone
     return torch.cat([sees_token, sees_register.expand(B, -1, -1)], -1)[:, None]
 
 
@@ -134,7 +134,7 @@ class Decoder(nn.Module):
     def forward(self, memory, future=None, context=LARGEST):
         h = memory if future is None else torch.cat([memory, self.embed(future)], 1)
         s, K = torch.arange(h.shape[1], device=h.device), memory.shape[1]
-        # Causal; of the future a token sees the last inputs alone: memory must not drown in them.
+        # Causal. All see the memory, but only the last inputs, so that D must rely on the memory.
         mask = (s <= s[:, None]) & ((s > s[:, None] - context) | (s < K))
         return self.head(self.norm(self.body(h, mask=mask)[:, K - 1 :]))
 
@@ -190,7 +190,7 @@ class RNN(nn.Module):
         self.embed = nn.Embedding(vocab, args.dim)
         self.cell = CELLS[args.cell](args)
         self.readout = Decoder(args, vocab)
-        self.empty = nn.Parameter(torch.randn(args.memory, args.dim))  # m_∅
+        self.empty = nn.Parameter(torch.randn(args.memory, args.dim))  # m_∅: random, until set or learnt
 
     def step(self, memory, x):
         """m_t, x_{t+1} -> m_{t+1}: memory (N, K, d), x (N,) -> (N, K, d), RMS of a token 1."""
@@ -232,7 +232,7 @@ def uniformity(labels):
     Keeps labels apart, which L_dyn would draw together: equal labels are the easiest to predict.
     u: tokens scaled to length 1. Pairs share their slot k: slots can differ where labels do not.
     """
-    u = F.normalize(labels[:512].float(), dim=-1).transpose(0, 1)  # (K, M, d)
+    u = F.normalize(labels[:512], dim=-1).transpose(0, 1)  # (K, M, d)
     energy = (4 * (u @ u.mT) - 4).exp()  # (K, M, M), since |u_a - u_b|^2 = 2 - 2 u_a u_b
     pairs, others = energy.numel() - energy[:, 0].numel(), energy.tril(-1) + energy.triu(1)
     return (others.sum() / max(1, pairs)).clamp(min=1e-9).log()
@@ -242,7 +242,7 @@ def consecutive(y, bits, length):
     """Runs of times t..t + length within -1..T - 1: y, bits (B, T) -> (B, length + 1)."""
     # Drawn with overhang, then pushed inside: else few runs would hold the first and last times.
     T, start = y.shape[1], bits[:, 0] % (y.shape[1] + length - 1) - length
-    # Every other run holds a target: where they are rare, their labels would hardly be learnt.
+    # Odd rows: around a random target. Where these are rare, their labels would hardly be learnt.
     start[1::2] = ((bits * (y >= 0)).argmax(1) - 1 - bits[:, 0] % length)[1::2]
     return start.clamp(-1, T - 1 - length)[:, None] + torch.arange(length + 1, device=y.device)
 
@@ -282,7 +282,7 @@ def dmt_loss(models, x, y, bits, progress, args):
     """
     teacher, rnn, R = models["teacher"], models["rnn"], args.rollout
     times = consecutive(y, bits, R)  # (B, R + 1), the start first
-    pick = bits[:, :R].argsort(1)[:, : args.labels] + 1  # (B, n) of 1..R: labels are what costs
+    pick = bits[:, :R].argsort(1)[:, : args.labels] + 1  # (B, n) of 1..R: few, as labels cost
     chosen = times.gather(1, pick)  # (B, n)
     with torch.no_grad():
         labels = teacher["encoder"](x, torch.cat([times[:, :1], chosen], 1))  # (B, 1 + n, K, d)
@@ -498,7 +498,7 @@ def parser():
     add("--lambda-readout", 0.3, number(0), "extra weight in it of y_t, the readout's target")
     add("--lambda-dyn", 10.0, number(0), "λ_dyn, weight of the dynamics loss; grows from a tenth")
     add("--lambda-unif", 0.1, number(0), "λ_unif, weight of the uniformity loss")
-    add("--steps", 2400, whole(0), "optimiser steps of SMT")
+    add("--steps", 2400, whole(0), "optimiser steps of SMT; with --init, 0 leaves it out")
     add("--lr", 2e-3, number(0, above=True), "peak learning rate of SMT")
     add("--dmt-steps", 800, whole(0), "optimiser steps of DMT")
     add("--dmt-lr", 1e-3, number(0, above=True), "peak learning rate of DMT")
@@ -550,7 +550,9 @@ def settings(argv):
         if source:
             models.load_state_dict({name: source["models"][name] for name in models.state_dict()})
     except (KeyError, RuntimeError):
-        raise UsageError(f"--init/--resume {args.init or out}: other sizes or parts") from None
+        raise UsageError(
+            f"--init/--resume {out if run else args.init}: other sizes or parts"
+        ) from None
     return args, task, models.to(args.device), run
 
 

@@ -15,9 +15,11 @@ run can be resumed, or its rows split over processes, with nothing to save. Spli
 
 import argparse
 import hashlib
+import string
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 
 LARGEST = 2**20  # bound of lengths and delays: far beyond what memory allows, to catch typos
 
@@ -100,14 +102,47 @@ def device(text: str) -> str:
 
 # The tasks' own options, as argparse takes them. A task lists those it has, with its defaults.
 OPTIONS = {
-    "length": {"type": whole(1, LARGEST), "help": "copy: symbols; text: bytes in a sequence"},
+    "length": {"type": whole(1, LARGEST), "help": "symbols; of text: bytes in a sequence"},
     "delay": {"type": whole(0, LARGEST), "help": "copy: blanks before the answer"},
     "reverse": {"action": "store_true", "default": None, "help": "copy: answer in reverse order"},
+    "distractors": {"type": whole(0, LARGEST), "help": "retrieval: marked symbols to be forgotten"},
+    "depth": {"type": whole(1, LARGEST), "help": "stack: what it holds at most"},
+    "pairs": {"type": whole(1, LARGEST), "help": "recall, modular: pairs in a sequence"},
+    "modulus": {"type": whole(2, 61), "help": "modular: V, a prime"},
     "data": {"help": "text: a file (default: CPython's language reference)"},
 }
+LETTERS = string.digits + string.ascii_letters  # how tokens are shown
 
 
-class Copy:
+class Task:
+    """What the generated tasks share. letters: what shows token 0, 1, ..; their number is V."""
+
+    sizes, smt, bptt = {}, {}, {}
+    test_rows = 1024
+
+    def __init__(self, seed: int, device: torch.device, **options):
+        vars(self).update(seed=seed, device=device, **options)
+
+    @property
+    def vocab(self):
+        return len(self.letters)
+
+    def bits(self, split, step, rows, columns):
+        return random_bits((self.seed, split, step), rows, columns)
+
+    def show(self, x, y, answers):
+        lines = []
+        for x, y, answer in zip(x.tolist(), y.tolist(), answers.tolist()):
+            given = "".join(self.letters[token] for token in x)
+            given = given if len(given) <= 64 else f"{given[:40]}...{given[-20:]}"
+            scored = [t for t, target in enumerate(y) if target >= 0]
+            said, right = ("".join(self.letters[row[t]] for t in scored) for row in (answer, y))
+            wrong = sum(a != b for a, b in zip(said, right))
+            lines.append(f"{given}  {said}  {f'{wrong} wrong: {right}' if wrong else 'right'}")
+        return "\n".join(lines)
+
+
+class Copy(Task):
     """Repeat L random symbols after a delay: x = s, delay blanks, delimiter, s without its end.
 
     Loss on the L answers alone, called for by the delimiter and the answers before.
@@ -115,33 +150,129 @@ class Copy:
     """
 
     options = {"length": 8, "delay": 32, "reverse": False}
-    sizes, smt, bptt = {}, {"decoder_context": 8}, {}
-    test_rows = 1024
-    symbols = 8  # tokens 0..7; 8 is the blank, 9 the delimiter
-
-    def __init__(self, seed: int, device: torch.device, length: int, delay: int, reverse: bool):
-        self.seed, self.device = seed, device
-        self.length, self.delay, self.reverse = length, delay, reverse
-        self.vocab, self.T = self.symbols + 2, 2 * length + delay
+    smt = {"decoder_context": 8}
+    letters = "01234567.|"  # 8 is the blank, 9 the delimiter
+    T = property(lambda self: 2 * self.length + self.delay)
 
     def batch(self, split, step, rows):
-        s = random_bits((self.seed, split, step), rows, self.length) % self.symbols
+        s = self.bits(split, step, rows, self.length) % 8
         answer = s.flip(1) if self.reverse else s
-        blanks = s.new_full((len(rows), self.delay), self.symbols)
-        delimiter = s.new_full((len(rows), 1), self.symbols + 1)
+        blanks, delimiter = s.new_full((len(rows), self.delay), 8), s.new_full((len(rows), 1), 9)
         x = torch.cat([s, blanks, delimiter, answer[:, :-1]], 1)
-        y = torch.cat([s.new_full((len(rows), self.T - self.length), -1), answer], 1)
-        return x, y
+        return x, F.pad(answer, (self.T - self.length, 0), value=-1)
 
-    def show(self, x, y, answers):
-        lines = []
-        for x, y, answer in zip(x.tolist(), y.tolist(), answers.tolist()):
-            said, right = answer[-self.length :], y[-self.length :]
-            given = "".join(map(str, x[: self.length])) + "." * min(self.delay, 40) + "|"
-            wrong = sum(a != b for a, b in zip(said, right))
-            verdict = f"{wrong} wrong" if wrong else "right"
-            lines.append(f"{given} {''.join(f'{a:x}' for a in said)}  {verdict}")
-        return "\n".join(lines)
+
+class Retrieval(Task):
+    """Find the symbol behind the marker > in the first half; the query ? at the end asks for it.
+
+    Distractors are symbols there behind another marker, -. Loss on the one answer. T = length.
+    """
+
+    options = {"length": 64, "distractors": 0}
+    letters = "01234567>-?"
+    T = property(lambda self: self.length)
+
+    def __init__(self, *args, **options):
+        super().__init__(*args, **options)
+        if self.length < 4 * (self.distractors + 1):
+            raise UsageError(
+                f"--length {self.length}: the first half has no room for the markers; "
+                f"give at least {4 * (self.distractors + 1)}"
+            )
+
+    def batch(self, split, step, rows):
+        bits = self.bits(split, step, rows, self.T + self.T // 4)
+        x = bits[:, : self.T] % 8
+        # Each marker has two places of its own, for itself and its symbol.
+        place = 2 * bits[:, self.T :].argsort(1)[:, : 1 + self.distractors]  # (B, 1 + distractors)
+        x.scatter_(1, place, 9).scatter_(1, place[:, :1], 8)[:, -1] = 10
+        needle = x.gather(1, place[:, :1] + 1)
+        return x, F.pad(needle, (self.T - 1, 0), value=-1)
+
+
+class Stack(Task):
+    """Random pushes of 4 symbols and pops; the answer at a pop is what it pops, on top till then.
+
+    No loss at a push. Pushes and pops are as likely where both can be. T = length.
+    """
+
+    options = {"length": 32, "depth": 8}
+    letters = "abcd-"  # the last is a pop
+    T = property(lambda self: self.length)
+
+    def batch(self, split, step, rows):
+        bits = self.bits(split, step, rows, self.T)
+        depth = torch.zeros_like(bits[:, :1])
+        stack = depth.expand(-1, self.depth + 1).clone()
+        x, y = [], []
+        for b in bits.split(1, 1):  # (B, 1): how deep the stack is, each time tells the next
+            pop = (depth > 0) & ((b % 8 >= 4) | (depth == self.depth))
+            x.append(torch.where(pop, 4, b % 4))
+            y.append(torch.where(pop, stack.gather(1, (depth - 1).clamp(min=0)), -1))
+            stack.scatter_(1, depth, b % 4)  # at a pop: into a place that is free
+            depth = torch.where(pop, depth - 1, depth + 1)
+        return torch.cat(x, 1), torch.cat(y, 1)
+
+
+class Recall(Task):
+    """Pairs of a key and its value, all keys different, then one of the keys: what is its value?
+
+    8 values, twice as many keys as pairs. Loss on the one answer. T = 2 pairs + 1.
+    """
+
+    options = {"pairs": 8}
+    T = property(lambda self: 2 * self.pairs + 1)
+    letters = property(lambda self: LETTERS[:8] + LETTERS[10 : 10 + 2 * self.pairs])
+
+    def __init__(self, *args, **options):
+        super().__init__(*args, **options)
+        if self.pairs > 26:
+            raise UsageError(f"--pairs {self.pairs}: there are 52 keys; give at most 26")
+
+    def batch(self, split, step, rows):
+        bits = self.bits(split, step, rows, 3 * self.pairs + 1)
+        keys = 8 + bits[:, : 2 * self.pairs].argsort(1)[:, : self.pairs]  # (B, pairs)
+        values = bits[:, 2 * self.pairs : -1] % 8
+        asked = bits[:, -1:] % self.pairs  # (B, 1)
+        x = torch.cat([torch.stack([keys, values], 2).flatten(1), keys.gather(1, asked)], 1)
+        return x, F.pad(values.gather(1, asked), (self.T - 1, 0), value=-1)
+
+
+class Modular(Task):
+    """Pairs a, (w a + b) mod V, w and b hidden, w not 0, other ones in each sequence; V is prime.
+
+    The answer at each a is the second of its pair. Loss on the later half of the pairs: two pairs
+    with different a give w and b away, none can be known before. T = 2 pairs.
+    """
+
+    options = {"pairs": 16, "modulus": 7}
+    T = property(lambda self: 2 * self.pairs)
+    letters = property(lambda self: LETTERS[: self.modulus])
+
+    def __init__(self, *args, **options):
+        super().__init__(*args, **options)
+        if any(self.modulus % factor == 0 for factor in range(2, self.modulus)):
+            raise UsageError(f"--modulus {self.modulus}: is not prime; give 2, 3, 5, 7, 11, ...")
+
+    def batch(self, split, step, rows):
+        bits, V = self.bits(split, step, rows, self.pairs + 2), self.modulus
+        a, w, b = bits[:, 2:] % V, bits[:, :1] % (V - 1) + 1, bits[:, 1:2] % V
+        second = (w * a + b) % V  # (B, pairs)
+        answer = second.masked_fill(torch.arange(self.pairs, device=a.device) < self.pairs // 2, -1)
+        y = torch.stack([answer, torch.full_like(answer, -1)], 2)
+        return torch.stack([a, second], 2).flatten(1), y.flatten(1)
+
+
+class Parity(Task):
+    """Bits; the answer at each is whether the number of ones so far is odd. T = length."""
+
+    options = {"length": 32}
+    letters = "01"
+    T = property(lambda self: self.length)
+
+    def batch(self, split, step, rows):
+        x = self.bits(split, step, rows, self.T) % 2
+        return x, x.cumsum(1) % 2
 
 
 class Text:
@@ -219,7 +350,8 @@ def default_text() -> bytes:
     return "\n\n".join(topics[name] for name in sorted(topics)).encode()
 
 
-TASKS = {"copy": Copy, "text": Text}
+TASKS = {"copy": Copy, "retrieval": Retrieval, "stack": Stack, "recall": Recall}
+TASKS |= {"modular": Modular, "parity": Parity, "text": Text}
 
 
 def make_task(args):

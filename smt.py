@@ -190,7 +190,7 @@ class RNN(nn.Module):
         self.embed = nn.Embedding(vocab, args.dim)
         self.cell = CELLS[args.cell](args)
         self.readout = Decoder(args, vocab)
-        self.empty = nn.Parameter(torch.randn(args.memory, args.dim))  # m_∅: random, until set or learnt
+        self.empty = nn.Parameter(torch.randn(args.memory, args.dim))  # m_∅: random so far
 
     def step(self, memory, x):
         """m_t, x_{t+1} -> m_{t+1}: memory (N, K, d), x (N,) -> (N, K, d), RMS of a token 1."""

@@ -12,6 +12,7 @@ import math
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -56,6 +57,12 @@ def copy_task(seed=0):
     return build("--seed", str(seed))[1]
 
 
+def toy_task(name, seed=0, **options):
+    """A task by its name, with its default options but for those given."""
+    task = data.TASKS[name]
+    return task(seed, "cpu", **{**task.options, **options})
+
+
 def text_task(seed=0, content=TEXT, length=5):
     Path("text").write_bytes(content)
     return build("--seed", str(seed), of=f"--task text --data text --length {length}")[1]
@@ -98,7 +105,10 @@ def test_random_bits_are_spread_evenly():
         assert counts.min() > 1800 and counts.max() < 2200
 
 
-@pytest.mark.parametrize("make", [copy_task, text_task])
+TOYS = [name for name in data.TASKS if name != "text"]
+
+
+@pytest.mark.parametrize("make", [*[partial(toy_task, name) for name in TOYS], text_task])
 def test_a_row_depends_on_seed_split_step_and_itself_alone(make):
     rows = torch.arange(16)
     x, y = make().batch("train", 3, rows)
@@ -113,8 +123,9 @@ def test_a_row_depends_on_seed_split_step_and_itself_alone(make):
     assert not torch.equal(make().batch("train", 3, rows + 1)[0], x)
 
 
-def test_copy_has_fresh_held_out_sequences():
-    task = build()[1]
+@pytest.mark.parametrize("name", TOYS)
+def test_generated_tasks_have_fresh_held_out_sequences(name):
+    task = toy_task(name)
     assert task.test_rows >= 1000
     val, test = (task.batch(split, 0, torch.arange(16))[0] for split in ("val", "test"))
     assert not torch.equal(val, test)
@@ -141,9 +152,89 @@ def test_copy_shows_what_is_wrong():
     answers = y.clamp(min=0)
     answers[1, -1] += 1
     right, wrong = task.show(x, y, answers).splitlines()
-    said = "".join(map(str, x[0, :3].tolist()))
-    assert right.startswith(said) and f" {said} " in right and right.endswith("right")
-    assert "1 wrong" in wrong
+    said, truth = ("".join(map(str, row[:3].tolist())) for row in x)
+    assert right == f"{said}..|{said[:2]}  {said}  right"
+    assert wrong.endswith(f"  1 wrong: {truth}")
+    long = toy_task("copy", delay=100)
+    x, y = long.batch("test", 0, torch.arange(1))
+    assert "..." in long.show(x, y, y) and len(long.show(x, y, y)) < 90
+
+
+@pytest.mark.parametrize("distractors", [0, 2])
+def test_retrieval_by_hand(distractors):
+    task = toy_task("retrieval", length=12, distractors=distractors)
+    x, y = task.batch("train", 0, torch.arange(500))
+    assert task.T == x.shape[1] == 12 and task.vocab == 11
+    assert (x[:, :-1] < 10).all() and (x[:, -1] == 10).all()  # the query, and nowhere else
+    assert (y[:, :-1] == -1).all() and y[:, -1].unique().tolist() == list(range(8))
+    places = set()
+    for inputs, targets in zip(x.tolist(), y.tolist()):
+        assert inputs.count(8) == 1 and inputs.count(9) == distractors
+        places.add(inputs.index(8))
+        assert targets[-1] == inputs[inputs.index(8) + 1]
+        false = [inputs[t + 1] for t, token in enumerate(inputs) if token == 9]
+        assert all(symbol < 8 for symbol in false) and inputs[6:].count(9) == 0
+    assert places == {0, 2, 4}  # the first half is 0..5
+
+
+def test_stack_by_hand():
+    task = toy_task("stack", length=40, depth=3)
+    x, y = task.batch("train", 0, torch.arange(200))
+    assert task.T == x.shape[1] == 40 and task.vocab == 5
+    reached = set()
+    for inputs, targets in zip(x.tolist(), y.tolist()):
+        stack = []
+        for token, target in zip(inputs, targets):
+            if token == 4:
+                assert target == stack.pop()
+            else:
+                assert target == -1
+                stack.append(token)
+            reached.add(len(stack))
+    assert reached == {0, 1, 2, 3}
+    assert x.flatten().bincount().float()[:4].std() < 60  # of some 1,000 pushes of each symbol
+    free = (x[:, 1:] == 4).float().mean()
+    assert 0.45 < free < 0.55
+
+
+def test_recall_by_hand():
+    task = toy_task("recall", pairs=3)
+    x, y = task.batch("train", 0, torch.arange(500))
+    assert task.T == x.shape[1] == 7 and task.vocab == 8 + 6
+    assert (y[:, :-1] == -1).all()
+    asked = set()
+    for inputs, targets in zip(x.tolist(), y.tolist()):
+        keys, values = inputs[0:6:2], inputs[1:6:2]
+        assert len(set(keys)) == 3 and min(keys) >= 8 and max(values) < 8
+        asked.add(keys.index(inputs[-1]))
+        assert targets[-1] == dict(zip(keys, values))[inputs[-1]]
+    assert asked == {0, 1, 2} and x[:, 0].unique().tolist() == list(range(8, 14))
+
+
+def test_modular_by_hand():
+    task = toy_task("modular", pairs=6, modulus=5)
+    x, y = task.batch("train", 0, torch.arange(500))
+    assert task.T == x.shape[1] == 12 and task.vocab == 5
+    seen = set()
+    for inputs, targets in zip(x.tolist(), y.tolist()):
+        pairs = list(zip(inputs[0::2], inputs[1::2]))
+        assert targets == [-1] * 6 + [z for _, c in pairs[3:] for z in (c, -1)]
+        found = {
+            (w, b)
+            for w in range(5)
+            for b in range(5)
+            if all((w * a + b) % 5 == c for a, c in pairs)
+        }
+        assert len(found) == 1 or len({a for a, _ in pairs}) == 1
+        seen |= found
+    assert seen == {(w, b) for w in range(1, 5) for b in range(5)}  # w = 0 would ask for nothing
+
+
+def test_parity_by_hand():
+    x, y = toy_task("parity", length=9).batch("train", 0, torch.arange(50))
+    assert x.shape == (50, 9) and x.unique().tolist() == [0, 1]
+    for inputs, targets in zip(x.tolist(), y.tolist()):
+        assert targets == [sum(inputs[: t + 1]) % 2 for t in range(9)]
 
 
 def test_text_by_hand():
@@ -946,6 +1037,12 @@ WRONG = [
     ("--labels 3 --decoded 4", "--decoded", "4"),
     ("--length 99999999999", "--length", "99999999999"),
     ("--data text", "--data", "text"),
+    ("--pairs 3", "--pairs", "3"),
+    ("--task recall --pairs 27", "--pairs", "27"),
+    ("--task modular --modulus 9", "--modulus", "9"),
+    ("--task modular --modulus 62", "--modulus", "62"),
+    ("--task retrieval --length 7 --distractors 1", "--length", "7"),
+    ("--task stack --depth 0", "--depth", "0"),
     ("--resume", "--resume", "run"),
     ("--sample 2", "--sample", "run"),
     ("--init nowhere", "--init", "nowhere"),
@@ -986,7 +1083,9 @@ def files():
 
 @pytest.mark.parametrize("options, option, value", WRONG)
 def test_wrong_input_gets_one_line(files, options, option, value, capsys):
-    sizes = [] if set(options.split()) & {"--resume", "--sample", "--init"} else COPY.split()
+    sizes = (
+        [] if set(options.split()) & {"--resume", "--sample", "--init", "--task"} else COPY.split()
+    )
     argv = [*f"{NETWORKS} {TRAINING} --out run".split(), *sizes, *options.split()]
     assert_one_line_and_nothing_written(argv, option, value, capsys)
 

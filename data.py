@@ -7,17 +7,23 @@ A task is a class with
   vocab, T    vocabulary size V and sequence length
   batch(split, step, rows) -> x, y    int64 (B, T); y = -1 where there is no loss
   show(x, y, answers) -> str          some sequences with the RNN's answers, to be printed
-  encode(prompt), decode(tokens)      only where a sequence can be continued without end
+or, where the RNN can write on by itself, instead of show
+  prompts(text, rows) -> [(name, tokens (B, S), length to go on to)]
+  draw(tokens) -> str                 one of the sequences that it wrote, the start token first
 Row r of step n depends on (seed, split, n, r) alone, not on what was drawn before or beside it: a
 run can be resumed, or its rows split over processes, with nothing to save. Splits: "train", "val"
 (looked at while training) and "test" (for the final figure; of text, the same held-out tenth).
 """
 
 import argparse
+import gzip
 import hashlib
+import io
 import string
+import struct
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -109,7 +115,9 @@ OPTIONS = {
     "depth": {"type": whole(1, LARGEST), "help": "stack: what it holds at most"},
     "pairs": {"type": whole(1, LARGEST), "help": "recall, modular: pairs in a sequence"},
     "modulus": {"type": whole(2, 61), "help": "modular: V, a prime"},
-    "data": {"help": "text: a file (default: CPython's language reference)"},
+    "side": {"type": whole(4, 1024), "help": "pixels: width and height of an image"},
+    "levels": {"type": whole(2, 256), "help": "pixels: levels of grey"},
+    "data": {"help": "text, pixels: a file (default: CPython's language reference; strokes)"},
 }
 LETTERS = string.digits + string.ascii_letters  # how tokens are shown
 
@@ -322,11 +330,93 @@ class Text:
         y = text[begin[:, None] + torch.arange(self.T, device=rows.device)].long()
         return torch.cat([torch.full_like(y[:, :1], self.start), y[:, :-1]], 1), y
 
-    def encode(self, prompt: str) -> list[int]:
-        return [self.start, *prompt.encode()]
+    def prompts(self, text, rows):
+        tokens = torch.tensor([self.start, *text.encode()], device=rows.device)
+        return [("sample", tokens.expand(len(rows), -1), len(tokens) + 4 * self.T)]
 
-    def decode(self, tokens: list[int]) -> str:
-        return bytes(t for t in tokens if t < self.start).decode(errors="replace")
+    def draw(self, tokens):
+        return bytes(t for t in tokens.tolist() if t < self.start).decode(errors="replace")
+
+
+class Pixels(Task):
+    """The next pixel of an image in raster order, as one of so many levels of grey.
+
+    Images of a file, shrunk to side x side, the last tenth held out; else strokes, an arc and a
+    line from its end, drawn anew for each row. T = side^2; x is y behind a start token.
+    """
+
+    options = {"data": "", "side": 14, "levels": 4}
+    smt = {"registers": "now", "future": 32, "lambda_readout": 1.0}
+    vocab = property(lambda self: self.levels + 1)  # the last is the start token
+    T = property(lambda self: self.side**2)
+
+    def __init__(self, *args, **options):
+        super().__init__(*args, **options)
+        self.images = None
+        if self.data:
+            images = torch.from_numpy(read_images(self.data)).to(self.device)
+            small = [F.adaptive_avg_pool2d(i.float(), self.side) for i in images.split(1000)]
+            self.images = self.quantise(torch.cat(small) / 256)
+            self.test_rows = min(1024, len(images) // 10)
+
+    def quantise(self, images):
+        """Grey 0..1 (B, side, side) -> levels, int64 (B, T)."""
+        return (images.flatten(1) * self.levels).long().clamp(max=self.levels - 1)
+
+    def batch(self, split, step, rows):
+        if self.images is None:
+            y = self.quantise(strokes(self.bits(split, step, rows, 8) / 2**62, self.side))
+        elif split == "train":
+            seen = len(self.images) - len(self.images) // 10
+            y = self.images[self.bits(split, step, rows, 1)[:, 0] % seen]
+        else:
+            y = self.images[len(self.images) - 1 - rows % (len(self.images) // 10)]
+        return F.pad(y[:, :-1], (1, 0), value=self.levels), y
+
+    def prompts(self, text, rows):
+        x, _ = self.batch("test", 0, rows)
+        half = x[:, : 1 + self.side * (self.side // 2)]
+        return [("upper half given", half, 1 + self.T), ("from nothing", x[:, :1], 1 + self.T)]
+
+    def draw(self, tokens):
+        on = (2 * tokens[1:] >= self.levels).view(self.side, self.side).long()
+        on = F.pad(on, (0, 0, 0, self.side % 2)).tolist()
+        return "\n".join(
+            "".join(" ▄▀█"[2 * a + b] for a, b in zip(*rows)) for rows in zip(on[::2], on[1::2])
+        )
+
+
+def strokes(u, side):
+    """An arc p0 p1 p2 and a line p2 p3: points u (B, 8) in 0..1 -> grey 0..1 (B, side, side)."""
+    p0, p1, p2, p3 = (1 + u * (side - 3)).unflatten(1, (4, 1, 2)).unbind(1)  # each (B, 1, 2)
+    s = torch.arange(2 * side, device=u.device)[:, None] / (2 * side)  # (2 side, 1)
+    arc = (1 - s) ** 2 * p0 + 2 * s * (1 - s) * p1 + s**2 * p2  # (B, 2 side, 2)
+    row, column = torch.cat([arc, p2 + s * (p3 - p2)], 1)[..., None].unbind(2)  # (B, 4 side, 1)
+    at = torch.arange(side, device=u.device)
+    away = (row - at).square()[..., None] + (column - at).square()[:, :, None]
+    return (1.5 - away.amin(1)).clamp(0, 1)
+
+
+def read_images(path: str):
+    """Images uint8 (N, H, W) of a .npz, .npy or idx file (.gz); UsageError if there are none."""
+    raw = read_bytes(path)
+    try:
+        if raw[:2] == b"\x1f\x8b":
+            raw = gzip.decompress(raw)
+        if raw[:4] == b"\0\0\x08\x03":  # idx: unsigned bytes, three axes
+            shape = struct.unpack(">3i", raw[4:16])
+            images = np.frombuffer(raw, np.uint8, offset=16).reshape(shape).copy()
+        else:
+            images = np.load(io.BytesIO(raw), allow_pickle=False)
+            if not isinstance(images, np.ndarray):
+                images = next(array for array in images.values() if array.ndim == 3)
+        if images.dtype != np.uint8 or images.ndim != 3 or not images.size or len(images) < 10:
+            raise ValueError
+    except Exception:  # what damaged files make their readers raise is of many kinds
+        raise UsageError(
+            f"--data {path}: no images; give uint8 (N, H, W), N at least 10, as .npz, .npy or idx"
+        ) from None
+    return images
 
 
 def read_bytes(path: str) -> bytes:
@@ -351,7 +441,7 @@ def default_text() -> bytes:
 
 
 TASKS = {"copy": Copy, "retrieval": Retrieval, "stack": Stack, "recall": Recall}
-TASKS |= {"modular": Modular, "parity": Parity, "text": Text}
+TASKS |= {"modular": Modular, "parity": Parity, "text": Text, "pixels": Pixels}
 
 
 def make_task(args):

@@ -332,20 +332,20 @@ def evaluate(models, task, split, rows):
 
 @torch.no_grad()
 def show(rnn, task, count, args):
-    """Print what the RNN does alone: text that it writes, or its answers to held-out sequences."""
+    """Print what the RNN does alone: text that it writes, or draws, or its answers."""
     rows = torch.arange(count, device=args.device)
-    if not hasattr(task, "encode"):
+    if not hasattr(task, "prompts"):
         x, y = task.batch("test", 0, rows)
         answers = rnn.readout(rnn.rollout(x).flatten(0, 1))[:, 0].argmax(-1).view_as(y)
         return print(task.show(x, y, answers))
-    tokens = torch.tensor([task.encode(args.prompt)] * count, device=args.device)  # (count, S)
-    memory = rnn.rollout(tokens)[:, -1]
-    for step in range(4 * task.T):  # constant time and memory a token
-        p = rnn.readout(memory)[:, 0].float().softmax(-1)  # (count, V)
-        u = random_bits((args.seed, "sample", step), rows, 1) / 2**62  # (count, 1) in 0..1
-        token = (p.cumsum(-1) < u).sum(-1).clamp(max=p.shape[1] - 1)
-        memory, tokens = rnn.step(memory, token), torch.cat([tokens, token[:, None]], 1)
-    print(*(f"--- sample\n{task.decode(sample)}" for sample in tokens.tolist()), sep="\n")
+    for name, tokens, length in task.prompts(args.prompt, rows):  # (count, S)
+        memory = rnn.rollout(tokens)[:, -1]
+        for step in range(length - tokens.shape[1]):  # constant time and memory a token
+            p = rnn.readout(memory)[:, 0].float().softmax(-1)  # (count, V)
+            u = random_bits((args.seed, "sample", step), rows, 1) / 2**62  # (count, 1) in 0..1
+            token = (p.cumsum(-1) < u).sum(-1).clamp(max=p.shape[1] - 1)
+            memory, tokens = rnn.step(memory, token), torch.cat([tokens, token[:, None]], 1)
+        print(*(f"--- {name}\n{task.draw(sample)}" for sample in tokens), sep="\n")
 
 
 # -------------------------------------------------------------------------------- the training loop

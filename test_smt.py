@@ -7,15 +7,18 @@ from, and a shift by one shows.
 
 import ast
 import difflib
+import gzip
 import json
 import math
 import os
+import struct
 import subprocess
 import sys
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -105,7 +108,9 @@ def test_random_bits_are_spread_evenly():
         assert counts.min() > 1800 and counts.max() < 2200
 
 
-TOYS = [name for name in data.TASKS if name != "text"]
+TOYS = [
+    name for name in data.TASKS if name != "text"
+]  # pixels too: without a file they are generated
 
 
 @pytest.mark.parametrize("make", [*[partial(toy_task, name) for name in TOYS], text_task])
@@ -259,15 +264,79 @@ def test_text_is_tested_on_100_000_held_out_characters():
 
 def test_text_encodes_and_decodes():
     task = text_task()
-    assert task.encode("é") == [256, 0xC3, 0xA9]
-    assert task.decode(task.encode("déjà vu")) == "déjà vu"
-    assert task.decode([0xFF, 65])[-1] == "A"  # half a character is no reason to stop
+    ((_, tokens, length),) = task.prompts("é", torch.arange(2))
+    assert tokens.tolist() == 2 * [[256, 0xC3, 0xA9]] and length == 3 + 4 * 5
+    ((_, tokens, _),) = task.prompts("déjà vu", torch.arange(1))
+    assert task.draw(tokens[0]) == "déjà vu"
+    assert task.draw(torch.tensor([0xFF, 65]))[-1] == "A"  # half a character is no reason to stop
 
 
 def test_text_has_a_default_that_needs_no_network():
     task = build(of="--task text --length 64")[1]
     y = task.batch("train", 0, torch.arange(500))[1]
-    assert "statement" in task.decode(y.flatten().tolist())
+    assert "statement" in task.draw(y.flatten())
+
+
+def images(count=20, height=6, width=4):
+    """Image i is grey 10 i in its upper half, black below."""
+    grey = torch.arange(count)[:, None, None].expand(-1, height, width).clone() * 10
+    grey[:, height // 2 :] = 0
+    return grey.to(torch.uint8).numpy()
+
+
+def idx(array):
+    return struct.pack(">4i", 0x803, *array.shape) + array.tobytes()
+
+
+def test_pixels_by_hand():
+    np.save("images.npy", images())
+    task = toy_task("pixels", data="images.npy", side=4, levels=8)
+    assert task.T == 16 and task.vocab == 9 and task.test_rows == 2
+    x, y = task.batch("train", 0, torch.arange(500))
+    assert (x[:, 0] == 8).all() and torch.equal(x[:, 1:], y[:, :-1])
+    assert y[:, 0].unique().tolist() == [0, 1, 2, 3, 4, 5]  # 10 i * 8 // 256 for i up to 17
+    assert torch.equal(y[:, 7], y[:, 0]) and (y[:, 8:] == 0).all()  # raster order
+    for split in ("val", "test"):
+        assert task.batch(split, 0, torch.arange(2))[1][:, 0].tolist() == [5, 5]  # 190, 180
+    upper, nothing = task.prompts("", torch.arange(2))
+    assert upper[1].tolist() == 2 * [[8] + 8 * [5]] and nothing[1].tolist() == 2 * [[8]]
+    assert upper[2] == nothing[2] == 17
+    assert (
+        task.draw(torch.tensor([8] + 4 * [7] + 4 * [4] + [7, 0, 0, 3] + [0, 0, 4, 3]))
+        == "████\n▀ ▄ "
+    )
+
+
+@pytest.mark.parametrize("kind", ["npy", "npz", "idx", "idx.gz"])
+def test_images_are_read_from_files_of_each_kind(kind):
+    if kind == "npz":
+        np.savez("file", labels=np.zeros(20), images=images())
+        Path("file.npz").rename("file")
+    elif kind == "npy":
+        np.save("file.npy", images())
+        Path("file.npy").rename("file")
+    else:
+        Path("file").write_bytes(gzip.compress(idx(images())) if "gz" in kind else idx(images()))
+    assert (data.read_images("file") == images()).all()
+
+
+def test_strokes_are_thin_and_connected():
+    u = torch.tensor([[0.0, 0.0, 0.0, 0.5, 0.0, 1.0, 1.0, 1.0]])  # right along row 1, then down
+    picture = data.strokes(u, 8)[0]
+    assert (picture[1, 1:7] == 1).all() and (picture[1:7, 6] == 1).all()
+    assert picture[4:, :4].sum() == 0 and picture[0].max() <= 0.5
+    y = toy_task("pixels").batch("train", 0, torch.arange(200))[1]
+    assert y.unique().tolist() == [0, 1, 2, 3] and 0.05 < (y > 0).float().mean() < 0.4
+
+
+def test_the_rnn_completes_and_draws_pictures(capsys):
+    task = toy_task("pixels", side=4, levels=2)
+    args = SimpleNamespace(prompt="", seed=0, device=torch.device("cpu"))
+    smt.show(LastToken(100 * torch.eye(3)[[0, 1, 0]]), task, 2, args)  # as the pixel before
+    shown = capsys.readouterr().out
+    given, nothing = shown.split("--- from nothing")[0], shown.split("--- from nothing")[1:]
+    assert given.count("--- upper half given") == 2 and len(nothing) == 2
+    assert all(picture.strip() == "" for picture in nothing)
 
 
 # ------------------------------------------------------------------------------------------- labels
@@ -1052,11 +1121,14 @@ WRONG = [
     ("--out a-file", "--out", "a-file"),
     ("--out a-file/run", "--out", "a-file"),
 ]
+IMAGES = "empty text damaged pickled truncated.gz float.npy flat.npy few.npy none.npy".split()
 WRONG_TEXT = [
     ("--data missing", "--data", "missing"),
     ("--data empty", "--data", "empty"),
     ("--data short", "--data", "short"),
     ("--data damaged", "--data", "damaged"),  # a directory
+    *[(f"--task pixels --data {name}", "--data", name) for name in IMAGES],
+    ("--task pixels --data missing", "--data", "missing"),
     ("--data text --delay 3", "--delay", "3"),
     ("--data text --reverse", "--reverse", ""),
 ]
@@ -1076,6 +1148,13 @@ def files():
     for name, content in {"a-file": b"", "empty": b"", "short": b"short", "text": TEXT}.items():
         Path(name).write_bytes(content)
     torch.save({"weights": torch.zeros(3)}, "a-file")
+    np.savez("pickled", images=np.array([[[OpensAFile()]]] * 20))
+    Path("pickled.npz").rename("pickled")
+    Path("truncated.gz").write_bytes(gzip.compress(idx(images()))[:-20])
+    np.save("float.npy", images().astype(float))
+    np.save("flat.npy", images()[:, :, 0])
+    np.save("few.npy", images(9))
+    np.save("none.npy", images(20, 0))
     for name, content in {"damaged": TEXT, "foreign": Path("a-file").read_bytes()}.items():
         Path(name).mkdir()
         Path(name, "checkpoint.pt").write_bytes(content)
@@ -1092,7 +1171,8 @@ def test_wrong_input_gets_one_line(files, options, option, value, capsys):
 
 @pytest.mark.parametrize("options, option, value", WRONG_TEXT)
 def test_wrong_text_gets_one_line(files, options, option, value, capsys):
-    argv = [*f"{TRAINING} --task text --length 8 --out run".split(), *options.split()]
+    sizes = "" if "pixels" in options else "--task text --length 8"
+    argv = [*f"{TRAINING} {sizes} --out run".split(), *options.split()]
     assert_one_line_and_nothing_written(argv, option, value, capsys)
 
 

@@ -21,6 +21,7 @@ import hashlib
 import io
 import string
 import struct
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -455,3 +456,20 @@ def make_task(args):
                 f"--{name} {value}: not an option of task {args.task}, which has {own}"
             )
     return task(args.seed, args.device, **{name: getattr(args, name) for name in task.options})
+
+
+def task_name(text: str) -> str:
+    """An option's type: a task's name. list prints what there is, and ends the program."""
+    if text in TASKS:
+        return text
+    if text != "list":
+        raise argparse.ArgumentTypeError(f"{text} is not a task; give list, {', '.join(TASKS)}")
+    for name, kind in TASKS.items():
+        options = (f"--{key} {value}".rstrip() for key, value in kind.options.items())
+        task = kind(0, "cpu", **kind.options)
+        x, y = task.batch("test", 0, torch.zeros(1, dtype=torch.long))
+        seen = hasattr(task, "prompts")
+        example = task.draw(F.pad(y[0], (1, 0))) if seen else task.show(x, y, y)
+        print(f"{name}: {kind.__doc__.splitlines()[0]}", *options, sep="\n    ")
+        print(*example.strip("\n").splitlines()[:8], sep="\n", end="\n\n")
+    sys.exit(0)

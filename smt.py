@@ -34,7 +34,7 @@ from torch import nn
 from tqdm import tqdm
 
 from data import LARGEST, OPTIONS, TASKS, Parser, UsageError
-from data import device, make_task, number, random_bits, whole
+from data import device, make_task, number, random_bits, task_name, whole
 
 
 # ---------------------------------------------------------------------------------- attention block
@@ -477,7 +477,7 @@ def parser():
     """Every option with its meaning and default. A task's own options and defaults: data.py."""
     p = Parser(description=__doc__.splitlines()[0], allow_abbrev=False)
     add = p.add
-    add("--task", "copy", [*TASKS], "what to learn")
+    add("--task", "copy", task_name, "what to learn; list: tells what there is")
     for name, kind in OPTIONS.items():
         p.add_argument("--" + name, **kind)
     add("--cell", "mlp", [*CELLS], "f, the RNN's update")

@@ -242,6 +242,17 @@ def test_parity_by_hand():
         assert targets == [sum(inputs[: t + 1]) % 2 for t in range(9)]
 
 
+def test_the_list_of_tasks_shows_each_with_its_options(capsys):
+    with pytest.raises(SystemExit) as end:
+        smt.main(["--task", "list"])
+    shown = capsys.readouterr().out
+    assert end.value.code == 0 and not Path("runs").exists()
+    for name, task in data.TASKS.items():
+        assert f"\n{name}: " in f"\n{shown}" and all(
+            f"    --{key}" in shown for key in task.options
+        )
+
+
 def test_text_by_hand():
     task = text_task()  # bytes 0..199, of which 180..199 are held out
     x, y = task.batch("train", 0, torch.arange(2000))

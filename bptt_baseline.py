@@ -27,8 +27,8 @@ import torch.nn.functional as F
 from torch import nn
 from tqdm import tqdm
 
-from data import LARGEST, OPTIONS, TASKS, Parser, UsageError
-from data import device, make_task, number, random_bits, task_name, whole
+from data import LARGEST, TASKS, Parser, UsageError
+from data import add_task, device, make_task, number, random_bits, whole
 
 
 # ---------------------------------------------------------------------------------- attention block
@@ -192,13 +192,13 @@ def scores(readout, memories, y):
 
 
 @torch.no_grad()
-def evaluate(models, task, split, rows):
+def evaluate(models, task, split, rows=None):
     """The RNN alone, from m_∅ on held-out sequences: a line of metrics.jsonl.
 
     Nats and shares of right answers per scored target. It has no teacher to be compared with.
     """
     rnn, alone = models["rnn"], []
-    for chunk in torch.arange(rows, device=task.device).split(64):
+    for chunk in torch.arange(rows or task.test_rows, device=task.device).split(64):
         x, y = task.batch(split, 0, chunk)
         memories = rnn.rollout(x)  # (B, T, K, d)
         alone.append(scores(rnn.readout, memories, y))
@@ -278,7 +278,10 @@ def train(args, task, models, checkpoint):
                 bar.set_postfix(loss=train_loss, rnn_alone=figures["val_acc"])
                 losses, clock = [], time.perf_counter()
     if not state["done"]:
-        figures = evaluate(models, task, "test", task.test_rows)
+        figures = evaluate(models, task, "test")
+        for times in [k for k in (2, 4, 8) if k <= args.eval_length and task.axis]:
+            longer = evaluate(models, task.longer(times), "test")
+            figures |= {f"{name}_{times}x": value for name, value in longer.items()}
         report(state, "final", None, figures)
         save(args, models, None, state | {"done": True})
 
@@ -349,9 +352,7 @@ def parser():
     """Every option with its meaning and default. A task's own options and defaults: data.py."""
     p = Parser(description=__doc__.splitlines()[0], allow_abbrev=False)
     add = p.add
-    add("--task", "copy", task_name, "what to learn; list: tells what there is")
-    for name, kind in OPTIONS.items():
-        p.add_argument("--" + name, **kind)
+    add_task(p)
     add("--cell", "mlp", [*CELLS], "f, the RNN's update")
     add("--memory", 4, whole(1), "K, tokens of the memory")
     add("--dim", 64, whole(2), "d, numbers in a memory token; width of the Transformers")
@@ -367,6 +368,7 @@ def parser():
     add("--precision", None, ["fp32", "bf16"], "of products; None: bf16 on CUDA, else fp32")
     add("--eval-every", 200, whole(1), "steps from one evaluation and checkpoint to the next")
     add("--eval-rows", 128, whole(1), "held-out sequences in these evaluations")
+    add("--eval-length", 1, whole(1, 8), "measure also 2, 4, 8 times the length, up to this")
     add("--out", None, str, "directory of the run; None: runs/<task>-bptt")
     add("--init", None, str, "a run's directory: start from its weights, with its options")
     p.add_argument("--resume", action="store_true", help="go on with the run in --out")
@@ -400,6 +402,7 @@ def settings(argv):
     if args.dim % (2 * args.heads):
         raise UsageError(f"--dim {args.dim}: give a multiple of 2 x --heads, {2 * args.heads}")
     task = make_task(args)
+    task.axis and task.longer(args.eval_length)  # finds out what can't be had, before the run
     fit(args, task.T, {word.split("=")[0] for word in argv})
     torch.manual_seed(args.seed)
     models = build(args, task.vocab)

@@ -5,6 +5,7 @@ A task is a class with
   sizes       {name: value} of the RNN, over the programs' own defaults
   smt, bptt   {name: value} of how smt.py and bptt_baseline.py train it, likewise
   vocab, T    vocabulary size V and sequence length
+  axis        the option that longer(times) multiplies, None where sequences have one length
   batch(split, step, rows) -> x, y    int64 (B, T); y = -1 where there is no loss
   show(x, y, answers) -> str          some sequences with the RNN's answers, to be printed
 or, where the RNN can write on by itself, instead of show
@@ -128,9 +129,16 @@ class Task:
 
     sizes, smt, bptt = {}, {}, {}
     test_rows = 1024
+    axis = "length"  # the option that longer sequences have more of; None: they have one length
 
     def __init__(self, seed: int, device: torch.device, **options):
         vars(self).update(seed=seed, device=device, **options)
+
+    def longer(self, times):
+        """The same task with sequences so many times as long."""
+        options = {name: getattr(self, name) for name in self.options}
+        options[self.axis] *= times
+        return type(self)(self.seed, self.device, **options)
 
     @property
     def vocab(self):
@@ -159,7 +167,7 @@ class Copy(Task):
     """
 
     options = {"length": 8, "delay": 32, "reverse": False}
-    smt = {"decoder_context": 8}
+    smt, axis = {"decoder_context": 8}, "delay"
     letters = "01234567.|"  # 8 is the blank, 9 the delimiter
     T = property(lambda self: 2 * self.length + self.delay)
 
@@ -229,7 +237,7 @@ class Recall(Task):
     8 values, twice as many keys as pairs. Loss on the one answer. T = 2 pairs + 1.
     """
 
-    options = {"pairs": 8}
+    options, axis = {"pairs": 8}, None
     T = property(lambda self: 2 * self.pairs + 1)
     letters = property(lambda self: LETTERS[:8] + LETTERS[10 : 10 + 2 * self.pairs])
 
@@ -254,7 +262,7 @@ class Modular(Task):
     with different a give w and b away, none can be known before. T = 2 pairs.
     """
 
-    options = {"pairs": 16, "modulus": 7}
+    options, axis = {"pairs": 16, "modulus": 7}, "pairs"
     T = property(lambda self: 2 * self.pairs)
     letters = property(lambda self: LETTERS[: self.modulus])
 
@@ -284,7 +292,7 @@ class Parity(Task):
         return x, x.cumsum(1) % 2
 
 
-class Text:
+class Text(Task):
     """The next byte of a file; x is y shifted by one behind a start token: m_∅ can begin a text.
 
     The last tenth of the file is held out; "val" and "test" read it in windows of T side by side.
@@ -305,10 +313,11 @@ class Text:
         "rollout": 64,
     }
     bptt = {"steps": 2000}
-    start = 256  # tokens 0..255 are the bytes
+    start, vocab = 256, 257  # tokens 0..255 are the bytes
+    T = property(lambda self: self.length)
 
     def __init__(self, seed: int, device: torch.device, data: str, length: int):
-        self.seed, self.device, self.T, self.vocab = seed, device, length, 257
+        super().__init__(seed, device, data=data, length=length)
         raw = read_bytes(data) if data else default_text()
         held_out = len(raw) // 10
         if held_out < length:
@@ -346,7 +355,7 @@ class Pixels(Task):
     line from its end, drawn anew for each row. T = side^2; x is y behind a start token.
     """
 
-    options = {"data": "", "side": 14, "levels": 4}
+    options, axis = {"data": "", "side": 14, "levels": 4}, None
     smt = {"registers": "now", "future": 32, "lambda_readout": 1.0}
     vocab = property(lambda self: self.levels + 1)  # the last is the start token
     T = property(lambda self: self.side**2)
@@ -456,6 +465,13 @@ def make_task(args):
                 f"--{name} {value}: not an option of task {args.task}, which has {own}"
             )
     return task(args.seed, args.device, **{name: getattr(args, name) for name in task.options})
+
+
+def add_task(p: Parser):
+    """The option --task, and those of all tasks; their defaults come with the task."""
+    p.add("--task", "copy", task_name, "what to learn; list: tells what there is")
+    for name, kind in OPTIONS.items():
+        p.add_argument("--" + name, **kind)
 
 
 def task_name(text: str) -> str:

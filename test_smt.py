@@ -242,6 +242,25 @@ def test_parity_by_hand():
         assert targets == [sum(inputs[: t + 1]) % 2 for t in range(9)]
 
 
+@pytest.mark.parametrize("name", TOYS)
+def test_a_longer_task_has_its_options_but_for_the_length(name):
+    task = toy_task(name, seed=3)
+    if task.axis is None:
+        return
+    longer = task.longer(4)
+    assert getattr(longer, task.axis) == 4 * getattr(task, task.axis)
+    assert {k: v for k, v in vars(longer).items() if k != task.axis}.items() <= vars(task).items()
+    assert longer.vocab == task.vocab and longer.T > task.T
+    assert longer.batch("test", 0, torch.arange(3))[0].shape == (3, longer.T)
+
+
+def test_longer_text_is_read_in_longer_windows():
+    task = text_task(length=5)
+    longer = task.longer(2)
+    assert longer.T == 10 and longer.test_rows == 2  # of 20 held-out bytes
+    assert torch.equal(longer.batch("test", 0, torch.tensor([0]))[1][0], task.held_out[:10])
+
+
 def test_the_list_of_tasks_shows_each_with_its_options(capsys):
     with pytest.raises(SystemExit) as end:
         smt.main(["--task", "list"])
@@ -887,6 +906,20 @@ def test_the_final_figures_are_those_of_the_final_weights(finished):
     assert val.items() <= metrics(finished)[-2].items()
 
 
+def test_longer_sequences_are_measured_at_last_where_there_are_such(finished):
+    assert run("--out", "longer", "--eval-length", "4") == 0
+    assert without_seconds(metrics("longer")[:-1]) == without_seconds(metrics(finished)[:-1])
+    final, known = metrics("longer")[-1], metrics(finished)[-1]
+    names = "val_loss val_acc teacher_loss teacher_acc drift".split()
+    assert list(final) == [*known, *[f"{name}_{k}x" for k in (2, 4) for name in names]]
+    _, task, models, _ = smt.settings(["--sample", "1", "--out", "longer"])
+    figures = smt.evaluate(models, toy_task("copy", length=3, delay=8), "test")  # delay 2, 4 times
+    assert figures == {name: final[f"{name}_4x"] for name in names}
+    recall = "--task recall --pairs 3 --steps 1 --dmt-steps 0 --out recall".split()
+    assert smt.main([*f"{NETWORKS} {TRAINING} --eval-length 8".split(), *recall]) == 0
+    assert list(metrics("recall")[-1]) == list(known)
+
+
 def test_the_seed_decides_all(finished):
     assert run("--out", "again") == 0 and run("--out", "other", "--seed", "1") == 0
     assert same_weights(checkpoint("again")["models"], checkpoint(finished)["models"])
@@ -1101,6 +1134,7 @@ WRONG = [
     *each("labels decoded window rollout length batch-size eval-every eval-rows lr dmt-lr", "0"),
     *each("delay steps dmt-steps seed sample lr lambda-dyn", "-1"),
     *each("length delay steps dmt-steps batch-size labels lr dmt-lr", "x"),
+    *each("eval-length", "9"),
     ("--steps 1.5", "--steps", "1.5"),
     ("--steps 1e3", "--steps", "1e3"),
     ("--lr nan", "--lr", "nan"),
@@ -1138,6 +1172,7 @@ WRONG_TEXT = [
     ("--data empty", "--data", "empty"),
     ("--data short", "--data", "short"),
     ("--data damaged", "--data", "damaged"),  # a directory
+    ("--data text --eval-length 8", "--data", "text"),  # 20 held-out bytes, and one row of 40
     *[(f"--task pixels --data {name}", "--data", name) for name in IMAGES],
     ("--task pixels --data missing", "--data", "missing"),
     ("--data text --delay 3", "--delay", "3"),

@@ -22,6 +22,7 @@ import os
 import sys
 import time
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -208,8 +209,8 @@ def evaluate(models, task, split, rows=None):
 
 @torch.no_grad()
 def show(rnn, task, count, args):
-    """Print what the RNN does alone: text that it writes, or draws, or its answers."""
-    rows = torch.arange(count, device=args.device)
+    """Print the RNN's answers, or what it writes or draws alone, which samples.npz keeps."""
+    rows, samples = torch.arange(count, device=args.device), {}
     if not hasattr(task, "prompts"):
         x, y = task.batch("test", 0, rows)
         answers = rnn.readout(rnn.rollout(x).flatten(0, 1))[:, 0].argmax(-1).view_as(y)
@@ -222,6 +223,9 @@ def show(rnn, task, count, args):
             token = (p.cumsum(-1) < u).sum(-1).clamp(max=p.shape[1] - 1)
             memory, tokens = rnn.step(memory, token), torch.cat([tokens, token[:, None]], 1)
         print(*(f"--- {name}\n{task.draw(sample)}" for sample in tokens), sep="\n")
+        samples[name] = tokens.cpu().numpy()  # (count, length)
+    np.savez(buffer := io.BytesIO(), **samples)
+    write(f"{args.out}/samples.npz", buffer.getvalue())
 
 
 # -------------------------------------------------------------------------------- the training loop
@@ -410,9 +414,8 @@ def settings(argv):
         if source:
             models.load_state_dict({name: source["models"][name] for name in models.state_dict()})
     except (KeyError, RuntimeError):
-        raise UsageError(
-            f"--init/--resume {out if run else args.init}: other sizes or parts"
-        ) from None
+        name = f"--resume {out}" if run else f"--init {args.init}"
+        raise UsageError(f"{name}: other sizes or parts") from None
     return args, task, models.to(args.device), run
 
 

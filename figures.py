@@ -1,15 +1,29 @@
-"""Pictures of runs, from the config.json and metrics.jsonl that smt.py and bptt_baseline.py wrote.
+"""Pictures and measurements of runs that smt.py and bptt_baseline.py made.
 
-    python figures.py RUN RUN... --out picture.png
+    python figures.py RUN RUN... --out runs.png
 
 draws validation loss and accuracy of the RNN alone against training time, sequential depth and
-tokens: one line a run, a dot where its phase changes.
+tokens: one line a run, a dot where its phase changes. It needs config.json and metrics.jsonl alone.
+
+    python figures.py samples RUN --out samples.png    what the RNN drew, from samples.npz: pixels
+    python figures.py depth RUN       accuracy of the RNN alone by depth of the stack: stack
+    python figures.py forgetting RUN  what a linear probe reads from its last memory: retrieval
+    python figures.py position RUN    its loss by position, to 8 times the training length: text
+
+The last three need checkpoint.pt; they print what they find and keep it in the run, as JSON.
 """
 
+import argparse
 import json
 import os
 import sys
 
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+import bptt_baseline
+import smt
 from data import Parser, UsageError
 
 ACROSS = {
@@ -119,14 +133,125 @@ def pyplot():
     return matplotlib.pyplot
 
 
+def samples(directory: str, out: str) -> None:
+    """The sheet of the pictures that a run drew: a row of them for each kind of prompt."""
+    config = read(directory)["config"]
+    try:
+        with np.load(f"{directory}/samples.npz", allow_pickle=False) as file:
+            rows = {name: file[name][:, 1:] for name in file}  # without the start token
+        side, levels = config["side"], config["levels"]
+        pictures = {name: row.reshape(len(row), side, side) for name, row in rows.items()}
+    except Exception:  # what damaged files make numpy raise is of many kinds
+        raise UsageError(f"{directory}: holds no pictures; give a run of --task pixels") from None
+    plt = pyplot()
+    most = max(map(len, pictures.values()))
+    figure, axes = plt.subplots(
+        len(pictures), most, figsize=(most, 1.3 * len(pictures)), squeeze=False
+    )
+    for row, (name, images) in zip(axes, pictures.items()):
+        for panel, image in zip(row, images):
+            panel.imshow(image, "gray", vmin=0, vmax=levels - 1)
+        row[0].set_title(name, loc="left", color=GREY)
+    for panel in axes.flat:
+        panel.axis("off")
+    figure.savefig(out, transparent=True, dpi=80)
+
+
+def restore(directory: str, wanted: str):
+    """The task of a finished run and its RNN; UsageError if it is of another task."""
+    program = {"smt": smt, "bptt": bptt_baseline}[read(directory)["config"]["method"]]
+    args, task, models, _ = program.settings(["--out", directory, "--sample", "1"])
+    if args.task != wanted:
+        raise UsageError(f"{directory}: is of task {args.task}; give a run of --task {wanted}")
+    return task, models["rnn"]
+
+
+@torch.no_grad()
+def depth(directory: str) -> dict:
+    """{depth before the pop: share of right answers}, 8,192 held-out sequences."""
+    task, rnn = restore(directory, "stack")
+    hits, pops = torch.zeros(2, task.depth + 1, dtype=torch.double)
+    for rows in torch.arange(8192, device=task.device).split(1024):
+        x, y = task.batch("test", 0, rows)
+        push = torch.where(x == task.vocab - 1, -1, 1)  # (B, T)
+        before = (push.cumsum(1) - push)[y >= 0].cpu()  # (number of pops,)
+        right = rnn.readout(rnn.rollout(x)[y >= 0])[:, 0].argmax(-1) == y[y >= 0]
+        hits.index_add_(0, before, right.cpu().double())
+        pops.index_add_(0, before, torch.ones(len(before), dtype=torch.double))
+    return {k: (hits[k] / pops[k]).item() for k in range(1, task.depth + 1) if pops[k]}
+
+
+@torch.no_grad()
+def forgetting(directory: str) -> dict:
+    """{what: share of held-out sequences in which a linear probe reads it from the last memory}."""
+    task, rnn = restore(directory, "retrieval")
+    if not task.distractors:
+        raise UsageError(
+            f"{directory}: has no distractors; give a run with --distractors 1 or more"
+        )
+    memories, symbols = {}, {}
+    for split in "train", "test":  # of the probe; both are new to the RNN
+        rows = torch.arange(8192 if split == "train" else 1024, device=task.device)
+        x, y = task.batch("probe " + split, 0, rows)
+        last = torch.cat([rnn.rollout(part)[:, -1].flatten(1) for part in x.split(256)])
+        memories[split] = F.pad(last, (0, 1), value=1.0).double().cpu()  # (rows, K d + 1)
+        distractor = x.gather(1, (x == 9).long().argmax(1, keepdim=True) + 1)  # behind the first -
+        symbols[split] = {"needle": y[:, -1].cpu(), "distractor": distractor[:, 0].cpu()}
+    found = {}
+    for what, answers in symbols["train"].items():
+        # Ridge regression on the one-hot symbol.
+        M = memories["train"]
+        weights = torch.linalg.solve(
+            M.mT @ M + torch.eye(M.shape[1], dtype=M.dtype), M.mT @ F.one_hot(answers, 8).double()
+        )
+        read_out = (memories["test"] @ weights).argmax(1)
+        found[what] = (read_out == symbols["test"][what]).double().mean().item()
+    return found | {"chance": 1 / 8}
+
+
+@torch.no_grad()
+def position(directory: str) -> dict:
+    """{positions: nats a character} of the RNN alone, in windows from every T-th held-out one."""
+    task, rnn = restore(directory, "text")
+    T, text = task.T, task.held_out
+    begin = torch.arange(0, len(text) - 8 * T, T, device=text.device)
+    if not len(begin):
+        raise UsageError(f"{directory}: the held-out text is shorter than 8 x {T} characters")
+    y = text[begin[:, None] + torch.arange(8 * T, device=text.device)].long()  # (windows, 8 T)
+    x = F.pad(y[:, :-1], (1, 0), value=task.start)
+    memory, losses = rnn.empty.expand(len(x), -1, -1), []
+    for now, target in zip(x.unbind(1), y.unbind(1)):
+        memory = rnn.step(memory, now)
+        losses.append(F.cross_entropy(rnn.readout(memory)[:, 0], target).double())
+    losses = torch.stack(losses).view(8, T).mean(1).tolist()
+    return {f"{k * T}..{(k + 1) * T - 1}": loss for k, loss in enumerate(losses)}
+
+
+MEASURES = {"depth": depth, "forgetting": forgetting, "position": position}
+
+
+def measure(what: str, directory: str) -> None:
+    """Measure a run's RNN, print the figures and keep them in the run as JSON."""
+    found = MEASURES[what](directory)
+    for name, value in found.items():
+        print(f"{name:>12}  {value:.4f}")
+    smt.write(f"{directory}/{what}.json", json.dumps(found, indent=1).encode())
+
+
 def main(argv=None) -> int:
     """The exit status: 0, or 2 for wrong input."""
-    p = Parser(description=__doc__.splitlines()[0], allow_abbrev=False)
-    p.add_argument("runs", nargs="+", metavar="RUN", help="the --out of a run")
+    p = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("what", nargs="+", metavar="RUN", help="the --out of a run, or as told above")
     p.add("--out", "runs.png", str, "the picture's file")
     try:
         args = p.parse_args(argv)
-        runs = [read(directory) for directory in args.runs]
+        what, *directories = args.what
+        if what in (*MEASURES, "samples"):
+            if len(directories) != 1:
+                raise UsageError(f"{what}: {len(directories)} runs given; give one")
+            samples(*directories, args.out) if what == "samples" else measure(what, *directories)
+            return 0
+        runs = [read(directory) for directory in args.what]
         for run in runs:
             add_origin(run, runs)
         draw(runs, args.out)

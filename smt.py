@@ -28,6 +28,7 @@ import os
 import sys
 import time
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -227,14 +228,15 @@ def futures(z, times, Tf):
 
 
 def uniformity(labels):
-    """L_unif = log E_{a != b} exp(-2 |u_a - u_b|^2): labels (M, K, d), at most 512 of them count.
+    """L_unif = log E_{a != b} exp(-2 |u_a - u_b|^2): labels (B, n, K, d) of n times a sequence.
 
     Keeps labels apart, which L_dyn would draw together: equal labels are the easiest to predict.
-    u: tokens scaled to length 1. Pairs share their slot k: slots can differ where labels do not.
+    Pairs are of two sequences: within one, a label may stand still. They share their slot k: slots
+    can differ where labels do not. u: tokens scaled to length 1.
     """
-    u = F.normalize(labels[:512], dim=-1).transpose(0, 1)  # (K, M, d)
-    energy = (4 * (u @ u.mT) - 4).exp()  # (K, M, M), since |u_a - u_b|^2 = 2 - 2 u_a u_b
-    pairs, others = energy.numel() - energy[:, 0].numel(), energy.tril(-1) + energy.triu(1)
+    u = F.normalize(labels, dim=-1).permute(1, 2, 0, 3)  # (n, K, B, d)
+    energy = (4 * (u @ u.mT) - 4).exp()  # (n, K, B, B), since |u_a - u_b|^2 = 2 - 2 u_a u_b
+    pairs, others = energy.numel() - energy[..., 0].numel(), energy.tril(-1) + energy.triu(1)
     return (others.sum() / max(1, pairs)).clamp(min=1e-9).log()
 
 
@@ -262,10 +264,10 @@ def smt_loss(models, x, y, bits, progress, args):
     # L_dec and L_unif of some labels: neighbours hold much the same, and decoding is what costs.
     pick = bits[:, :n].argsort(1)[:, : args.decoded] + 1
     times = times.gather(1, pick)  # (B, decoded)
-    some = torch.take_along_dim(labels, pick[..., None, None], 1).flatten(0, 1)
+    some = torch.take_along_dim(labels, pick[..., None, None], 1)  # (B, decoded, K, d)
     inputs = futures(x, times, args.future).flatten(0, 1)[:, 1:].clamp(min=0)
     targets = futures(y, times, args.future).flatten(0, 1)  # (B decoded, Tf)
-    logits = teacher["decoder"](some, inputs, args.decoder_context)  # (B decoded, Tf, V)
+    logits = teacher["decoder"](some.flatten(0, 1), inputs, args.decoder_context)
     # y_t is one of Tf targets, but the only one that the RNN's readout will be asked for.
     now = cross_entropy(logits[:, 0], targets[:, 0])
     dec = cross_entropy(logits, targets) + args.lambda_readout * now
@@ -332,8 +334,8 @@ def evaluate(models, task, split, rows=None):
 
 @torch.no_grad()
 def show(rnn, task, count, args):
-    """Print what the RNN does alone: text that it writes, or draws, or its answers."""
-    rows = torch.arange(count, device=args.device)
+    """Print the RNN's answers, or what it writes or draws alone, which samples.npz keeps."""
+    rows, samples = torch.arange(count, device=args.device), {}
     if not hasattr(task, "prompts"):
         x, y = task.batch("test", 0, rows)
         answers = rnn.readout(rnn.rollout(x).flatten(0, 1))[:, 0].argmax(-1).view_as(y)
@@ -346,6 +348,9 @@ def show(rnn, task, count, args):
             token = (p.cumsum(-1) < u).sum(-1).clamp(max=p.shape[1] - 1)
             memory, tokens = rnn.step(memory, token), torch.cat([tokens, token[:, None]], 1)
         print(*(f"--- {name}\n{task.draw(sample)}" for sample in tokens), sep="\n")
+        samples[name] = tokens.cpu().numpy()  # (count, length)
+    np.savez(buffer := io.BytesIO(), **samples)
+    write(f"{args.out}/samples.npz", buffer.getvalue())
 
 
 # -------------------------------------------------------------------------------- the training loop
@@ -553,9 +558,8 @@ def settings(argv):
         if source:
             models.load_state_dict({name: source["models"][name] for name in models.state_dict()})
     except (KeyError, RuntimeError):
-        raise UsageError(
-            f"--init/--resume {out if run else args.init}: other sizes or parts"
-        ) from None
+        name = f"--resume {out}" if run else f"--init {args.init}"
+        raise UsageError(f"{name}: other sizes or parts") from None
     return args, task, models.to(args.device), run
 
 

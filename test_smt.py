@@ -361,12 +361,20 @@ def test_strokes_are_thin_and_connected():
 
 def test_the_rnn_completes_and_draws_pictures(capsys):
     task = toy_task("pixels", side=4, levels=2)
-    args = SimpleNamespace(prompt="", seed=0, device=torch.device("cpu"))
+    args = SimpleNamespace(out=".", prompt="", seed=0, device=torch.device("cpu"))
     smt.show(LastToken(100 * torch.eye(3)[[0, 1, 0]]), task, 2, args)  # as the pixel before
     shown = capsys.readouterr().out
     given, nothing = shown.split("--- from nothing")[0], shown.split("--- from nothing")[1:]
     assert given.count("--- upper half given") == 2 and len(nothing) == 2
     assert all(picture.strip() == "" for picture in nothing)
+    with np.load("samples.npz") as kept:
+        assert {name: kept[name].shape for name in kept} == {
+            "upper half given": (2, 17),
+            "from nothing": (2, 17),
+        }
+        x, _ = task.batch("test", 0, torch.arange(2))
+        assert (kept["upper half given"][:, :9] == x[:, :9].numpy()).all()
+        assert (kept["from nothing"][:, 1:] == 0).all()
 
 
 # ------------------------------------------------------------------------------------------- labels
@@ -540,16 +548,23 @@ def test_uniformity_by_hand():
     u, v = torch.tensor([3.0, 0.0]), torch.tensor([0.0, 0.5])  # only their directions count
     far = math.exp(-8)  # |u - (-u)|^2 = 4
 
-    def slots(*labels):
-        return smt.uniformity(torch.stack([torch.stack(label) for label in labels])).item()
+    def sequences(*sequences):  # each: its times, each time: its slots
+        labels = [torch.stack([torch.stack(slots) for slots in times]) for times in sequences]
+        return smt.uniformity(torch.stack(labels)).item()
 
-    assert slots([u], [-u]) == pytest.approx(-8, rel=1e-4)
-    assert slots([u], [v]) == pytest.approx(-4, rel=1e-4)
-    assert slots([u], [u], [-u]) == pytest.approx(math.log((1 + 2 * far) / 3), rel=1e-4)
+    assert sequences([[u]], [[-u]]) == pytest.approx(-8, rel=1e-4)
+    assert sequences([[u]], [[v]]) == pytest.approx(-4, rel=1e-4)
+    third = math.log((1 + 2 * far) / 3)
+    assert sequences([[u]], [[u]], [[-u]]) == pytest.approx(third, rel=1e-4)
     # Two slots. The first tells the labels apart, the second does not.
-    assert slots([u, v], [-u, v]) == pytest.approx(math.log((1 + far) / 2), rel=1e-4)
+    half = math.log((1 + far) / 2)
+    assert sequences([[u, v]], [[-u, v]]) == pytest.approx(half, rel=1e-4)
     # Slots that differ from each other don't make up for labels that are all the same.
-    assert slots([u, -u], [u, -u]) == pytest.approx(0, abs=1e-5)
+    assert sequences([[u, -u]], [[u, -u]]) == pytest.approx(0, abs=1e-5)
+    # A label may stand still in time, and a time's label need not differ from other times' ones.
+    assert sequences([[u], [u]], [[-u], [-u]]) == pytest.approx(-8, rel=1e-4)
+    assert sequences([[u], [-u]], [[-u], [u]]) == pytest.approx(-8, rel=1e-4)
+    assert sequences([[u], [-u]], [[u], [-u]]) == pytest.approx(0, abs=1e-5)
 
 
 def test_runs_of_times_stay_inside_and_reach_both_ends():
@@ -649,12 +664,13 @@ def test_the_decoding_loss_ignores_masked_targets():
 
 
 def test_uniformity_is_a_part_of_the_loss():
-    def alternates(x, times):
-        return 1.0 - 2 * (times[..., None, None] % 2)
+    def alternates(x, times):  # from row to row, the same at all times
+        return (1.0 - 2 * (torch.arange(len(x)) % 2))[:, None, None, None].expand(
+            *times.shape, 1, 1
+        )
 
-    models, four = smt_stand_ins(encoder=alternates), ("--decoded", "4")  # 2 of 1 and 2 of -1 each
-    x, y, bits = time_is_token(rows=1)
-    loss, _ = smt.smt_loss(models, x, y, bits, 0, weights(0, 0, 0.5, *four))
+    x, y, bits = time_is_token(rows=4)
+    loss, _ = smt.smt_loss(smt_stand_ins(encoder=alternates), x, y, bits, 0, weights(0, 0, 0.5))
     assert loss.item() == pytest.approx(0.5 * math.log((4 + 8 * math.exp(-8)) / 12), rel=1e-4)
 
 
@@ -816,7 +832,7 @@ class LastToken:
 
 def test_text_goes_on_from_its_prompt(capsys):
     task = text_task()
-    args = SimpleNamespace(prompt="ab", seed=0, device=torch.device("cpu"))
+    args = SimpleNamespace(out=".", prompt="ab", seed=0, device=torch.device("cpu"))
     following = 100 * torch.eye(257).roll(1, dims=1)  # after each byte the next one
     smt.show(LastToken(following), task, 2, args)
     shown = capsys.readouterr().out
@@ -829,7 +845,7 @@ def test_text_is_drawn_by_its_probabilities_and_seed(capsys):
     table[:, [ord("."), ord("#")]] = torch.tensor([math.log(3.0), 0.0])
 
     def sample(seed):
-        args = SimpleNamespace(prompt="", seed=seed, device=torch.device("cpu"))
+        args = SimpleNamespace(out=".", prompt="", seed=seed, device=torch.device("cpu"))
         smt.show(LastToken(table), task, 20, args)
         return [line for line in capsys.readouterr().out.splitlines() if "---" not in line]
 
@@ -1093,6 +1109,8 @@ def test_text_trains_and_samples(capsys):
     capsys.readouterr()
     assert smt.main("--sample 2 --prompt Once --out run".split()) == 0
     assert capsys.readouterr().out.count("Once") == 2
+    with np.load("run/samples.npz") as kept:
+        assert kept["sample"].shape == (2, 1 + 4 + 4 * 6)
 
 
 @pytest.mark.parametrize(
@@ -1470,6 +1488,101 @@ def test_a_picture_is_drawn():
     fake_run("b", "bptt", cell="gru", init="a")
     assert figures.main(["a", "b", "--out", "picture.png"]) == 0
     assert Path("picture.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_what_a_run_drew_becomes_one_sheet():
+    pytest.importorskip("matplotlib")
+    options = f"{NETWORKS} {TRAINING} --task pixels --side 4 --steps 1 --dmt-steps 1 --out run"
+    assert smt.main(options.split()) == 0
+    assert figures.main("samples run --out sheet.png".split()) == 0
+    assert Path("sheet.png").read_bytes().startswith(b"\x89PNG")
+
+
+class Recorder:
+    """An RNN that keeps what it saw, and a readout that answers with what says(seen) tells."""
+
+    def __init__(self, says, vocab):
+        self.says, self.vocab = says, vocab
+        self.empty = torch.zeros(1, 0)
+
+    def step(self, memory, x):
+        return torch.cat([memory, x[:, None, None].expand(-1, 1, 1)], 2)
+
+    def rollout(self, x):
+        T = x.shape[1]
+        seen = x[:, None].expand(-1, T, -1).tril()[:, :, None]  # 0 for what comes later
+        return torch.cat([seen, torch.arange(T).expand(len(x), 1, T).mT[..., None]], 3)
+
+    def readout(self, memories):
+        return 100.0 * nn.functional.one_hot(self.says(memories[:, 0]), self.vocab)[:, None]
+
+
+def test_accuracy_by_depth_of_the_stack(monkeypatch):
+    def last_push(seen):  # right at once after a push, else as good as chance
+        before = seen.gather(1, (seen[:, -1:] - 1).clamp(min=0))
+        return before[:, 0] % 4
+
+    task = toy_task("stack", length=12, depth=3)
+    monkeypatch.setattr(figures, "restore", lambda *_: (task, Recorder(last_push, 5)))
+    found = figures.depth("run")
+    assert list(found) == [1, 2, 3]
+    assert found[3] == 1  # it is full only right after a push
+    assert 0.5 < found[1] < 0.9
+
+
+def test_what_a_linear_probe_reads(monkeypatch):
+    task = toy_task("retrieval", length=16, distractors=1)
+    rnn = Recorder(None, 11)
+    rnn.rollout = lambda x: nn.functional.one_hot(
+        x.gather(1, (x == 8).long().argmax(1, keepdim=True) + 1), 8
+    )[:, None].float()
+    monkeypatch.setattr(figures, "restore", lambda *_: (task, rnn))
+    found = figures.forgetting("run")
+    assert found["needle"] == 1 and abs(found["distractor"] - found["chance"]) < 0.04
+
+
+def test_loss_by_position(monkeypatch):
+    task = text_task(content=TEXT * 5, length=5)
+
+    def follows(seen):  # the byte after the last one, but for what comes after 20
+        return (seen[:, -1] + 1) % 256 if seen.shape[1] <= 20 else 0 * seen[:, -1]
+
+    rnn = Recorder(follows, 257)
+    rnn.empty = torch.zeros(1, 0, dtype=torch.long)
+    monkeypatch.setattr(figures, "restore", lambda *_: (task, rnn))
+    found = figures.position("run")
+    assert list(found) == [f"{5 * k}..{5 * k + 4}" for k in range(8)]
+    losses = list(found.values())
+    assert max(losses[1:4]) < 1e-6 and min(losses[4:]) > 50  # the first byte can't be known
+    assert losses[0] == pytest.approx(100 / 5, abs=5)
+
+
+def test_measurements_are_kept_in_the_run(capsys):
+    options = f"{NETWORKS} {TRAINING} --task stack --length 6 --depth 2 --steps 1 --dmt-steps 1"
+    assert smt.main([*options.split(), "--out", "run"]) == 0
+    capsys.readouterr()
+    assert figures.main(["depth", "run"]) == 0
+    kept = json.loads(Path("run/depth.json").read_text())
+    assert list(kept) == ["1", "2"] and f"{kept['2']:.4f}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "argv, said",
+    [
+        ("depth nowhere", "nowhere"),
+        ("depth run", "stack"),
+        ("forgetting run", "retrieval"),
+        ("position run", "text"),
+        ("depth", "depth"),
+        ("depth run run", "depth"),
+        ("samples run", "pixels"),
+    ],
+)
+def test_wrong_measurements_get_one_line(finished, argv, said, capsys):
+    Path("run").symlink_to(finished)
+    assert figures.main(argv.split()) == 2
+    printed = capsys.readouterr()
+    assert printed.err.count("\n") == 1 and said in printed.err and printed.out == ""
 
 
 @pytest.mark.parametrize(

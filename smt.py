@@ -259,8 +259,8 @@ def smt_loss(models, x, y, bits, progress, args):
     labels = teacher["encoder"](x, times)  # (B, n + 1, K, d)
     # L_dyn: a step of the RNN from each label to the next. Its gradient reaches f and both labels.
     predicted = rnn.step(labels[:, :-1].flatten(0, 1), x.gather(1, times[:, 1:]).flatten())
-    # Its weight grows from 0.1 to 1: first what to remember, then in a form that f can follow.
-    dyn = 10 ** min(0, 1.25 * progress - 1) * F.mse_loss(predicted, labels[:, 1:].flatten(0, 1))
+    # Its weight grows from 0.01 to 1: first what to remember, then in a form that f can follow.
+    dyn = 100 ** min(0, 1.25 * progress - 1) * F.mse_loss(predicted, labels[:, 1:].flatten(0, 1))
     # L_dec and L_unif of some labels: neighbours hold much the same, and decoding is what costs.
     pick = bits[:, :n].argsort(1)[:, : args.decoded] + 1
     times = times.gather(1, pick)  # (B, decoded)
@@ -502,7 +502,7 @@ def parser():
     add("--decoded", 4, whole(1), "how many of their labels are decoded")
     add("--lambda-dec", 1.0, number(0), "λ_dec, weight of the decoding loss")
     add("--lambda-readout", 0.3, number(0), "extra weight in it of y_t, the readout's target")
-    add("--lambda-dyn", 10.0, number(0), "λ_dyn, weight of the dynamics loss; grows from a tenth")
+    add("--lambda-dyn", 10.0, number(0), "λ_dyn, weight of the dynamics loss; grows from a 100th")
     add("--lambda-unif", 0.1, number(0), "λ_unif, weight of the uniformity loss")
     add("--steps", 2400, whole(0), "optimiser steps of SMT; with --init, 0 leaves it out")
     add("--lr", 2e-3, number(0, above=True), "peak learning rate of SMT")

@@ -121,6 +121,8 @@ OPTIONS = {
     "levels": {"type": whole(2, 256), "help": "pixels: levels of grey"},
     "data": {"help": "text, pixels: a file (default: CPython's language reference; strokes)"},
 }
+# Where nearly each time has a target: labels of all times, each decoded a little way.
+DENSE = {"labels": 32, "decoded": 32, "future": 4}
 LETTERS = string.digits + string.ascii_letters  # how tokens are shown
 
 
@@ -186,6 +188,7 @@ class Retrieval(Task):
     """
 
     options = {"length": 64, "distractors": 0}
+    smt = {"decoder_context": 8, "steps": 1600, "dmt_steps": 1000, "window": 24, "rollout": 48}
     letters = "01234567>-?"
     T = property(lambda self: self.length)
 
@@ -213,7 +216,8 @@ class Stack(Task):
     No loss at a push. Pushes and pops are as likely where both can be. T = length.
     """
 
-    options = {"length": 32, "depth": 8}
+    options, sizes = {"length": 32, "depth": 8}, {"decoder_depth": 1}
+    smt = DENSE | {"encoder_depth": 4, "future": 2}
     letters = "abcd-"  # the last is a pop
     T = property(lambda self: self.length)
 
@@ -283,7 +287,8 @@ class Modular(Task):
 class Parity(Task):
     """Bits; the answer at each is whether the number of ones so far is odd. T = length."""
 
-    options = {"length": 32}
+    options, sizes = {"length": 32}, {"decoder_depth": 1}
+    smt = DENSE
     letters = "01"
     T = property(lambda self: self.length)
 
@@ -299,14 +304,10 @@ class Text(Task):
     """
 
     options = {"data": "", "length": 64}
-    # What a byte needs is near: a short future, many labels, and times relative to the present.
     sizes = {"memory": 2, "dim": 128, "decoder_depth": 1}
-    smt = {
+    smt = DENSE | {
         "encoder_depth": 3,
-        "registers": "now",
-        "future": 4,
-        "labels": 32,
-        "decoded": 32,
+        "registers": "now",  # times relative to the present: text has no end
         "lambda_readout": 1.0,
         "steps": 1300,
         "dmt_steps": 700,

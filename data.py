@@ -430,6 +430,12 @@ def read_images(path: str):
     return images
 
 
+def npz(arrays: dict) -> bytes:
+    """The content of an .npz file of arrays by their names."""
+    np.savez(buffer := io.BytesIO(), **arrays)
+    return buffer.getvalue()
+
+
 def read_bytes(path: str) -> bytes:
     """The bytes of a file; UsageError if it can't be read."""
     try:
@@ -465,7 +471,10 @@ def make_task(args):
             raise UsageError(
                 f"--{name} {value}: not an option of task {args.task}, which has {own}"
             )
-    return task(args.seed, args.device, **{name: getattr(args, name) for name in task.options})
+    task = task(args.seed, args.device, **{name: getattr(args, name) for name in task.options})
+    if args.eval_length > 1 and task.axis:
+        task.longer(args.eval_length)  # finds out what can't be had before the run, not after it
+    return task
 
 
 def add_task(p: Parser):

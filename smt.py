@@ -28,14 +28,13 @@ import os
 import sys
 import time
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
 from tqdm import tqdm
 
 from data import LARGEST, TASKS, Parser, UsageError
-from data import add_task, device, make_task, number, random_bits, whole
+from data import add_task, device, make_task, npz, number, random_bits, whole
 
 
 # ---------------------------------------------------------------------------------- attention block
@@ -349,8 +348,7 @@ def show(rnn, task, count, args):
             memory, tokens = rnn.step(memory, token), torch.cat([tokens, token[:, None]], 1)
         print(*(f"--- {name}\n{task.draw(sample)}" for sample in tokens), sep="\n")
         samples[name] = tokens.cpu().numpy()  # (count, length)
-    np.savez(buffer := io.BytesIO(), **samples)
-    write(f"{args.out}/samples.npz", buffer.getvalue())
+    write(f"{args.out}/samples.npz", npz(samples))
 
 
 # -------------------------------------------------------------------------------- the training loop
@@ -520,7 +518,7 @@ def parser():
     add("--out", None, str, "directory of the run; None: runs/<task>-smt")
     add("--init", None, str, "a run's directory: start from its weights, with its options")
     p.add_argument("--resume", action="store_true", help="go on with the run in --out")
-    add("--sample", 0, whole(0), "only print so many samples of the run in --out")
+    add("--sample", 0, whole(0), "show so many samples of the run in --out, train nothing")
     add("--prompt", "", str, "what sampled text begins with")
     return p
 
@@ -550,7 +548,6 @@ def settings(argv):
     if args.dim % (2 * args.heads):
         raise UsageError(f"--dim {args.dim}: give a multiple of 2 x --heads, {2 * args.heads}")
     task = make_task(args)
-    task.axis and task.longer(args.eval_length)  # finds out what can't be had, before the run
     fit(args, task.T, {word.split("=")[0] for word in argv})
     torch.manual_seed(args.seed)
     models = build(args, task.vocab)
@@ -558,8 +555,7 @@ def settings(argv):
         if source:
             models.load_state_dict({name: source["models"][name] for name in models.state_dict()})
     except (KeyError, RuntimeError):
-        name = f"--resume {out}" if run else f"--init {args.init}"
-        raise UsageError(f"{name}: other sizes or parts") from None
+        raise UsageError(f"--init/--resume {out if run else args.init}: other sizes") from None
     return args, task, models.to(args.device), run
 
 

@@ -633,7 +633,7 @@ def test_the_dynamics_loss_by_hand():
         smt.smt_loss(models, *time_is_token(), done, args)[0].item() for done in (0, 0.5, 1)
     )
     assert end == pytest.approx(0.5 * 2**2)
-    assert 0 < begin < middle < end  # its weight grows
+    assert begin == pytest.approx(end / 100) and begin < middle < end  # its weight grows
 
 
 @pytest.mark.parametrize("future", [1, 3, 8])

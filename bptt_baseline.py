@@ -27,8 +27,8 @@ import torch.nn.functional as F
 from torch import nn
 from tqdm import tqdm
 
-from data import LARGEST, TASKS, Parser, UsageError
-from data import add_task, device, make_task, npz, number, random_bits, whole
+from data import TASKS, add_task, make_task, random_bits
+from options import LARGEST, Parser, UsageError, device, load, npz, number, whole, write
 
 
 # ---------------------------------------------------------------------------------- attention block
@@ -41,9 +41,9 @@ def rotate(h, position):
     return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1).type_as(h)
 
 
-def mlp(d, hidden):
-    """The pre-norm MLP of every residual branch: (..., d) -> (..., d)."""
-    return nn.Sequential(nn.RMSNorm(d), nn.Linear(d, hidden), nn.GELU(), nn.Linear(hidden, d))
+def mlp(size, hidden, d):
+    """The pre-norm MLP of every residual branch: (..., size) -> (..., d)."""
+    return nn.Sequential(nn.RMSNorm(size), nn.Linear(size, hidden), nn.GELU(), nn.Linear(hidden, d))
 
 
 class Block(nn.Module):
@@ -51,7 +51,7 @@ class Block(nn.Module):
 
     def __init__(self, d, heads):
         super().__init__()
-        self.heads, self.norm, self.mlp = heads, nn.RMSNorm(d), mlp(d, 4 * d)
+        self.heads, self.norm, self.mlp = heads, nn.RMSNorm(d), mlp(d, 4 * d, d)
         self.qkv, self.out = nn.Linear(d, 3 * d, bias=False), nn.Linear(d, d, bias=False)
 
     def forward(self, h, position, mask):
@@ -114,13 +114,12 @@ class MLPCell(nn.Module):
     def __init__(self, args):
         super().__init__()
         self.depth, D = args.cell_depth, args.memory * args.dim
-        self.project = nn.Linear(args.dim, D)
-        self.blocks = nn.ModuleList(mlp(D, 2 * D) for _ in range(args.cell_depth))
+        self.blocks = nn.ModuleList(mlp(D + args.dim, 2 * D, D) for _ in range(args.cell_depth))
 
     def forward(self, memory, e):
-        h = memory.flatten(1) + self.project(e)
-        for block in self.blocks:
-            h = h + block(h)
+        h = memory.flatten(1)
+        for block in self.blocks:  # e beside h: added to it, e would have to be removed again
+            h = h + block(torch.cat([h, e], 1))
         return h.view_as(memory)
 
 
@@ -162,10 +161,10 @@ class RNN(nn.Module):
 
 
 # ------------------------------------------------------------------------------------ the BPTT loss
-def cross_entropy(logits, y):
-    """Mean over the scored targets, 0 without one: logits (..., V), y (...) with -1 = no loss."""
+def cross_entropy(logits, y, batch=None):
+    """Nats a scored target, of y or of the batch it is a part of; logits (..., V), y (...)."""
     total = F.cross_entropy(logits.flatten(0, -2), y.flatten(), ignore_index=-1, reduction="sum")
-    return total / (y >= 0).sum().clamp(min=1)
+    return total / ((y if batch is None else batch) >= 0).sum().clamp(min=1)  # 0, never 0/0
 
 
 def bptt_loss(models, x, y, bits, progress, args):
@@ -254,11 +253,9 @@ def train(args, task, models, checkpoint):
         optimizer = torch.optim.AdamW(weights, betas=(0.9, 0.95), weight_decay=0.01)
         if first < begin < last:
             optimizer.load_state_dict(checkpoint["optimizer"])
-        bar = tqdm(range(begin, last), phase, steps, initial=begin - first, disable=None)
         losses, clock = [], time.perf_counter()
-        for step in bar:
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(step - first, steps, peak)
+        for step in tqdm(range(begin, last), phase, steps, initial=begin - first, disable=None):
+            optimizer.param_groups[0]["lr"] = learning_rate(step - first, steps, peak)
             x, y = task.batch("train", step, rows)  # (B, T)
             bits = random_bits((args.seed, phase, step), rows, task.T)  # (B, T) for the loss
             with torch.autocast(args.device, torch.bfloat16, enabled=args.precision == "bf16"):
@@ -277,7 +274,6 @@ def train(args, task, models, checkpoint):
                 figures = evaluate(models, task, "val", args.eval_rows)
                 report(state, phase, train_loss, figures)
                 save(args, models, optimizer, state)
-                bar.set_postfix(loss=train_loss, rnn_alone=figures["val_acc"])
                 losses, clock = [], time.perf_counter()
     if not state["done"]:
         figures = evaluate(models, task, "test")
@@ -327,26 +323,6 @@ def save(args, models, optimizer, state):
     torch.save(content, buffer := io.BytesIO())
     write(f"{args.out}/checkpoint.pt", buffer.getvalue())
     write(f"{args.out}/metrics.jsonl", "".join(state["lines"]).encode())
-
-
-def write(path, content):
-    """Write a file whole or not at all: under another name first, then renamed."""
-    with open(path + ".tmp", "wb") as file:
-        file.write(content)
-    os.replace(path + ".tmp", path)
-
-
-def load(directory, option):
-    """The checkpoint of a run; UsageError naming the option if there is none or it is damaged."""
-    path = f"{directory}/checkpoint.pt"
-    if not os.path.isfile(path):
-        raise UsageError(f"{option}: {directory} holds no run; name the --out of an earlier one")
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        checkpoint["config"]["method"], checkpoint["models"].items(), checkpoint["state"]["lines"]
-        return checkpoint
-    except Exception:  # what damaged files make torch raise is of many kinds
-        raise UsageError(f"{option}: {path} is damaged, or of another program") from None
 
 
 # --------------------------------------------------------------------------------- the command line
@@ -404,7 +380,7 @@ def settings(argv):
     if args.dim % (2 * args.heads):
         raise UsageError(f"--dim {args.dim}: give a multiple of 2 x --heads, {2 * args.heads}")
     task = make_task(args)
-    fit(args, task.T, {word.split("=")[0] for word in argv})
+    fit(args, task.T)
     torch.manual_seed(args.seed)
     models = build(args, task.vocab)
     try:
@@ -415,7 +391,7 @@ def settings(argv):
     return args, task, models.to(args.device), run
 
 
-def fit(args, T, given):
+def fit(args, T):
     """Shorten what goes beyond the T times."""
     args.truncate = min(args.truncate, T)
 

@@ -17,35 +17,14 @@ run can be resumed, or its rows split over processes, with nothing to save. Spli
 """
 
 import argparse
-import gzip
 import hashlib
-import io
 import string
-import struct
 import sys
-from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 
-LARGEST = 2**20  # bound of lengths and delays: far beyond what memory allows, to catch typos
-
-
-class UsageError(Exception):
-    """Wrong input by the user; its text is the one line to print."""
-
-
-class Parser(argparse.ArgumentParser):
-    """A command line whose mistakes are told as all wrong input is."""
-
-    def add(self, name: str, default, kind, meaning: str):
-        """An option with its default and its kind: a type, or a list of the values it can have."""
-        kind = {"choices": kind} if isinstance(kind, list) else {"type": kind}
-        self.add_argument(name, default=default, help=f"{meaning} (default: {default})", **kind)
-
-    def error(self, message):
-        raise UsageError(message.removeprefix("argument "))
+from options import LARGEST, Parser, UsageError, read_bytes, read_images, whole
 
 
 def random_bits(key: tuple, rows: torch.Tensor, columns: int) -> torch.Tensor:
@@ -64,48 +43,6 @@ def random_bits(key: tuple, rows: torch.Tensor, columns: int) -> torch.Tensor:
     z = (z ^ ((z >> 30) & (2**34 - 1))) * -4658895280553007687  # 0xBF58476D1CE4E5B9
     z = (z ^ ((z >> 27) & (2**37 - 1))) * -7723592293110705685  # 0x94D049BB133111EB
     return (z ^ ((z >> 31) & (2**33 - 1))) & (2**62 - 1)
-
-
-def whole(low: int, high: int = 2**62):
-    """An option's type: a whole number from low to high."""
-
-    def parse(text: str) -> int:
-        try:
-            if low <= int(text) <= high:
-                return int(text)
-        except ValueError:
-            pass
-        upper = "" if high == 2**62 else f" and at most {high}"
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number of at least {low}{upper}")
-
-    return parse
-
-
-def number(low: float, above: bool = False):
-    """An option's type: a number of at least low, or above it, and at most 1e30."""
-
-    def parse(text: str) -> float:
-        try:
-            value = float(text)
-            if (low < value if above else low <= value) and value <= 1e30:
-                return value
-        except ValueError:
-            pass
-        raise argparse.ArgumentTypeError(
-            f"{text} is not a number {'above' if above else 'of at least'} {low}"
-        )
-
-    return parse
-
-
-def device(text: str) -> str:
-    """An option's type: a device that is here, or auto for the best of them."""
-    there = ["cpu"]
-    if torch.accelerator.is_available():
-        there.insert(0, torch.accelerator.current_accelerator().type)
-    if text not in ("auto", *there):
-        raise argparse.ArgumentTypeError(f"{text} is not to be had here; give {' or '.join(there)}")
-    return there[0] if text == "auto" else text
 
 
 # The tasks' own options, as argparse takes them. A task lists those it has, with its defaults.
@@ -406,44 +343,6 @@ def strokes(u, side):
     at = torch.arange(side, device=u.device)
     away = (row - at).square()[..., None] + (column - at).square()[:, :, None]
     return (1.5 - away.amin(1)).clamp(0, 1)
-
-
-def read_images(path: str):
-    """Images uint8 (N, H, W) of a .npz, .npy or idx file (.gz); UsageError if there are none."""
-    raw = read_bytes(path)
-    try:
-        if raw[:2] == b"\x1f\x8b":
-            raw = gzip.decompress(raw)
-        if raw[:4] == b"\0\0\x08\x03":  # idx: unsigned bytes, three axes
-            shape = struct.unpack(">3i", raw[4:16])
-            images = np.frombuffer(raw, np.uint8, offset=16).reshape(shape).copy()
-        else:
-            images = np.load(io.BytesIO(raw), allow_pickle=False)
-            if not isinstance(images, np.ndarray):
-                images = next(array for array in images.values() if array.ndim == 3)
-        if images.dtype != np.uint8 or images.ndim != 3 or not images.size or len(images) < 10:
-            raise ValueError
-    except Exception:  # what damaged files make their readers raise is of many kinds
-        raise UsageError(
-            f"--data {path}: no images; give uint8 (N, H, W), N at least 10, as .npz, .npy or idx"
-        ) from None
-    return images
-
-
-def npz(arrays: dict) -> bytes:
-    """The content of an .npz file of arrays by their names."""
-    np.savez(buffer := io.BytesIO(), **arrays)
-    return buffer.getvalue()
-
-
-def read_bytes(path: str) -> bytes:
-    """The bytes of a file; UsageError if it can't be read."""
-    try:
-        return Path(path).read_bytes()
-    except OSError as error:
-        raise UsageError(
-            f"--data {path}: can't be read ({error.strerror}); give a readable file"
-        ) from None
 
 
 def default_text() -> bytes:

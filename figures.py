@@ -24,7 +24,7 @@ import torch.nn.functional as F
 
 import bptt_baseline
 import smt
-from data import Parser, UsageError
+from options import Parser, UsageError, write
 
 ACROSS = {
     "seconds": "training time in seconds",
@@ -235,7 +235,7 @@ def measure(what: str, directory: str) -> None:
     found = MEASURES[what](directory)
     for name, value in found.items():
         print(f"{name:>12}  {value:.4f}")
-    smt.write(f"{directory}/{what}.json", json.dumps(found, indent=1).encode())
+    write(f"{directory}/{what}.json", json.dumps(found, indent=1).encode())
 
 
 def main(argv=None) -> int:

@@ -33,8 +33,8 @@ import torch.nn.functional as F
 from torch import nn
 from tqdm import tqdm
 
-from data import LARGEST, TASKS, Parser, UsageError
-from data import add_task, device, make_task, npz, number, random_bits, whole
+from data import TASKS, add_task, make_task, random_bits
+from options import LARGEST, Parser, UsageError, device, load, npz, number, whole, write
 
 
 # ---------------------------------------------------------------------------------- attention block
@@ -47,9 +47,9 @@ def rotate(h, position):
     return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1).type_as(h)
 
 
-def mlp(d, hidden):
-    """The pre-norm MLP of every residual branch: (..., d) -> (..., d)."""
-    return nn.Sequential(nn.RMSNorm(d), nn.Linear(d, hidden), nn.GELU(), nn.Linear(hidden, d))
+def mlp(size, hidden, d):
+    """The pre-norm MLP of every residual branch: (..., size) -> (..., d)."""
+    return nn.Sequential(nn.RMSNorm(size), nn.Linear(size, hidden), nn.GELU(), nn.Linear(hidden, d))
 
 
 class Block(nn.Module):
@@ -57,7 +57,7 @@ class Block(nn.Module):
 
     def __init__(self, d, heads):
         super().__init__()
-        self.heads, self.norm, self.mlp = heads, nn.RMSNorm(d), mlp(d, 4 * d)
+        self.heads, self.norm, self.mlp = heads, nn.RMSNorm(d), mlp(d, 4 * d, d)
         self.qkv, self.out = nn.Linear(d, 3 * d, bias=False), nn.Linear(d, d, bias=False)
 
     def forward(self, h, position, mask):
@@ -158,13 +158,12 @@ class MLPCell(nn.Module):
     def __init__(self, args):
         super().__init__()
         self.depth, D = args.cell_depth, args.memory * args.dim
-        self.project = nn.Linear(args.dim, D)
-        self.blocks = nn.ModuleList(mlp(D, 2 * D) for _ in range(args.cell_depth))
+        self.blocks = nn.ModuleList(mlp(D + args.dim, 2 * D, D) for _ in range(args.cell_depth))
 
     def forward(self, memory, e):
-        h = memory.flatten(1) + self.project(e)
-        for block in self.blocks:
-            h = h + block(h)
+        h = memory.flatten(1)
+        for block in self.blocks:  # e beside h: added to it, e would have to be removed again
+            h = h + block(torch.cat([h, e], 1))
         return h.view_as(memory)
 
 
@@ -214,16 +213,30 @@ def hand_over(teacher, rnn):
 
 
 # ------------------------------------------------------------------------------------- the SMT loss
-def cross_entropy(logits, y):
-    """Mean over the scored targets, 0 without one: logits (..., V), y (...) with -1 = no loss."""
+def cross_entropy(logits, y, batch=None):
+    """Nats a scored target, of y or of the batch it is a part of; logits (..., V), y (...)."""
     total = F.cross_entropy(logits.flatten(0, -2), y.flatten(), ignore_index=-1, reduction="sum")
-    return total / (y >= 0).sum().clamp(min=1)
+    return total / ((y if batch is None else batch) >= 0).sum().clamp(min=1)  # 0, never 0/0
 
 
 def futures(z, times, Tf):
     """z_{t..t+Tf-1} for each t >= 0, -1 beyond the end: z (B, T), times (B, n) -> (B, n, Tf)."""
     windows = F.pad(z, (0, Tf - 1), value=-1).unfold(1, Tf, 1)  # (B, T, Tf)
     return torch.take_along_dim(windows, times[..., None], 1)
+
+
+def decoding(decoder, labels, times, x, y, args):
+    """L_dec: labels (B, n, K, d) of times (B, n) decoded into y_t..y_{t+Tf-1}, nats a target."""
+    memory, loss = labels.flatten(0, 1), 0
+    inputs, targets = (futures(z, times, args.future).flatten(0, 1) for z in (x, y))  # (B n, Tf)
+    end = ((targets >= 0) * torch.arange(1, args.future + 1, device=y.device)).amax(1)  # (B n,)
+    for part in end.argsort().chunk(4):  # short futures apart: to decode padding costs as much
+        S = end[part[-1]].clamp(min=1)
+        logits = decoder(memory[part], inputs[part, 1:S].clamp(min=0), args.decoder_context)
+        loss += cross_entropy(logits, targets[part, :S], targets)
+        # Once more y_t, all that the RNN's readout will be asked for.
+        loss += args.lambda_readout * cross_entropy(logits[:, 0], targets[part, 0], targets[:, 0])
+    return loss
 
 
 def uniformity(labels):
@@ -241,11 +254,20 @@ def uniformity(labels):
 
 def consecutive(y, bits, length):
     """Runs of times t..t + length within -1..T - 1: y, bits (B, T) -> (B, length + 1)."""
+    T, kind = y.shape[1], bits[:, -1:] % 4
     # Drawn with overhang, then pushed inside: else few runs would hold the first and last times.
-    T, start = y.shape[1], bits[:, 0] % (y.shape[1] + length - 1) - length
-    # Odd rows: around a random target. Where these are rare, their labels would hardly be learnt.
-    start[1::2] = ((bits * (y >= 0)).argmax(1) - 1 - bits[:, 0] % length)[1::2]
-    return start.clamp(-1, T - 1 - length)[:, None] + torch.arange(length + 1, device=y.device)
+    start = bits[:, :1] % (T + length - 1) - length
+    # Half the runs: around a random target. Rare ones would hardly be learnt.
+    target = (bits * (y >= 0)).argmax(1, keepdim=True) - 1 - bits[:, :1] % length
+    # A quarter: from m_∅, as every rollout. What goes wrong there stays wrong.
+    start = torch.where(kind == 0, -1, torch.where(kind == 1, start, target))
+    return start.clamp(-1, T - 1 - length) + torch.arange(length + 1, device=y.device)
+
+
+def dynamics(rnn, labels, times, x):
+    """L_dyn: a step of the RNN from each label to the next: labels (B, n + 1, K, d) of times."""
+    predicted = rnn.step(labels[:, :-1].flatten(0, 1), x.gather(1, times[:, 1:]).flatten())
+    return F.mse_loss(predicted, labels[:, 1:].flatten(0, 1))
 
 
 def smt_loss(models, x, y, bits, progress, args):
@@ -256,22 +278,23 @@ def smt_loss(models, x, y, bits, progress, args):
     teacher, rnn, n = models["teacher"], models["rnn"], args.labels
     times = consecutive(y, bits, n)  # (B, n + 1)
     labels = teacher["encoder"](x, times)  # (B, n + 1, K, d)
-    # L_dyn: a step of the RNN from each label to the next. Its gradient reaches f and both labels.
-    predicted = rnn.step(labels[:, :-1].flatten(0, 1), x.gather(1, times[:, 1:]).flatten())
-    # Its weight grows from 0.01 to 1: first what to remember, then in a form that f can follow.
-    dyn = 100 ** min(0, 1.25 * progress - 1) * F.mse_loss(predicted, labels[:, 1:].flatten(0, 1))
+    # L_dyn's gradient reaches f and both labels. Its weight grows from 0.01 to 1: first what to
+    # remember, then in a form that f can follow.
+    dyn = 100 ** min(0, 1.25 * progress - 1) * dynamics(rnn, labels, times, x)
     # L_dec and L_unif of some labels: neighbours hold much the same, and decoding is what costs.
     pick = bits[:, :n].argsort(1)[:, : args.decoded] + 1
-    times = times.gather(1, pick)  # (B, decoded)
     some = torch.take_along_dim(labels, pick[..., None, None], 1)  # (B, decoded, K, d)
-    inputs = futures(x, times, args.future).flatten(0, 1)[:, 1:].clamp(min=0)
-    targets = futures(y, times, args.future).flatten(0, 1)  # (B decoded, Tf)
-    logits = teacher["decoder"](some.flatten(0, 1), inputs, args.decoder_context)
-    # y_t is one of Tf targets, but the only one that the RNN's readout will be asked for.
-    now = cross_entropy(logits[:, 0], targets[:, 0])
-    dec = cross_entropy(logits, targets) + args.lambda_readout * now
+    dec = decoding(teacher["decoder"], some, times.gather(1, pick), x, y, args)
     loss = args.lambda_dec * dec + args.lambda_dyn * dyn + args.lambda_unif * uniformity(some)
     return loss, args.encoder_depth + max(args.decoder_depth, rnn.cell.depth)
+
+
+def cell_loss(models, x, y, bits, progress, args):
+    """L_dyn alone, on labels that no longer move: f, which ran after them so far, catches up."""
+    times = consecutive(y, bits, args.labels)
+    with torch.no_grad():
+        labels = models["teacher"]["encoder"](x, times)  # (B, n + 1, K, d)
+    return dynamics(models["rnn"], labels, times, x), args.encoder_depth + models["rnn"].cell.depth
 
 
 # ---------------------------------------------------------------------------------------------- DMT
@@ -290,8 +313,7 @@ def dmt_loss(models, x, y, bits, progress, args):
     memories = [labels[:, :1]]
     for inputs in x.gather(1, times[:, 1:]).split(args.window, 1):  # (B, H)
         memories.append(rnn.rollout(inputs, memories[-1][:, -1].detach()))
-    memories = torch.cat(memories, 1)  # (B, R + 1, K, d)
-    memories = torch.take_along_dim(memories, pick[..., None, None], 1)  # (B, n, K, d)
+    memories = torch.cat(memories, 1).take_along_dim(pick[..., None, None], 1)  # (B, n, K, d)
     dyn = F.mse_loss(memories, labels[:, 1:])
     # The readout learns on these memories, detached: it must not bend them. D stays as it is.
     logits = rnn.readout(memories.detach().flatten(0, 1))[:, 0]  # (B n, V)
@@ -357,9 +379,11 @@ METHOD = "smt"  # names the runs, and the tasks' defaults for it
 
 def phases(args):
     """(name, loss, models trained, steps, peak learning rate) of the run's phases, in order."""
-    # DMT trains the RNN alone: labels that moved while it follows them would be no target.
-    smt = ("smt", smt_loss, ("teacher", "rnn"), args.steps, args.lr)
-    return [smt, ("dmt", dmt_loss, ("rnn",), args.dmt_steps, args.dmt_lr)]
+    alone = round(args.cell_only * args.steps)
+    smt = ("smt", smt_loss, ("teacher", "rnn"), args.steps - alone, args.lr)
+    # From here on the teacher stays: labels that moved while the RNN follows would be no target.
+    cell = ("smt", cell_loss, ("rnn",), alone, args.lr)
+    return [smt, cell, ("dmt", dmt_loss, ("rnn",), args.dmt_steps, args.dmt_lr)]
 
 
 def learning_rate(step, steps, peak):
@@ -381,11 +405,9 @@ def train(args, task, models, checkpoint):
         optimizer = torch.optim.AdamW(weights, betas=(0.9, 0.95), weight_decay=0.01)
         if first < begin < last:
             optimizer.load_state_dict(checkpoint["optimizer"])
-        bar = tqdm(range(begin, last), phase, steps, initial=begin - first, disable=None)
         losses, clock = [], time.perf_counter()
-        for step in bar:
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(step - first, steps, peak)
+        for step in tqdm(range(begin, last), phase, steps, initial=begin - first, disable=None):
+            optimizer.param_groups[0]["lr"] = learning_rate(step - first, steps, peak)
             x, y = task.batch("train", step, rows)  # (B, T)
             bits = random_bits((args.seed, phase, step), rows, task.T)  # (B, T) for the loss
             with torch.autocast(args.device, torch.bfloat16, enabled=args.precision == "bf16"):
@@ -406,7 +428,6 @@ def train(args, task, models, checkpoint):
                 figures = evaluate(models, task, "val", args.eval_rows)
                 report(state, phase, train_loss, figures)
                 save(args, models, optimizer, state)
-                bar.set_postfix(loss=train_loss, rnn_alone=figures["val_acc"])
                 losses, clock = [], time.perf_counter()
     if not state["done"]:
         figures = evaluate(models, task, "test")
@@ -458,26 +479,6 @@ def save(args, models, optimizer, state):
     write(f"{args.out}/metrics.jsonl", "".join(state["lines"]).encode())
 
 
-def write(path, content):
-    """Write a file whole or not at all: under another name first, then renamed."""
-    with open(path + ".tmp", "wb") as file:
-        file.write(content)
-    os.replace(path + ".tmp", path)
-
-
-def load(directory, option):
-    """The checkpoint of a run; UsageError naming the option if there is none or it is damaged."""
-    path = f"{directory}/checkpoint.pt"
-    if not os.path.isfile(path):
-        raise UsageError(f"{option}: {directory} holds no run; name the --out of an earlier one")
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        checkpoint["config"]["method"], checkpoint["models"].items(), checkpoint["state"]["lines"]
-        return checkpoint
-    except Exception:  # what damaged files make torch raise is of many kinds
-        raise UsageError(f"{option}: {path} is damaged, or of another program") from None
-
-
 # --------------------------------------------------------------------------------- the command line
 def parser():
     """Every option with its meaning and default. A task's own options and defaults: data.py."""
@@ -503,9 +504,10 @@ def parser():
     add("--lambda-dyn", 10.0, number(0), "λ_dyn, weight of the dynamics loss; grows from a 100th")
     add("--lambda-unif", 0.1, number(0), "λ_unif, weight of the uniformity loss")
     add("--steps", 2400, whole(0), "optimiser steps of SMT; with --init, 0 leaves it out")
+    add("--cell-only", 0.4, number(0, 1), "last share of them that trains f alone, on fixed labels")
     add("--lr", 2e-3, number(0, above=True), "peak learning rate of SMT")
     add("--dmt-steps", 800, whole(0), "optimiser steps of DMT")
-    add("--dmt-lr", 1e-3, number(0, above=True), "peak learning rate of DMT")
+    add("--dmt-lr", 2e-3, number(0, above=True), "peak learning rate of DMT")
     add("--window", 16, whole(1), "H, steps of DMT's gradient; 1: the paper's DAgger; T: all")
     add("--rollout", 32, whole(1), "R, steps the RNN goes on its own in DMT (at least --window)")
     add("--batch-size", 32, whole(1), "sequences in a step")
@@ -548,7 +550,7 @@ def settings(argv):
     if args.dim % (2 * args.heads):
         raise UsageError(f"--dim {args.dim}: give a multiple of 2 x --heads, {2 * args.heads}")
     task = make_task(args)
-    fit(args, task.T, {word.split("=")[0] for word in argv})
+    fit(args, task.T)
     torch.manual_seed(args.seed)
     models = build(args, task.vocab)
     try:
@@ -559,17 +561,13 @@ def settings(argv):
     return args, task, models.to(args.device), run
 
 
-def fit(args, T, given):
+def fit(args, T):
     """Shorten what goes beyond the T times; UsageError for what can't be."""
     if not args.steps and args.dmt_steps and not args.init:
         raise UsageError("--steps 0: DMT needs a teacher; give some steps of SMT, or --init RUN")
     args.rollout = max(args.rollout, args.window)
-    for name in "context", "decoder_context", "future", "window", "rollout":
+    for name in "context", "decoder_context", "future", "labels", "window", "rollout":
         setattr(args, name, min(getattr(args, name), T))
-    for name, most in ("labels", T), ("decoded", min(args.labels, T)):
-        if getattr(args, name) > most and f"--{name}" in given:
-            raise UsageError(f"--{name} {getattr(args, name)}: there are {most}; give at most that")
-        setattr(args, name, min(getattr(args, name), most))
 
 
 def build(args, vocab):

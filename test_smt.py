@@ -33,7 +33,8 @@ torch.set_num_threads(1)  # with matrices this small a second thread only gets i
 NETWORKS = "--memory 2 --dim 8 --heads 2 --encoder-depth 2 --decoder-depth 1 --cell-depth 1"
 TRAINING = "--labels 4 --decoded 2 --batch-size 2 --eval-every 2 --eval-rows 4 --device cpu"
 COPY = "--length 3 --delay 2"  # T = 8
-PHASES = "--steps 5 --dmt-steps 5"  # evaluated and saved after step 2, 4, 5 and 7, 9, 10
+# Evaluated and saved after step 2, 4, 5 of SMT, 7, 8 of the cell alone, 10, 12, 13 of DMT.
+PHASES = "--steps 8 --cell-only 0.4 --dmt-steps 5"
 TEXT = bytes(range(200))
 
 ENCODERS = pytest.mark.parametrize("encoder", ["one-pass", "bidirectional"])
@@ -574,20 +575,31 @@ def test_runs_of_times_stay_inside_and_reach_both_ends():
         assert times.shape == (4000, length + 1)
         assert times.min() == -1 and times.max() == T - 1
         assert (times.diff(dim=-1) == 1).all()
-        # Every transition comes up about as often; the first, from m_∅ on, above all.
-        counts = times[::2, 1:].flatten().bincount(minlength=T)
-        assert counts.max() < 2.5 * counts.min()
+        # Every transition comes up, in a quarter of the runs about as often.
+        anywhere = times[bits[:, -1] % 4 == 1]
+        counts = anywhere[:, 1:].flatten().bincount(minlength=T)
+        assert counts.min() > 0 and counts.max() < 4 * counts.min()
+        assert (times[bits[:, -1] % 4 == 0, 0] == -1).all()  # in another quarter the first
 
 
 def test_half_the_runs_hold_a_target():
-    bits = data.random_bits((0,), torch.arange(4000), 100)
+    bits = data.random_bits((0,), torch.arange(8000), 100)
     y = torch.full_like(bits, -1)
     y[:, [3, 50, 51, 99]] = 0
-    runs = smt.consecutive(y, bits, 5)[1::2, 1:]
+    runs = smt.consecutive(y, bits, 5)[bits[:, -1] % 4 > 1, 1:]
+    assert 3800 < len(runs) < 4200
     held = [(runs == t).any(1) for t in (3, 50, 51, 99)]
     assert (held[0] | held[1] | held[2] | held[3]).all()
-    assert min(h.sum() for h in held) > 400  # whichever, and wherever in the run
-    assert (runs == 50).sum(0).min() > 50
+    assert min(h.sum() for h in held) > 800  # whichever, and wherever in the run
+    assert (runs == 50).sum(0).min() > 100
+
+
+def test_a_run_depends_on_its_own_row_alone():
+    bits = data.random_bits((0,), torch.arange(16), 9)
+    runs = smt.consecutive(torch.zeros_like(bits), bits, 3)
+    for row in range(16):
+        alone = smt.consecutive(torch.zeros(1, 9), bits[row : row + 1], 3)
+        assert torch.equal(alone, runs[row : row + 1])
 
 
 # ------------------------------------------------------------------------------------- the SMT loss
@@ -639,19 +651,37 @@ def test_the_dynamics_loss_by_hand():
 @pytest.mark.parametrize("future", [1, 3, 8])
 def test_the_decoding_loss_by_hand(future):
     x, y, bits = time_is_token()
-    args = weights(2, 0, 0, "--future", str(future))
+    args, seen = weights(2, 0, 0, "--future", str(future)), []
 
-    def knows(
-        memory, inputs, context
-    ):  # y_t = t from m_t, then y_{t+1} = x_{t+1} from the input, and so on
-        assert inputs.shape[1] == future - 1
+    def knows(memory, inputs, context):
+        """y_t = t from m_t, then y_{t+1} = x_{t+1} from the input, and so on."""
+        seen.append(inputs.shape[1])
         tokens = torch.cat([memory[:, :, 0].long(), inputs], 1)
         return 50 * nn.functional.one_hot(tokens, 8).float()
 
     assert smt.smt_loss(smt_stand_ins(decoder=knows), x, y, bits, 0, args)[0].item() < 1e-5
+    # At t = 7 one target is left, at t = 0 all: what is short need not be decoded to the end.
+    assert max(seen) == future - 1 and seen == sorted(seen)
     # One that knows nothing: log V per scored target, however many there are; y_t counts more.
     guess = smt.smt_loss(smt_stand_ins(), x, y, bits, 0, args)[0].item()
     assert guess == pytest.approx(2 * (1 + args.lambda_readout) * math.log(8))
+
+
+def test_decoding_in_parts_changes_nothing():
+    args, task, models = build("--lambda-readout", "0.5", of="--length 3 --delay 20")
+    rows, decoder = torch.arange(8), models["teacher"]["decoder"]
+    x, y = task.batch("train", 0, rows)
+    y[:, :5] = x[:, :5]  # targets early on as well: futures of all lengths
+    times = data.random_bits((1,), rows, 6) % task.T
+    labels = torch.randn(8, 6, 2, 8)
+    loss, nats, now = smt.decoding(decoder, labels, times, x, y, args), [], []
+    for row, t, label in zip(rows.repeat_interleave(6), times.flatten(), labels.flatten(0, 1)):
+        logits = decoder(label[None], x[row, None, t + 1 :], args.decoder_context)[0]
+        each = nn.functional.cross_entropy(logits, y[row, t:], reduction="none", ignore_index=-1)
+        nats.append(each[y[row, t:] >= 0])
+        now.append(nats[-1][:1] if y[row, t] >= 0 else nats[-1][:0])
+    by_hand = torch.cat(nats).mean() + 0.5 * torch.cat(now).mean()
+    assert loss.item() == pytest.approx(by_hand.item(), rel=1e-5)
 
 
 def test_the_decoding_loss_ignores_masked_targets():
@@ -693,6 +723,22 @@ def test_smt_trains_encoder_decoder_and_cell(cell):
     for name, p in models.named_parameters():
         trained = not name.startswith(("rnn.readout", "rnn.empty"))  # these come from the teacher
         assert (p.grad is not None and p.grad.abs().sum() > 0) == trained, name
+
+
+def test_the_cell_alone_learns_from_all_transitions_and_the_teacher_stays():
+    args, task, models = build()
+    rows = torch.arange(32)
+    x, y = task.batch("train", 0, rows)
+    bits = data.random_bits((0,), rows, task.T)
+    smt.cell_loss(models, x, y, bits, 0, args)[0].backward()
+    for name, p in models.named_parameters():
+        trained = name.startswith(("rnn.cell", "rnn.embed"))
+        assert (p.grad is not None and p.grad.abs().sum() > 0) == trained, name
+    # As the dynamics loss at the end of SMT, with the weight 1.
+    stand_ins, batch = smt_stand_ins(step=lambda m, x: m + 3), time_is_token()
+    loss, depth = smt.cell_loss(stand_ins, *batch, 0, args)
+    assert loss.item() == pytest.approx(2**2) and depth == 2 + 1
+    assert loss.item() == smt.smt_loss(stand_ins, *batch, 1, weights(0, 1, 0))[0].item()
 
 
 # ---------------------------------------------------------------------------------------------- DMT
@@ -891,14 +937,14 @@ def test_a_run_writes_what_the_contract_says(finished):
     args, task, models = build(of=f"{COPY} {PHASES}")
     resolved = vars(args) | {"out": str(finished), "device": "cpu"}
     assert resolved.items() <= config.items()
-    assert config["length"] == 3 and config["reverse"] is False and config["steps"] == 5
+    assert config["length"] == 3 and config["reverse"] is False and config["steps"] == 8
     assert config["future"] == config["context"] == config["rollout"] == task.T == 8
     assert config["torch"] == torch.__version__ and config["device_name"]
     sizes = {name: sum(p.numel() for p in models[name].parameters()) for name in models}
     assert config["parameters"] == sizes
 
-    assert [line["phase"] for line in lines] == ["smt"] * 3 + ["dmt"] * 3 + ["final"]
-    assert [line["step"] for line in lines] == [2, 4, 5, 7, 9, 10, 10]
+    assert [line["phase"] for line in lines] == ["smt"] * 5 + ["dmt"] * 3 + ["final"]
+    assert [line["step"] for line in lines] == [2, 4, 5, 7, 8, 10, 12, 13, 13]
     figures = "val_loss val_acc teacher_loss teacher_acc drift".split()
     for line in lines:
         assert list(line) == ["phase", "step", "seconds", "depth", "tokens", "train_loss", *figures]
@@ -909,9 +955,9 @@ def test_a_run_writes_what_the_contract_says(finished):
     assert lines[-1]["train_loss"] is None
     seconds = [line["seconds"] for line in lines]
     assert seconds == sorted(seconds) and seconds[0] > 0
-    # SMT: 2 layers of the encoder, then 1 of the decoder beside 1 of the cell. DMT: 2 of the
-    # encoder, 8 of the cell along the whole sequence, 1 of the readout.
-    assert [line["depth"] for line in lines] == [6, 12, 15, 37, 59, 70, 70]
+    # SMT: 2 layers of the encoder, then 1 of the decoder beside 1 of the cell, or the cell's alone.
+    # DMT: 2 of the encoder, 8 of the cell along the whole sequence, 1 of the readout.
+    assert [line["depth"] for line in lines] == [6, 12, 15, 21, 24, 46, 68, 79, 79]
 
 
 def test_the_final_figures_are_those_of_the_final_weights(finished):
@@ -950,7 +996,15 @@ def test_the_seed_decides_all(finished):
     "function, call",
     [("save", n) for n in (2, 3, 5, 6, 8)]
     + [("replace", n) for n in (4, 5, 16, 17)]  # writing a checkpoint, or the metrics after it
-    + [("smt_loss", 1), ("smt_loss", 4), ("dmt_loss", 1), ("dmt_loss", 2), ("dmt_loss", 4)],
+    + [
+        ("smt_loss", 1),
+        ("smt_loss", 4),
+        ("cell_loss", 1),
+        ("cell_loss", 3),
+        ("dmt_loss", 1),
+        ("dmt_loss", 2),
+        ("dmt_loss", 4),
+    ],
 )
 def test_kill_and_resume_change_nothing(finished, monkeypatch, function, call):
     with monkeypatch.context() as patch, pytest.raises(Killed):
@@ -1054,7 +1108,7 @@ def test_gradients_of_teacher_and_rnn_are_clipped_apart(monkeypatch):
         return original(parameters, *args)
 
     monkeypatch.setattr(nn.utils, "clip_grad_norm_", note)
-    assert run("--steps", "1", "--dmt-steps", "0") == 0
+    assert run("--steps", "1", "--cell-only", "0", "--dmt-steps", "0") == 0
     models = build()[2]
     assert sorted(clipped) == sorted(len(list(model.parameters())) for model in models.values())
 
@@ -1105,7 +1159,7 @@ def test_text_trains_and_samples(capsys):
     Path("text").write_bytes(TEXT * 3)
     options = f"{NETWORKS} {TRAINING} --task text --data text --length 6 --steps 2 --dmt-steps 2"
     assert smt.main([*options.split(), "--out", "run"]) == 0
-    assert [line["phase"] for line in metrics()] == ["smt", "dmt", "final"]
+    assert [line["phase"] for line in metrics()] == ["smt", "smt", "dmt", "final"]
     capsys.readouterr()
     assert smt.main("--sample 2 --prompt Once --out run".split()) == 0
     assert capsys.readouterr().out.count("Once") == 2
@@ -1122,6 +1176,8 @@ def test_text_trains_and_samples(capsys):
         "--cell transformer --precision bf16 --context 2 --reverse --delay 0 --future 2",
         "--steps 1 --context 1",
         "--dmt-steps 0 --lambda-dec 0 --lambda-dyn 0",
+        "--cell-only 1 --labels 99 --decoded 99",
+        "--cell-only 0",
         "--steps 0 --dmt-steps 0",
         "--length 1 --delay 0 --labels 2 --batch-size 1",
     ],
@@ -1134,7 +1190,7 @@ def test_other_settings_run_too(options):
 
 def test_a_tiny_run_learns_to_copy():
     sizes = "--memory 4 --dim 32 --labels 5 --decoded 4 --batch-size 32 --eval-rows 64"
-    steps = "--steps 350 --dmt-steps 150 --lr 5e-3 --lambda-dyn 2 --eval-every 500"
+    steps = "--steps 450 --dmt-steps 150 --lr 5e-3 --lambda-dyn 2 --eval-every 500"
     assert run(*f"--length 2 --delay 2 {sizes} {steps}".split()) == 0
     final = metrics()[-1]
     assert final["teacher_acc"] > 0.95
@@ -1165,8 +1221,8 @@ WRONG = [
     ("--no-such-option 3", "--no-such-option", "3"),
     ("--dim 10 --heads 3", "--dim", "10"),
     ("--dim 6 --heads 2", "--dim", "6"),  # rotary positions turn pairs of numbers
-    ("--labels 9", "--labels", "9"),
-    ("--labels 3 --decoded 4", "--decoded", "4"),
+    ("--cell-only 1.1", "--cell-only", "1.1"),
+    ("--cell-only -0.1", "--cell-only", "-0.1"),
     ("--length 99999999999", "--length", "99999999999"),
     ("--data text", "--data", "text"),
     ("--pairs 3", "--pairs", "3"),

@@ -28,7 +28,7 @@ from torch import nn
 from tqdm import tqdm
 
 from data import TASKS, add_task, make_task, random_bits
-from options import LARGEST, Parser, UsageError, device, load, npz, number, whole, write
+from options import LARGEST, Parser, UsageError, agree, device, load, npz, number, whole, write
 
 
 # ---------------------------------------------------------------------------------- attention block
@@ -90,7 +90,7 @@ class Decoder(nn.Module):
     def forward(self, memory, future=None, context=LARGEST):
         h = memory if future is None else torch.cat([memory, self.embed(future)], 1)
         s, K = torch.arange(h.shape[1], device=h.device), memory.shape[1]
-        # Causal. All see the memory, but only the last inputs, so that D must rely on the memory.
+        # Causal. Inputs see all the memory, but only the last inputs: D must rely on the memory.
         mask = (s <= s[:, None]) & ((s > s[:, None] - context) | (s < K))
         return self.head(self.norm(self.body(h, mask=mask)[:, K - 1 :]))
 
@@ -145,7 +145,7 @@ class RNN(nn.Module):
         self.embed = nn.Embedding(vocab, args.dim)
         self.cell = CELLS[args.cell](args)
         self.readout = Decoder(args, vocab)
-        self.empty = nn.Parameter(torch.randn(args.memory, args.dim))  # m_∅: random so far
+        self.empty = nn.Parameter(torch.randn(args.memory, args.dim))  # m_∅
 
     def step(self, memory, x):
         """m_t, x_{t+1} -> m_{t+1}: memory (N, K, d), x (N,) -> (N, K, d), RMS of a token 1."""
@@ -162,7 +162,7 @@ class RNN(nn.Module):
 
 # ------------------------------------------------------------------------------------ the BPTT loss
 def cross_entropy(logits, y, batch=None):
-    """Nats a scored target, of y or of the batch it is a part of; logits (..., V), y (...)."""
+    """Nats of the scored y over their number, or that in a whole batch: parts of one add up."""
     total = F.cross_entropy(logits.flatten(0, -2), y.flatten(), ignore_index=-1, reduction="sum")
     return total / ((y if batch is None else batch) >= 0).sum().clamp(min=1)  # 0, never 0/0
 
@@ -276,7 +276,7 @@ def train(args, task, models, checkpoint):
                 save(args, models, optimizer, state)
                 losses, clock = [], time.perf_counter()
     if not state["done"]:
-        figures = evaluate(models, task, "test")
+        figures = evaluate(models, task, "test")  # val_loss and so on, now of the test split
         for times in [k for k in (2, 4, 8) if k <= args.eval_length and task.axis]:
             longer = evaluate(models, task.longer(times), "test")
             figures |= {f"{name}_{times}x": value for name, value in longer.items()}
@@ -370,10 +370,7 @@ def settings(argv):
     p.set_defaults(**task.options | task.sizes | getattr(task, METHOD) | earlier)
     args = p.parse_args(argv)  # once more, with the defaults of the task or of the earlier run
     args.method, args.out = METHOD, args.out or f"runs/{args.task}-{METHOD}"
-    for name, value in earlier.items():
-        if (run or name == "task") and getattr(args, name) != value:
-            option = f"--{name.replace('_', '-')} {getattr(args, name)}"
-            raise UsageError(f"{option}: the earlier run has {value}; give that, or leave it out")
+    agree(args, {k: v for k, v in earlier.items() if k == "task"})
     if not run and os.path.exists(f"{args.out}/metrics.jsonl"):
         raise UsageError(f"--out {args.out}: holds a run; --resume it, or give another --out")
     args.precision = args.precision or ("bf16" if args.device == "cuda" else "fp32")
@@ -381,6 +378,7 @@ def settings(argv):
         raise UsageError(f"--dim {args.dim}: give a multiple of 2 x --heads, {2 * args.heads}")
     task = make_task(args)
     fit(args, task.T)
+    agree(args, earlier if run else {})
     torch.manual_seed(args.seed)
     models = build(args, task.vocab)
     try:

@@ -73,6 +73,14 @@ def device(text: str) -> str:
     return there[0] if text == "auto" else text
 
 
+def agree(args, earlier: dict):
+    """UsageError if an option asks for something else than the earlier run has."""
+    for name, value in earlier.items():
+        if getattr(args, name) != value:
+            option = f"--{name.replace('_', '-')} {getattr(args, name)}"
+            raise UsageError(f"{option}: the earlier run has {value}; give that, or leave it out")
+
+
 def write(path, content):
     """Write a file whole or not at all: under another name first, then renamed."""
     with open(path + ".tmp", "wb") as file:

@@ -3,8 +3,9 @@
 What to remember is no sequential question: a Transformer, the encoder, reads a prefix and writes a
 memory, its label, from which a decoder predicts the future. How to update a memory is then plain
 regression, from one label and the next input to the next label: SMT unrolls no RNN, one pass makes
-all labels of a sequence. On its own memories the RNN drifts off the labels; DAgger Memory Training
-(DMT) corrects it there, its gradient H steps long. Cell, readout and an empty memory remain.
+all labels of a sequence. It trains all networks at once, then the RNN's cell alone, on labels that
+stay. On its own memories the RNN still drifts off the labels; DAgger Memory Training (DMT) corrects
+it there, its gradient at most H steps long. Cell, readout and an empty memory remain.
 Source: Kumar & Isola, Pretraining Recurrent Networks without Recurrence, arXiv:2606.06479.
 
 Glossary
@@ -34,7 +35,7 @@ from torch import nn
 from tqdm import tqdm
 
 from data import TASKS, add_task, make_task, random_bits
-from options import LARGEST, Parser, UsageError, device, load, npz, number, whole, write
+from options import LARGEST, Parser, UsageError, agree, device, load, npz, number, whole, write
 
 
 # ---------------------------------------------------------------------------------- attention block
@@ -88,7 +89,7 @@ def encoder_mask(times, T, K, context, bidirectional):
     """What attends to what in the encoder: times (B, n) -> (B, 1, T + nK, T + nK), True = seen."""
     B, n = times.shape
     s = torch.arange(T, device=times.device)
-    # The last time a query sees: s for token s, t for registers of t; bidirectional: t for all.
+    # The last time a query sees: s for token s, t for registers of t; bidirectional (n = 1): t.
     last = times if bidirectional else s.expand(B, T)
     last = torch.cat([last.expand(B, T), times.repeat_interleave(K, 1)], 1)  # (B, T + nK)
     sees_token = (s <= last[..., None]) & (s > last[..., None] - context)
@@ -134,7 +135,7 @@ class Decoder(nn.Module):
     def forward(self, memory, future=None, context=LARGEST):
         h = memory if future is None else torch.cat([memory, self.embed(future)], 1)
         s, K = torch.arange(h.shape[1], device=h.device), memory.shape[1]
-        # Causal. All see the memory, but only the last inputs, so that D must rely on the memory.
+        # Causal. Inputs see all the memory, but only the last inputs: D must rely on the memory.
         mask = (s <= s[:, None]) & ((s > s[:, None] - context) | (s < K))
         return self.head(self.norm(self.body(h, mask=mask)[:, K - 1 :]))
 
@@ -189,7 +190,7 @@ class RNN(nn.Module):
         self.embed = nn.Embedding(vocab, args.dim)
         self.cell = CELLS[args.cell](args)
         self.readout = Decoder(args, vocab)
-        self.empty = nn.Parameter(torch.randn(args.memory, args.dim))  # m_∅: random so far
+        self.empty = nn.Parameter(torch.randn(args.memory, args.dim))  # m_∅
 
     def step(self, memory, x):
         """m_t, x_{t+1} -> m_{t+1}: memory (N, K, d), x (N,) -> (N, K, d), RMS of a token 1."""
@@ -206,7 +207,7 @@ class RNN(nn.Module):
 
 @torch.no_grad()
 def hand_over(teacher, rnn):
-    """What the RNN takes over: m_∅ = E of the empty prefix, and a copy of D as its readout."""
+    """What the RNN takes over, untrained so far: m_∅ = E of the empty prefix; g, a copy of D."""
     nothing = torch.zeros(1, 1, dtype=torch.long, device=rnn.empty.device)
     rnn.empty.copy_(teacher["encoder"](nothing, nothing - 1)[0, 0])
     rnn.readout.load_state_dict(teacher["decoder"].state_dict())
@@ -214,7 +215,7 @@ def hand_over(teacher, rnn):
 
 # ------------------------------------------------------------------------------------- the SMT loss
 def cross_entropy(logits, y, batch=None):
-    """Nats a scored target, of y or of the batch it is a part of; logits (..., V), y (...)."""
+    """Nats of the scored y over their number, or that in a whole batch: parts of one add up."""
     total = F.cross_entropy(logits.flatten(0, -2), y.flatten(), ignore_index=-1, reduction="sum")
     return total / ((y if batch is None else batch) >= 0).sum().clamp(min=1)  # 0, never 0/0
 
@@ -230,7 +231,7 @@ def decoding(decoder, labels, times, x, y, args):
     memory, loss = labels.flatten(0, 1), 0
     inputs, targets = (futures(z, times, args.future).flatten(0, 1) for z in (x, y))  # (B n, Tf)
     end = ((targets >= 0) * torch.arange(1, args.future + 1, device=y.device)).amax(1)  # (B n,)
-    for part in end.argsort().chunk(4):  # short futures apart: to decode padding costs as much
+    for part in end.argsort().chunk(4):  # by length: D is causal, what is cut off changes nothing
         S = end[part[-1]].clamp(min=1)
         logits = decoder(memory[part], inputs[part, 1:S].clamp(min=0), args.decoder_context)
         loss += cross_entropy(logits, targets[part, :S], targets)
@@ -278,11 +279,11 @@ def smt_loss(models, x, y, bits, progress, args):
     teacher, rnn, n = models["teacher"], models["rnn"], args.labels
     times = consecutive(y, bits, n)  # (B, n + 1)
     labels = teacher["encoder"](x, times)  # (B, n + 1, K, d)
-    # L_dyn's gradient reaches f and both labels. Its weight grows from 0.01 to 1: first what to
-    # remember, then in a form that f can follow.
+    # L_dyn's gradient reaches f and both labels. Its weight grows from 0.01 to 1 at four fifths:
+    # first what to remember, then in a form that f can follow.
     dyn = 100 ** min(0, 1.25 * progress - 1) * dynamics(rnn, labels, times, x)
     # L_dec and L_unif of some labels: neighbours hold much the same, and decoding is what costs.
-    pick = bits[:, :n].argsort(1)[:, : args.decoded] + 1
+    pick = bits[:, :n].argsort(1)[:, : args.decoded] + 1  # not the first: it may be m_∅
     some = torch.take_along_dim(labels, pick[..., None, None], 1)  # (B, decoded, K, d)
     dec = decoding(teacher["decoder"], some, times.gather(1, pick), x, y, args)
     loss = args.lambda_dec * dec + args.lambda_dyn * dyn + args.lambda_unif * uniformity(some)
@@ -290,7 +291,7 @@ def smt_loss(models, x, y, bits, progress, args):
 
 
 def cell_loss(models, x, y, bits, progress, args):
-    """L_dyn alone, on labels that no longer move: f, which ran after them so far, catches up."""
+    """L_dyn for f alone, on labels that no longer move: arguments and result as above."""
     times = consecutive(y, bits, args.labels)
     with torch.no_grad():
         labels = models["teacher"]["encoder"](x, times)  # (B, n + 1, K, d)
@@ -381,7 +382,7 @@ def phases(args):
     """(name, loss, models trained, steps, peak learning rate) of the run's phases, in order."""
     alone = round(args.cell_only * args.steps)
     smt = ("smt", smt_loss, ("teacher", "rnn"), args.steps - alone, args.lr)
-    # From here on the teacher stays: labels that moved while the RNN follows would be no target.
+    # So far f ran after labels that moved. From here on the teacher stays, and f can catch up.
     cell = ("smt", cell_loss, ("rnn",), alone, args.lr)
     return [smt, cell, ("dmt", dmt_loss, ("rnn",), args.dmt_steps, args.dmt_lr)]
 
@@ -430,7 +431,7 @@ def train(args, task, models, checkpoint):
                 save(args, models, optimizer, state)
                 losses, clock = [], time.perf_counter()
     if not state["done"]:
-        figures = evaluate(models, task, "test")
+        figures = evaluate(models, task, "test")  # val_loss and so on, now of the test split
         for times in [k for k in (2, 4, 8) if k <= args.eval_length and task.axis]:
             longer = evaluate(models, task.longer(times), "test")
             figures |= {f"{name}_{times}x": value for name, value in longer.items()}
@@ -498,7 +499,7 @@ def parser():
     add("--future", LARGEST, whole(1), "Tf, targets decoded from a label; larger than T: all")
     add("--decoder-context", LARGEST, whole(1), "inputs that a layer of the decoder sees")
     add("--labels", 16, whole(1), "n, transitions of a sequence in an SMT step")
-    add("--decoded", 4, whole(1), "how many of their labels are decoded")
+    add("--decoded", 4, whole(1), "how many of their labels are decoded and kept apart")
     add("--lambda-dec", 1.0, number(0), "λ_dec, weight of the decoding loss")
     add("--lambda-readout", 0.3, number(0), "extra weight in it of y_t, the readout's target")
     add("--lambda-dyn", 10.0, number(0), "λ_dyn, weight of the dynamics loss; grows from a 100th")
@@ -508,7 +509,7 @@ def parser():
     add("--lr", 2e-3, number(0, above=True), "peak learning rate of SMT")
     add("--dmt-steps", 800, whole(0), "optimiser steps of DMT")
     add("--dmt-lr", 2e-3, number(0, above=True), "peak learning rate of DMT")
-    add("--window", 16, whole(1), "H, steps of DMT's gradient; 1: the paper's DAgger; T: all")
+    add("--window", 16, whole(1), "H, most steps of DMT's gradient; the paper's DAgger: 1")
     add("--rollout", 32, whole(1), "R, steps the RNN goes on its own in DMT (at least --window)")
     add("--batch-size", 32, whole(1), "sequences in a step")
     add("--seed", 0, whole(0), "of weights, data and sampled times")
@@ -540,10 +541,7 @@ def settings(argv):
     p.set_defaults(**task.options | task.sizes | getattr(task, METHOD) | earlier)
     args = p.parse_args(argv)  # once more, with the defaults of the task or of the earlier run
     args.method, args.out = METHOD, args.out or f"runs/{args.task}-{METHOD}"
-    for name, value in earlier.items():
-        if (run or name == "task") and getattr(args, name) != value:
-            option = f"--{name.replace('_', '-')} {getattr(args, name)}"
-            raise UsageError(f"{option}: the earlier run has {value}; give that, or leave it out")
+    agree(args, {k: v for k, v in earlier.items() if k == "task"})
     if not run and os.path.exists(f"{args.out}/metrics.jsonl"):
         raise UsageError(f"--out {args.out}: holds a run; --resume it, or give another --out")
     args.precision = args.precision or ("bf16" if args.device == "cuda" else "fp32")
@@ -551,6 +549,7 @@ def settings(argv):
         raise UsageError(f"--dim {args.dim}: give a multiple of 2 x --heads, {2 * args.heads}")
     task = make_task(args)
     fit(args, task.T)
+    agree(args, earlier if run else {})
     torch.manual_seed(args.seed)
     models = build(args, task.vocab)
     try:
@@ -563,8 +562,10 @@ def settings(argv):
 
 def fit(args, T):
     """Shorten what goes beyond the T times; UsageError for what can't be."""
-    if not args.steps and args.dmt_steps and not args.init:
-        raise UsageError("--steps 0: DMT needs a teacher; give some steps of SMT, or --init RUN")
+    alone = round(args.cell_only * args.steps)
+    if alone == args.steps and (alone or args.dmt_steps) and not args.init:
+        shown = f"--steps {args.steps} --cell-only {args.cell_only}"
+        raise UsageError(f"{shown}: f needs a teacher; leave some steps to it, or give --init RUN")
     args.rollout = max(args.rollout, args.window)
     for name in "context", "decoder_context", "future", "labels", "window", "rollout":
         setattr(args, name, min(getattr(args, name), T))

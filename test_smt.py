@@ -1039,6 +1039,12 @@ def test_ctrl_c_leaves_a_run_to_go_on_with(finished, monkeypatch, capsys):
     assert same_weights(checkpoint()["models"], checkpoint(finished)["models"])
 
 
+def test_a_run_goes_on_with_its_own_command_line():
+    options = "--rollout 99 --labels 99 --window 9".split()  # of 8 times
+    assert run(*options) == 0 and run("--resume", *options) == 0
+    assert run("--resume", "--rollout", "7") == 2
+
+
 def test_resuming_a_finished_run_trains_no_further(monkeypatch):
     assert run() == 0
     before = {path: path.read_bytes() for path in Path("run").iterdir()}
@@ -1176,7 +1182,7 @@ def test_text_trains_and_samples(capsys):
         "--cell transformer --precision bf16 --context 2 --reverse --delay 0 --future 2",
         "--steps 1 --context 1",
         "--dmt-steps 0 --lambda-dec 0 --lambda-dyn 0",
-        "--cell-only 1 --labels 99 --decoded 99",
+        "--cell-only 0.5 --labels 99 --decoded 99",
         "--cell-only 0",
         "--steps 0 --dmt-steps 0",
         "--length 1 --delay 0 --labels 2 --batch-size 1",
@@ -1221,6 +1227,8 @@ WRONG = [
     ("--no-such-option 3", "--no-such-option", "3"),
     ("--dim 10 --heads 3", "--dim", "10"),
     ("--dim 6 --heads 2", "--dim", "6"),  # rotary positions turn pairs of numbers
+    ("--cell-only 1", "--cell-only", "1"),
+    ("--steps 0", "--steps", "0"),
     ("--cell-only 1.1", "--cell-only", "1.1"),
     ("--cell-only -0.1", "--cell-only", "-0.1"),
     ("--length 99999999999", "--length", "99999999999"),

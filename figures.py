@@ -3,8 +3,10 @@
     python figures.py RUN RUN... --out runs.png
 
 draws validation loss and accuracy of the RNN alone against training time, sequential depth and
-tokens: one line a run, a dot where its phase changes. It needs config.json and metrics.jsonl alone.
+tokens: one line a run, a dot where its phase changes. It needs config.json and metrics.jsonl alone,
+as does
 
+    python figures.py table RUN RUN...                 a line of figures for each run, in Markdown
     python figures.py samples RUN --out samples.png    what the RNN drew, from samples.npz: pixels
     python figures.py depth RUN       accuracy of the RNN alone by depth of the stack: stack
     python figures.py forgetting RUN  what a linear probe reads from its last memory: retrieval
@@ -118,6 +120,28 @@ def draw(runs: list[dict], out: str) -> None:
     figure.suptitle(f"{runs[0]['config']['task']}: the RNN alone, on held-out sequences")
     figure.get_layout_engine().set(h_pad=0.1)
     figure.savefig(out, transparent=True, dpi=80)
+
+
+def table(directories: list[str]) -> str:
+    """The runs' last lines, and what each took to read 99 % right on validation, as Markdown."""
+    head = "run|RNN alone|nats|teacher|before DMT|drift|seconds|depth|99 % after seconds|depth"
+    lines = [f"|{head}|", "|---" * (head.count("|") + 1) + "|"]
+    for directory in directories:
+        evaluations = read(directory)["lines"]
+        last, *found = evaluations[-1], *(e for e in evaluations if e["val_acc"] >= 0.99)
+        before = [e for e in evaluations if e["phase"] == "smt"]
+        shares = last["val_acc"], last["teacher_acc"], before and before[-1]["val_acc"]
+        alone, taught, before = (f"{100 * share:.2f} %" if share else "" for share in shares)
+        drift = "" if last["drift"] is None else f"{last['drift']:.4f}"
+        cells = [os.path.basename(directory.rstrip("/")), alone, f"{last['val_loss']:.3f}", taught]
+        cells += [before, drift, *spent(last), *(spent(found[0]) if found else ("never", ""))]
+        lines.append("|" + "|".join(cells) + "|")
+    return "\n".join(lines)
+
+
+def spent(line: dict) -> tuple[str, str]:
+    """Seconds of training and sequential depth until an evaluation."""
+    return f"{line['seconds']:.0f}", f"{line['depth']:,}"
 
 
 def pyplot():
@@ -246,6 +270,9 @@ def main(argv=None) -> int:
     try:
         args = p.parse_args(argv)
         what, *directories = args.what
+        if what == "table":
+            print(table(directories))
+            return 0
         if what in (*MEASURES, "samples"):
             if len(directories) != 1:
                 raise UsageError(f"{what}: {len(directories)} runs given; give one")

@@ -335,7 +335,7 @@ def parser():
     add("--memory", 4, whole(1), "K, tokens of the memory")
     add("--dim", 64, whole(2), "d, numbers in a memory token; width of the Transformers")
     add("--heads", 4, whole(1), "attention heads")
-    add("--cell-depth", 2, whole(1), "layers of the cell (the GRU has one)")
+    add("--cell-depth", 1, whole(1), "layers of the cell (the GRU has one)")
     add("--decoder-depth", 2, whole(1), "layers of the decoder and of the readout")
     add("--steps", 3200, whole(0), "optimiser steps")
     add("--lr", 1e-3, number(0, above=True), "peak learning rate")

@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+# This process's number and how many there are, as torchrun tells them. The first alone writes.
+RANK, RANKS = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
 LARGEST = 2**20  # bound of lengths and delays: far beyond what memory allows, to catch typos
 
 
@@ -83,6 +85,8 @@ def agree(args, earlier: dict):
 
 def write(path, content):
     """Write a file whole or not at all: under another name first, then renamed."""
+    if RANK:
+        return
     with open(path + ".tmp", "wb") as file:
         file.write(content)
     os.replace(path + ".tmp", path)

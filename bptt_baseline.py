@@ -358,11 +358,18 @@ def save(args, models, optimizer, state):
 
 
 # --------------------------------------------------------------------------------- the command line
+PAPER = {"cell": "transformer", "memory": 16, "dim": 256, "heads": 8, "cell_depth": 8}
+PAPER |= {"encoder_depth": 8, "decoder_depth": 4, "context": 256, "future": 64, "batch_size": 128}
+PAPER |= {"lambda_dyn": 0.1, "lambda_unif": 0.001, "lr": 3e-4, "dmt_lr": 3e-5, "dmt_steps": 1500}
+PAPER |= {"rollout": 256}
+
+
 def parser():
     """Every option with its meaning and default. A task's own options and defaults: data.py."""
     p = Parser(description=__doc__.splitlines()[0], allow_abbrev=False)
     add = p.add
     add_task(p)
+    add("--preset", None, ["paper"], "paper: the authors' sizes, on any task")
     add("--cell", "mlp", [*CELLS], "f, the RNN's update")
     add("--memory", 4, whole(1), "K, tokens of the memory")
     add("--dim", 64, whole(2), "d, numbers in a memory token; width of the Transformers")
@@ -391,6 +398,7 @@ def settings(argv):
     """Options -> args, task, models, checkpoint to go on from; finds what is wrong with them."""
     own = ("method", "out", "resume", "sample", "prompt", "device")
     p, args = parser(), parser().parse_args(argv)
+    preset = {k: v for k, v in PAPER.items() if args.preset and k in vars(args)}
     out = args.out or f"runs/{args.task}-{METHOD}"
     run = load(out, "--resume or --sample") if args.resume or args.sample else None
     if run and run["config"]["method"] != METHOD:
@@ -399,7 +407,7 @@ def settings(argv):
     earlier = source["config"] if source else {}
     earlier = {k: v for k, v in earlier.items() if k in vars(args) and k not in own}
     task = TASKS[earlier.get("task", args.task)]
-    p.set_defaults(**task.options | task.sizes | getattr(task, METHOD) | earlier)
+    p.set_defaults(**task.options | task.sizes | getattr(task, METHOD) | preset | earlier)
     args = p.parse_args(argv)  # once more, with the defaults of the task or of the earlier run
     args.method, args.out = METHOD, args.out or f"runs/{args.task}-{METHOD}"
     agree(args, {k: v for k, v in earlier.items() if k == "task"})

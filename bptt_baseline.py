@@ -15,8 +15,6 @@ Glossary
   B sequences, T times, V tokens in the vocabulary, N rows of any kind, S tokens of any kind
 """
 
-import io
-import json
 import math
 import os
 import sys
@@ -29,8 +27,8 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from data import TASKS, add_task, make_task, random_bits
-from options import LARGEST, Parser, agree, device, number, whole
-from options import RANK, RANKS, UsageError, load, npz, write
+from run import LARGEST, RANK, RANKS, Parser, UsageError, agree, device, load, mean_loss, npz
+from run import number, open_run, report, save, whole, write
 
 
 # ---------------------------------------------------------------------------------- attention block
@@ -279,7 +277,7 @@ def train(args, task, models, checkpoint):
         networks = DistributedDataParallel(models, find_unused_parameters=True)
     start = {"step": 0, "seconds": 0.0, "depth": 0, "tokens": 0, "lines": [], "done": False}
     state = checkpoint["state"] if checkpoint else start
-    open_run(args, models, state, checkpoint)
+    open_run(args, models, state)
     rows, last = torch.arange(args.batch_size, device=args.device).chunk(RANKS)[RANK], 0
     for phase, loss_of, names, steps, peak in phases(args):
         first, last = last, last + steps
@@ -313,48 +311,6 @@ def train(args, task, models, checkpoint):
             figures |= {f"{name}_{times}x": value for name, value in longer.items()}
         report(state, "final", None, figures)
         save(args, models, None, state | {"done": True})
-
-
-def mean_loss(losses, phase, step):
-    """Mean of the losses since the last evaluation, the last of step; UsageError if not finite."""
-    losses = torch.stack(losses).tolist()
-    for at, loss in enumerate(losses, step + 2 - len(losses)):
-        if not math.isfinite(loss):
-            raise UsageError(f"loss {loss} at step {at} of {phase}; try a lower learning rate")
-    return sum(losses) / len(losses)
-
-
-def report(state, phase, train_loss, figures):
-    """Add a line to metrics.jsonl and print it; UsageError if the weights are no numbers."""
-    if not math.isfinite(figures["val_loss"]):
-        raise UsageError(f"no finite weights at step {state['step']}; try a lower learning rate")
-    row = {"phase": phase} | {k: state[k] for k in ("step", "seconds", "depth", "tokens")}
-    figures = {k: v if math.isfinite(v) else None for k, v in figures.items()}
-    state["lines"].append(json.dumps(row | {"train_loss": train_loss} | figures) + "\n")
-    shown = "  ".join(f"{k} {v:.4f}" for k, v in figures.items() if v is not None)
-    if not RANK:
-        tqdm.write(f"{phase:5}  step {state['step']:5}  {state['seconds']:4.0f} s  {shown}")
-
-
-def open_run(args, models, state, checkpoint):
-    """Make the run's directory, its config.json, and metrics.jsonl as the checkpoint has it."""
-    os.makedirs(args.out, exist_ok=True)
-    machine = torch.cuda.get_device_name() if args.device == "cuda" else args.device
-    sizes = {k: sum(p.numel() for p in model.parameters()) for k, model in models.items()}
-    facts = {"device_name": machine, "parameters": sizes, "torch": torch.__version__}
-    write(f"{args.out}/config.json", json.dumps(vars(args) | facts, indent=1).encode())
-    if checkpoint:
-        return write(f"{args.out}/metrics.jsonl", "".join(state["lines"]).encode())
-    save(args, models, None, state)
-
-
-def save(args, models, optimizer, state):
-    """Write checkpoint.pt, tensors and plain values alone: loading one can run no code."""
-    content = {"config": vars(args), "models": models.state_dict(), "state": state}
-    content["optimizer"] = optimizer and optimizer.state_dict()
-    torch.save(content, buffer := io.BytesIO())
-    write(f"{args.out}/checkpoint.pt", buffer.getvalue())
-    write(f"{args.out}/metrics.jsonl", "".join(state["lines"]).encode())
 
 
 # --------------------------------------------------------------------------------- the command line
@@ -414,12 +370,10 @@ def settings(argv):
     if not run and os.path.exists(f"{args.out}/metrics.jsonl"):
         raise UsageError(f"--out {args.out}: holds a run; --resume it, or give another --out")
     args.precision = args.precision or ("bf16" if args.device == "cuda" else "fp32")
-    if args.batch_size % RANKS:
-        raise UsageError(f"--batch-size {args.batch_size}: give a multiple of {RANKS} processes")
-    if args.device == "cuda":
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
     if args.dim % (2 * args.heads):
         raise UsageError(f"--dim {args.dim}: give a multiple of 2 x --heads, {2 * args.heads}")
+    if args.batch_size % RANKS:
+        raise UsageError(f"--batch-size {args.batch_size}: give a multiple of {RANKS} processes")
     task = make_task(args)
     fit(args, task.T)
     agree(args, earlier if run else {})

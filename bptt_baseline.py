@@ -15,8 +15,6 @@ Glossary
   B sequences, T times, V tokens in the vocabulary, N rows of any kind, S tokens of any kind
 """
 
-import io
-import json
 import math
 import os
 import sys
@@ -25,10 +23,12 @@ import time
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from data import TASKS, add_task, make_task, random_bits
-from options import LARGEST, Parser, UsageError, agree, device, load, npz, number, whole, write
+from run import LARGEST, RANK, RANKS, Parser, UsageError, agree, device, load, mean_loss, npz
+from run import number, open_run, report, save, whole, write
 
 
 # ---------------------------------------------------------------------------------- attention block
@@ -161,10 +161,18 @@ class RNN(nn.Module):
 
 
 # ------------------------------------------------------------------------------------ the BPTT loss
-def cross_entropy(logits, y, batch=None):
-    """Nats of the scored y over their number, or that in a whole batch: parts of one add up."""
+def cross_entropy(logits, y, count):
+    """Nats of the scored y over the count of those in the whole batch, so that its parts add up."""
     total = F.cross_entropy(logits.flatten(0, -2), y.flatten(), ignore_index=-1, reduction="sum")
-    return total / ((y if batch is None else batch) >= 0).sum().clamp(min=1)  # 0, never 0/0
+    return total / count
+
+
+def scored(y):
+    """How many y are scored, never 0; of several processes with rows of one batch: their mean."""
+    count = (y >= 0).sum().float()
+    if RANKS > 1:
+        torch.distributed.all_reduce(count)
+    return count.clamp(min=1) / RANKS
 
 
 def bptt_loss(models, x, y, bits, progress, args):
@@ -179,7 +187,9 @@ def bptt_loss(models, x, y, bits, progress, args):
         memories.append(rnn.rollout(inputs, memory))
     # Read out where there is a loss; the readout costs more than a step of most cells.
     logits = rnn.readout(torch.cat(memories, 1)[y >= 0])[:, 0]  # (number scored, V)
-    return cross_entropy(logits, y[y >= 0]), x.shape[1] * rnn.cell.depth + args.decoder_depth
+    return cross_entropy(logits, y[y >= 0], scored(y)), x.shape[
+        1
+    ] * rnn.cell.depth + args.decoder_depth
 
 
 # --------------------------------------------------------------- evaluate and sample: the RNN alone
@@ -240,34 +250,53 @@ def learning_rate(step, steps, peak):
     return peak * warm_up * (1 + math.cos(math.pi * step / steps)) / 2
 
 
+class Models(nn.ModuleDict):
+    """The networks by name; to call them is to compute a loss, as DistributedDataParallel wants."""
+
+    def forward(self, loss_of, *batch):
+        return loss_of(self, *batch)
+
+
+def update(models, trained, optimizer, loss_of, batch, args):
+    """One step of the optimizer of the networks trained, on a batch -> loss, depth."""
+    with torch.autocast(args.device, torch.bfloat16, enabled=args.precision == "bf16"):
+        loss, depth = models(loss_of, *batch, args)
+    optimizer.zero_grad()
+    loss.backward()
+    for network in trained:  # apart: the one's large gradient must not stop the other
+        nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+    optimizer.step()
+    return loss.detach(), depth
+
+
 def train(args, task, models, checkpoint):
     """Run the phases from where the checkpoint stands, then measure the RNN on the test split."""
+    networks = models
+    if RANKS > 1:  # the gradients' mean over the processes; it waits for all of them to be here
+        torch.distributed.init_process_group()
+        networks = DistributedDataParallel(models, find_unused_parameters=True)
     start = {"step": 0, "seconds": 0.0, "depth": 0, "tokens": 0, "lines": [], "done": False}
     state = checkpoint["state"] if checkpoint else start
-    open_run(args, models, state, checkpoint)
-    rows, last = torch.arange(args.batch_size, device=args.device), 0
-    for phase, loss_of, trained, steps, peak in phases(args):
+    open_run(args, models, state)
+    rows, last = torch.arange(args.batch_size, device=args.device).chunk(RANKS)[RANK], 0
+    for phase, loss_of, names, steps, peak in phases(args):
         first, last = last, last + steps
         begin = min(max(first, state["step"]), last)
-        weights = [p for name in trained for p in models[name].parameters()]
-        optimizer = torch.optim.AdamW(weights, betas=(0.9, 0.95), weight_decay=0.01)
+        trained = nn.ModuleList(models[name] for name in names)
+        optimizer = torch.optim.AdamW(trained.parameters(), betas=(0.9, 0.95), weight_decay=0.01)
         if first < begin < last:
             optimizer.load_state_dict(checkpoint["optimizer"])
         losses, clock = [], time.perf_counter()
-        for step in tqdm(range(begin, last), phase, steps, initial=begin - first, disable=None):
+        hidden = RANK or None  # None: if nobody looks
+        for step in tqdm(range(begin, last), phase, steps, initial=begin - first, disable=hidden):
             optimizer.param_groups[0]["lr"] = learning_rate(step - first, steps, peak)
             x, y = task.batch("train", step, rows)  # (B, T)
             bits = random_bits((args.seed, phase, step), rows, task.T)  # (B, T) for the loss
-            with torch.autocast(args.device, torch.bfloat16, enabled=args.precision == "bf16"):
-                loss, depth = loss_of(models, x, y, bits, (step - first) / steps, args)
-            optimizer.zero_grad()
-            loss.backward()
-            for name in trained:  # apart: the one's large gradient must not stop the other
-                nn.utils.clip_grad_norm_(models[name].parameters(), 1.0)
-            optimizer.step()
-            losses.append(loss.detach())  # .item() here would make the host wait for the device
+            batch = x, y, bits, (step - first) / steps
+            loss, depth = update(networks, trained, optimizer, loss_of, batch, args)
+            losses.append(loss)  # .item() here would make the host wait for the device
             state["step"], state["depth"] = step + 1, state["depth"] + depth
-            state["tokens"] += x.numel()
+            state["tokens"] += x.numel() * RANKS
             if (step + 1 - first) % args.eval_every == 0 or step + 1 == last:
                 train_loss = mean_loss(losses, phase, step)  # waits for the device: clock is right
                 state["seconds"] += time.perf_counter() - clock
@@ -284,53 +313,19 @@ def train(args, task, models, checkpoint):
         save(args, models, None, state | {"done": True})
 
 
-def mean_loss(losses, phase, step):
-    """Mean of the losses since the last evaluation, the last of step; UsageError if not finite."""
-    losses = torch.stack(losses).tolist()
-    for at, loss in enumerate(losses, step + 2 - len(losses)):
-        if not math.isfinite(loss):
-            raise UsageError(f"loss {loss} at step {at} of {phase}; try a lower learning rate")
-    return sum(losses) / len(losses)
-
-
-def report(state, phase, train_loss, figures):
-    """Add a line to metrics.jsonl and print it; UsageError if the weights are no numbers."""
-    if not math.isfinite(figures["val_loss"]):
-        raise UsageError(f"no finite weights at step {state['step']}; try a lower learning rate")
-    row = {"phase": phase} | {k: state[k] for k in ("step", "seconds", "depth", "tokens")}
-    figures = {k: v if math.isfinite(v) else None for k, v in figures.items()}
-    state["lines"].append(json.dumps(row | {"train_loss": train_loss} | figures) + "\n")
-    shown = "  ".join(f"{k} {v:.4f}" for k, v in figures.items() if v is not None)
-    tqdm.write(f"{phase:5}  step {state['step']:5}  {state['seconds']:4.0f} s  {shown}")
-
-
-def open_run(args, models, state, checkpoint):
-    """Make the run's directory, its config.json, and metrics.jsonl as the checkpoint has it."""
-    os.makedirs(args.out, exist_ok=True)
-    machine = torch.cuda.get_device_name() if args.device == "cuda" else args.device
-    sizes = {k: sum(p.numel() for p in model.parameters()) for k, model in models.items()}
-    facts = {"device_name": machine, "parameters": sizes, "torch": torch.__version__}
-    write(f"{args.out}/config.json", json.dumps(vars(args) | facts, indent=1).encode())
-    if checkpoint:
-        return write(f"{args.out}/metrics.jsonl", "".join(state["lines"]).encode())
-    save(args, models, None, state)
-
-
-def save(args, models, optimizer, state):
-    """Write checkpoint.pt, tensors and plain values alone: loading one can run no code."""
-    content = {"config": vars(args), "models": models.state_dict(), "state": state}
-    content["optimizer"] = optimizer and optimizer.state_dict()
-    torch.save(content, buffer := io.BytesIO())
-    write(f"{args.out}/checkpoint.pt", buffer.getvalue())
-    write(f"{args.out}/metrics.jsonl", "".join(state["lines"]).encode())
-
-
 # --------------------------------------------------------------------------------- the command line
+PAPER = {"cell": "transformer", "memory": 16, "dim": 256, "heads": 8, "cell_depth": 8}
+PAPER |= {"encoder_depth": 8, "decoder_depth": 4, "context": 256, "future": 64, "batch_size": 128}
+PAPER |= {"lambda_dyn": 0.1, "lambda_unif": 0.001, "lr": 3e-4, "dmt_lr": 3e-5, "dmt_steps": 1500}
+PAPER |= {"rollout": 256}
+
+
 def parser():
     """Every option with its meaning and default. A task's own options and defaults: data.py."""
     p = Parser(description=__doc__.splitlines()[0], allow_abbrev=False)
     add = p.add
     add_task(p)
+    add("--preset", None, ["paper"], "paper: the authors' sizes, on any task")
     add("--cell", "mlp", [*CELLS], "f, the RNN's update")
     add("--memory", 4, whole(1), "K, tokens of the memory")
     add("--dim", 64, whole(2), "d, numbers in a memory token; width of the Transformers")
@@ -359,6 +354,7 @@ def settings(argv):
     """Options -> args, task, models, checkpoint to go on from; finds what is wrong with them."""
     own = ("method", "out", "resume", "sample", "prompt", "device")
     p, args = parser(), parser().parse_args(argv)
+    preset = {k: v for k, v in PAPER.items() if args.preset and k in vars(args)}
     out = args.out or f"runs/{args.task}-{METHOD}"
     run = load(out, "--resume or --sample") if args.resume or args.sample else None
     if run and run["config"]["method"] != METHOD:
@@ -367,7 +363,7 @@ def settings(argv):
     earlier = source["config"] if source else {}
     earlier = {k: v for k, v in earlier.items() if k in vars(args) and k not in own}
     task = TASKS[earlier.get("task", args.task)]
-    p.set_defaults(**task.options | task.sizes | getattr(task, METHOD) | earlier)
+    p.set_defaults(**task.options | task.sizes | getattr(task, METHOD) | preset | earlier)
     args = p.parse_args(argv)  # once more, with the defaults of the task or of the earlier run
     args.method, args.out = METHOD, args.out or f"runs/{args.task}-{METHOD}"
     agree(args, {k: v for k, v in earlier.items() if k == "task"})
@@ -376,6 +372,8 @@ def settings(argv):
     args.precision = args.precision or ("bf16" if args.device == "cuda" else "fp32")
     if args.dim % (2 * args.heads):
         raise UsageError(f"--dim {args.dim}: give a multiple of 2 x --heads, {2 * args.heads}")
+    if args.batch_size % RANKS:
+        raise UsageError(f"--batch-size {args.batch_size}: give a multiple of {RANKS} processes")
     task = make_task(args)
     fit(args, task.T)
     agree(args, earlier if run else {})
@@ -396,7 +394,7 @@ def fit(args, T):
 
 def build(args, vocab):
     """The RNN, freshly initialised."""
-    return nn.ModuleDict({"rnn": RNN(args, vocab)})
+    return Models({"rnn": RNN(args, vocab)})
 
 
 def main(argv=None):
@@ -405,7 +403,8 @@ def main(argv=None):
         args, task, models, run = settings(sys.argv[1:] if argv is None else argv)
         if not args.sample:
             train(args, task, models, run)
-        show(models["rnn"], task, args.sample or 4, args)
+        if not RANK:
+            show(models["rnn"], task, args.sample or 4, args)
         return 0
     except UsageError as error:
         message, status = str(error), 2

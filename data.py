@@ -24,7 +24,7 @@ import sys
 import torch
 import torch.nn.functional as F
 
-from options import LARGEST, Parser, UsageError, read_bytes, read_images, whole
+from run import LARGEST, Parser, UsageError, read_bytes, read_images, whole
 
 
 def random_bits(key: tuple, rows: torch.Tensor, columns: int) -> torch.Tensor:

@@ -26,7 +26,7 @@ import torch.nn.functional as F
 
 import bptt_baseline
 import smt
-from options import Parser, UsageError, write
+from run import Parser, UsageError, write
 
 ACROSS = {
     "seconds": "training time in seconds",

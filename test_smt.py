@@ -11,6 +11,7 @@ import gzip
 import json
 import math
 import os
+import socket
 import struct
 import subprocess
 import sys
@@ -538,9 +539,11 @@ def test_a_rollout_is_its_steps_one_by_one(cell):
 # ---------------------------------------------------------------------------- the parts of the loss
 def test_cross_entropy_by_hand():
     logits = torch.tensor([[0.0, 0.0], [math.log(3), 0.0], [7.0, -7.0]], requires_grad=True)
-    loss = smt.cross_entropy(logits, torch.tensor([1, 0, -1]))
+    y = torch.tensor([1, 0, -1])
+    loss = smt.cross_entropy(logits, y, smt.scored(y))
     assert loss.item() == pytest.approx((math.log(2) + math.log(4 / 3)) / 2)
-    none = smt.cross_entropy(logits, torch.full((3,), -1))
+    nothing = torch.full((3,), -1)
+    none = smt.cross_entropy(logits, nothing, smt.scored(nothing))
     none.backward()
     assert none.item() == 0 and not logits.grad.any()
 
@@ -1349,6 +1352,45 @@ def test_the_program_ends_with_its_status():
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2 and done.stdout == "" and done.stderr.count("\n") == 1
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("program", [smt, bptt_baseline])
+def test_two_processes_make_the_same_weights_as_one(program):
+    # In stack the number of targets differs from row to row, and so between the processes.
+    options = "--task stack --length 8 --depth 3 --memory 2 --dim 8 --heads 2 --batch-size 4"
+    options += " --steps 6 --eval-every 4 --eval-rows 8 --device cpu --lr 1e-2"
+    if program is smt:  # uniformity is of the labels of one process
+        options += " --cell-only 0.5 --dmt-steps 3 --lambda-unif 0 --labels 4 --window 4"
+    assert program.main([*options.split(), "--out", "one"]) == 0
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    torchrun = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    command = [sys.executable, program.__file__, *options.split(), "--out", "two"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    both = [
+        subprocess.Popen(command, env=os.environ | torchrun | {"RANK": rank}, **pipes)
+        for rank in "01"
+    ]
+    said = [process.communicate(timeout=60) for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    assert said[0][0].count("final") == 1 and said[1][0] == ""  # the second is silent
+    one, two = checkpoint("one"), checkpoint("two")
+    assert one["state"]["tokens"] == two["state"]["tokens"]
+    for name, weights in one["models"].items():
+        torch.testing.assert_close(two["models"][name], weights, rtol=1e-4, atol=1e-5, msg=name)
+
+
+def test_the_preset_holds_the_sizes_of_the_paper_and_options_go_over_it():
+    for program in smt, bptt_baseline:
+        args = program.settings("--preset paper --task parity --memory 2 --out paper".split())[0]
+        sizes = args.dim, args.heads, args.cell_depth, args.decoder_depth, args.batch_size
+        assert (args.cell, *sizes, args.memory) == ("transformer", 256, 8, 8, 4, 128, 2)
+    args = smt.settings("--preset paper --task copy --delay 300 --out paper".split())[0]
+    assert (args.memory, args.encoder_depth, args.context, args.future) == (16, 8, 256, 64)
+    assert (args.rollout, args.dmt_lr, args.lambda_dyn) == (256, 3e-5, 0.1)
+    short = smt.settings("--preset paper --task copy --out paper".split())[0]
+    assert short.context == short.future == 48  # longer than the sequence: all of it
 
 
 # ------------------------------------------------------------------------------------ the baseline

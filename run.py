@@ -1,17 +1,22 @@
-"""What both programs need of a command line and of files: wrong input is found and told in a line,
-and what is written is written whole.
+"""What both programs need around a run: its command line, whose mistakes are told in one line; its
+files, written whole or not at all; the processes that share it.
 """
 
 import argparse
 import gzip
 import io
+import json
+import math
 import os
 import struct
 from pathlib import Path
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
+# This process's number and how many there are, as torchrun tells them. The first alone writes.
+RANK, RANKS = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
 LARGEST = 2**20  # bound of lengths and delays: far beyond what memory allows, to catch typos
 
 
@@ -70,7 +75,10 @@ def device(text: str) -> str:
         there.insert(0, torch.accelerator.current_accelerator().type)
     if text not in ("auto", *there):
         raise argparse.ArgumentTypeError(f"{text} is not to be had here; give {' or '.join(there)}")
-    return there[0] if text == "auto" else text
+    chosen = there[0] if text == "auto" else text
+    if chosen == "cuda":  # of several processes on a machine each has its own
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
+    return chosen
 
 
 def agree(args, earlier: dict):
@@ -83,6 +91,8 @@ def agree(args, earlier: dict):
 
 def write(path, content):
     """Write a file whole or not at all: under another name first, then renamed."""
+    if RANK:
+        return
     with open(path + ".tmp", "wb") as file:
         file.write(content)
     os.replace(path + ".tmp", path)
@@ -99,6 +109,49 @@ def load(directory, option):
         return checkpoint
     except Exception:  # what damaged files make torch raise is of many kinds
         raise UsageError(f"{option}: {path} is damaged, or of another program") from None
+
+
+def open_run(args, models, state):
+    """Make the run's directory and config.json; metrics.jsonl as the state has it."""
+    os.makedirs(args.out, exist_ok=True)
+    machine = torch.cuda.get_device_name() if args.device == "cuda" else args.device
+    sizes = {k: sum(p.numel() for p in model.parameters()) for k, model in models.items()}
+    facts = {"device_name": machine, "parameters": sizes, "torch": torch.__version__}
+    write(f"{args.out}/config.json", json.dumps(vars(args) | facts, indent=1).encode())
+    if state["step"]:
+        write(f"{args.out}/metrics.jsonl", "".join(state["lines"]).encode())
+    else:
+        save(args, models, None, state)
+
+
+def save(args, models, optimizer, state):
+    """Write checkpoint.pt, tensors and plain values alone: loading one can run no code."""
+    content = {"config": vars(args), "models": models.state_dict(), "state": state}
+    content["optimizer"] = optimizer and optimizer.state_dict()
+    torch.save(content, buffer := io.BytesIO())
+    write(f"{args.out}/checkpoint.pt", buffer.getvalue())
+    write(f"{args.out}/metrics.jsonl", "".join(state["lines"]).encode())
+
+
+def mean_loss(losses, phase, step):
+    """Mean of the losses since the last evaluation, the last of step; UsageError if not finite."""
+    losses = torch.stack(losses).tolist()
+    for at, loss in enumerate(losses, step + 2 - len(losses)):
+        if not math.isfinite(loss):
+            raise UsageError(f"loss {loss} at step {at} of {phase}; try a lower learning rate")
+    return sum(losses) / len(losses)
+
+
+def report(state, phase, train_loss, figures):
+    """Add a line to metrics.jsonl and print it; UsageError if the weights are no numbers."""
+    if not math.isfinite(figures["val_loss"]):
+        raise UsageError(f"no finite weights at step {state['step']}; try a lower learning rate")
+    row = {"phase": phase} | {k: state[k] for k in ("step", "seconds", "depth", "tokens")}
+    figures = {k: v if math.isfinite(v) else None for k, v in figures.items()}
+    state["lines"].append(json.dumps(row | {"train_loss": train_loss} | figures) + "\n")
+    shown = "  ".join(f"{k} {v:.4f}" for k, v in figures.items() if v is not None)
+    if not RANK:
+        tqdm.write(f"{phase:5}  step {state['step']:5}  {state['seconds']:4.0f} s  {shown}")
 
 
 def read_images(path: str):

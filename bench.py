@@ -1,0 +1,216 @@
+"""How fast a step of SMT, DMT and BPTT is, and what share of the machine that takes.
+
+    python bench.py --preset paper --batch-size 8 --json bench.json
+    python bench.py --growth                    seconds and memory against T, of SMT and of BPTT
+
+Options other than those below go to smt.py and bptt_baseline.py, where they have them. Each method
+is measured in a process of its own: the peak of its memory is its alone.
+
+labels_per_second     SMT: transitions n B; DMT: labels n B that memories are compared with; BPTT:
+                      targets scored; each over the median seconds of a whole optimiser step
+flops_per_second      products of matrices alone, from the sizes met in the step: 2 a weight and
+                      row, 4 d a pair of tokens that attend to one another (masked pairs count
+                      nothing), thrice that where a gradient flows back
+share_of_matrix_rate  of the rate that the step's own products reach alone, one after another
+"""
+
+import argparse
+import json
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import bptt_baseline
+import smt
+from data import random_bits
+from run import Parser, UsageError, whole, write
+
+METHODS = {"smt": (smt, 0), "dmt": (smt, -1), "bptt": (bptt_baseline, 0)}  # program, its phase
+GROWTH = [64, 128, 256, 512, 1024, 2048]
+
+
+def one_step(method: str, argv: list[str]):
+    """-> args, task, step: a function that takes an optimiser step of the method and returns it."""
+    program, phase = METHODS[method]
+    known = {option for action in program.parser()._actions for option in action.option_strings}
+    own = []
+    for name, value in zip(argv[::2], argv[1::2]):
+        own += [name, value] if name in known else []
+    args, task, models, _ = program.settings([*own, "--out", "runs/bench"])
+    _, loss_of, names, _, rate = program.phases(args)[phase]
+    trained = nn.ModuleList(models[name] for name in names)
+    optimizer = torch.optim.AdamW(trained.parameters(), lr=rate / 100)
+    rows = torch.arange(args.batch_size, device=args.device)
+
+    def step(n):
+        x, y = task.batch("train", n, rows)
+        bits = random_bits((args.seed, method, n), rows, task.T)
+        program.update(models, trained, optimizer, loss_of, (x, y, bits, 0.5), args)
+        return y
+
+    return args, step
+
+
+def clock(device: str) -> float:
+    """Seconds, once all work that the device was given is done."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def seconds(work, repeat: int, device: str) -> list[float]:
+    """Seconds of each of several calls, in order of size, after one that is not counted."""
+    times = []
+    for n in range(repeat + 1):
+        start = clock(device)
+        work(n)
+        times.append(clock(device) - start)
+    return sorted(times[1:])
+
+
+class Counter:
+    """While entered: flops of the products made, and shapes (rows, in, out) of the linear ones."""
+
+    def __enter__(self):
+        self.flops, self.shapes = 0, {}
+        self.hook = nn.modules.module.register_module_forward_hook(self.count)
+        return self
+
+    def __exit__(self, *_):
+        self.hook.remove()
+
+    def linear(self, rows, size, out, times):
+        self.flops += times * 2 * rows * size * out
+        self.shapes[rows, size, out] = self.shapes.get((rows, size, out), 0) + times
+
+    def count(self, module, inputs, output):
+        passes = 3 if output.__class__ is torch.Tensor and output.requires_grad else 1
+        if isinstance(module, nn.Linear):
+            size, out = module.in_features, module.out_features
+            self.linear(inputs[0].numel() // size, size, out, passes)
+        elif isinstance(module, nn.GRUCell):
+            for size in module.input_size, module.hidden_size:
+                self.linear(len(inputs[0]), size, 3 * module.hidden_size, passes)
+        elif isinstance(module, (smt.Block, bptt_baseline.Block)):
+            h, _, mask = inputs
+            N, S, d = h.shape
+            pairs = N * S * S if mask is None else mask.expand(N, 1, S, S).sum().item()
+            self.flops += passes * 4 * d * pairs
+
+
+def matrix_rate(shapes: dict, args) -> float:
+    """FLOP/s of products of these shapes, each as often as told, one after another."""
+    dtype = torch.bfloat16 if args.precision == "bf16" else torch.float32
+    flops = spent = 0
+    for (rows, size, out), times in shapes.items():
+        a = torch.randn(rows, size, device=args.device, dtype=dtype)
+        b = torch.randn(out, size, device=args.device, dtype=dtype)
+        spent += times * statistics.median(seconds(lambda n: F.linear(a, b), 5, args.device))
+        flops += times * 2 * rows * size * out
+    return flops / spent
+
+
+def measure(method: str, repeat: int, argv: list[str]) -> dict:
+    """The figures of one method, as bench.py writes them."""
+    args, step = one_step(method, argv)
+    with Counter() as counter:
+        targets = int((step(0) >= 0).sum())
+    times = seconds(lambda n: step(n + 1), repeat, args.device)
+    middle = statistics.median(times)
+    if args.device == "cuda":
+        peak = torch.cuda.max_memory_allocated()
+    else:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    labels = targets if method == "bptt" else args.batch_size * args.labels
+    own, large = matrix_rate(counter.shapes, args), matrix_rate({(4096,) * 3: 1}, args)
+    return {
+        "labels_per_second": labels / middle,
+        "seconds_per_step": middle,
+        "seconds_fastest": times[0],
+        "seconds_slowest": times[-1],
+        "peak_bytes": peak,
+        "flops_per_second": counter.flops / middle,
+        "share_of_matrix_rate": counter.flops / middle / own,
+        "matrix_rate": own,
+        "matrix_rate_4096": large,
+    }
+
+
+def in_child(method: str, repeat: int, argv: list[str]) -> dict:
+    """measure() in a new process; UsageError with its own line if that fails."""
+    command = [sys.executable, __file__, "--only", method, "--repeat", str(repeat), *argv]
+    child = subprocess.run(command, capture_output=True, text=True)
+    if child.returncode:
+        last = (child.stderr.strip().splitlines() or ["stopped"])[-1]
+        raise UsageError(last.removeprefix("bench.py: "))
+    return json.loads(child.stdout.splitlines()[-1])
+
+
+def line(name, found: dict) -> str:
+    """The figures of a method in a line of text."""
+    return (
+        f"{name:>9}  {found['labels_per_second']:9.1f} labels/s  {found['seconds_per_step']:8.4f} s"
+        f" ({found['seconds_fastest']:.4f} to {found['seconds_slowest']:.4f})"
+        f"  {found['peak_bytes'] / 2**20:6.0f} MiB  {found['flops_per_second'] / 1e9:8.1f} GFLOP/s:"
+        f" {found['share_of_matrix_rate']:4.0%} of its own products'"
+        f" {found['matrix_rate'] / 1e9:.0f}, at 4096^3 {found['matrix_rate_4096'] / 1e9:.0f}"
+    )
+
+
+def run(argv: list[str]):
+    """Measure what the command line asks for, print it and write it down."""
+    p = Parser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    p.add("--repeat", 7, whole(1), "steps timed, of which the median counts")
+    p.add("--json", None, str, "file to write the figures to")
+    p.add_argument("--growth", action="store_true", help=f"of copy at T = {GROWTH}")
+    p.add("--only", None, [*METHODS], "a method; prints its figures as JSON")
+    args, others = p.parse_known_args(argv)
+    if len(others) % 2:
+        raise UsageError(f"{' '.join(others)}: give each option of the programs with its value")
+    if args.only:
+        return print(json.dumps(measure(args.only, args.repeat, others)))
+    found = {"machine": {"cpu": platform.processor(), "threads": torch.get_num_threads()}}
+    found["machine"] |= {"torch": torch.__version__, "options": others}
+    if torch.cuda.is_available():
+        found["machine"]["gpu"] = torch.cuda.get_device_name()
+    if args.growth:
+        for method in "smt", "bptt":
+            for T in GROWTH:
+                found.setdefault(method, {})[T] = in_child(
+                    method, args.repeat, ["--task", "copy", "--delay", str(T - 16), *others]
+                )
+                print(line(f"{method} {T}", found[method][T]), flush=True)
+    else:
+        for method in METHODS:
+            found[method] = in_child(method, args.repeat, others)
+            print(line(method, found[method]), flush=True)
+    if args.json:
+        write(args.json, json.dumps(found, indent=1).encode())
+
+
+def main(argv=None) -> int:
+    """The exit status: 0, or 2 for wrong input."""
+    try:
+        run(sys.argv[1:] if argv is None else argv)
+        return 0
+    except UsageError as error:
+        message = str(error)
+    except OSError as error:
+        message = f"--json: can't write {error.filename} ({error.strerror})"
+    print(f"bench.py: {message}", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

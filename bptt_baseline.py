@@ -187,9 +187,8 @@ def bptt_loss(models, x, y, bits, progress, args):
         memories.append(rnn.rollout(inputs, memory))
     # Read out where there is a loss; the readout costs more than a step of most cells.
     logits = rnn.readout(torch.cat(memories, 1)[y >= 0])[:, 0]  # (number scored, V)
-    return cross_entropy(logits, y[y >= 0], scored(y)), x.shape[
-        1
-    ] * rnn.cell.depth + args.decoder_depth
+    loss = cross_entropy(logits, y[y >= 0], scored(y))
+    return loss, x.shape[1] * rnn.cell.depth + args.decoder_depth
 
 
 # --------------------------------------------------------------- evaluate and sample: the RNN alone

@@ -24,7 +24,7 @@ import sys
 import torch
 import torch.nn.functional as F
 
-from run import LARGEST, Parser, UsageError, read_bytes, read_images, whole
+from run import LARGEST, Parser, UsageError, default_text, read_bytes, read_images, whole
 
 
 def random_bits(key: tuple, rows: torch.Tensor, columns: int) -> torch.Tensor:
@@ -34,11 +34,10 @@ def random_bits(key: tuple, rows: torch.Tensor, columns: int) -> torch.Tensor:
     generator's hidden state: this is SplitMix64 (Steele, Lea and Flood, 2014) on int64 tensors,
     whose products wrap around as those of unsigned numbers do.
     """
-    start = int.from_bytes(
-        hashlib.blake2b(repr(key).encode(), digest_size=8).digest(), "big", signed=True
-    )
+    digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
     column = torch.arange(columns, device=rows.device)
-    z = (rows[:, None] * LARGEST + column) * -7046029254386353131 + start  # 0x9E3779B97F4A7C15
+    z = (rows[:, None] * LARGEST + column) * -7046029254386353131  # 0x9E3779B97F4A7C15
+    z = z + int.from_bytes(digest, "big", signed=True)
     # >> repeats the sign bit; the mask makes the shift a logical one.
     z = (z ^ ((z >> 30) & (2**34 - 1))) * -4658895280553007687  # 0xBF58476D1CE4E5B9
     z = (z ^ ((z >> 27) & (2**37 - 1))) * -7723592293110705685  # 0x94D049BB133111EB
@@ -72,6 +71,12 @@ class Task:
 
     def __init__(self, seed: int, device: torch.device, **options):
         vars(self).update(seed=seed, device=device, **options)
+        if wrong := self.wrong():
+            raise UsageError(wrong)
+
+    def wrong(self):
+        """What can't be had with these options, and what can; "" if all is well."""
+        return ""
 
     def longer(self, times):
         """The same task with sequences so many times as long."""
@@ -129,13 +134,12 @@ class Retrieval(Task):
     letters = "01234567>-?"
     T = property(lambda self: self.length)
 
-    def __init__(self, *args, **options):
-        super().__init__(*args, **options)
-        if self.length < 4 * (self.distractors + 1):
-            raise UsageError(
-                f"--length {self.length}: the first half has no room for the markers; "
-                f"give at least {4 * (self.distractors + 1)}"
-            )
+    def wrong(self):
+        least = 4 * (self.distractors + 1)
+        said = (
+            f"--length {self.length}: the first half can't hold the markers; give {least} or more"
+        )
+        return said if self.length < least else ""
 
     def batch(self, split, step, rows):
         bits = self.bits(split, step, rows, self.T + self.T // 4)
@@ -182,10 +186,8 @@ class Recall(Task):
     T = property(lambda self: 2 * self.pairs + 1)
     letters = property(lambda self: LETTERS[:8] + LETTERS[10 : 10 + 2 * self.pairs])
 
-    def __init__(self, *args, **options):
-        super().__init__(*args, **options)
-        if self.pairs > 26:
-            raise UsageError(f"--pairs {self.pairs}: there are 52 keys; give at most 26")
+    def wrong(self):
+        return f"--pairs {self.pairs}: of 52 keys; give at most 26" if self.pairs > 26 else ""
 
     def batch(self, split, step, rows):
         bits = self.bits(split, step, rows, 3 * self.pairs + 1)
@@ -207,10 +209,9 @@ class Modular(Task):
     T = property(lambda self: 2 * self.pairs)
     letters = property(lambda self: LETTERS[: self.modulus])
 
-    def __init__(self, *args, **options):
-        super().__init__(*args, **options)
-        if any(self.modulus % factor == 0 for factor in range(2, self.modulus)):
-            raise UsageError(f"--modulus {self.modulus}: is not prime; give 2, 3, 5, 7, 11, ...")
+    def wrong(self):
+        prime = all(self.modulus % factor for factor in range(2, self.modulus))
+        return "" if prime else f"--modulus {self.modulus}: is not prime; give 2, 3, 5, 7, 11, ..."
 
     def batch(self, split, step, rows):
         bits, V = self.bits(split, step, rows, self.pairs + 2), self.modulus
@@ -242,14 +243,9 @@ class Text(Task):
 
     options = {"data": "", "length": 64}
     sizes = {"memory": 2, "dim": 128, "decoder_depth": 1}
-    smt = DENSE | {
-        "encoder_depth": 3,
-        "registers": "now",  # times relative to the present: text has no end
-        "lambda_readout": 1.0,
-        "steps": 1300,
-        "dmt_steps": 700,
-        "rollout": 64,
-    }
+    # Registers now: times relative to the present, as text has no end.
+    smt = DENSE | {"encoder_depth": 3, "registers": "now", "lambda_readout": 1.0}
+    smt |= {"steps": 1300, "dmt_steps": 700}
     bptt = {"steps": 2000}
     start, vocab = 256, 257  # tokens 0..255 are the bytes
     T = property(lambda self: self.length)
@@ -259,10 +255,8 @@ class Text(Task):
         raw = read_bytes(data) if data else default_text()
         held_out = len(raw) // 10
         if held_out < length:
-            name = data or "the default text"
-            raise UsageError(
-                f"--data {name}: {len(raw)} bytes are too few: a tenth must hold --length {length}"
-            )
+            found = f"--data {data or 'the default text'}: {len(raw)} bytes are too few"
+            raise UsageError(f"{found}: a tenth must hold --length {length}")
         everything = torch.frombuffer(bytearray(raw), dtype=torch.uint8).to(device)
         self.test_rows = min(held_out // length, -(-100_000 // length))
         self.train, self.held_out = everything[:-held_out], everything[-held_out:]
@@ -329,9 +323,8 @@ class Pixels(Task):
     def draw(self, tokens):
         on = (2 * tokens[1:] >= self.levels).view(self.side, self.side).long()
         on = F.pad(on, (0, 0, 0, self.side % 2)).tolist()
-        return "\n".join(
-            "".join(" ▄▀█"[2 * a + b] for a, b in zip(*rows)) for rows in zip(on[::2], on[1::2])
-        )
+        pairs = (zip(*rows) for rows in zip(on[::2], on[1::2]))  # two rows of pixels a line
+        return "\n".join("".join(" ▄▀█"[2 * a + b] for a, b in pair) for pair in pairs)
 
 
 def strokes(u, side):
@@ -345,17 +338,6 @@ def strokes(u, side):
     return (1.5 - away.amin(1)).clamp(0, 1)
 
 
-def default_text() -> bytes:
-    """CPython's language reference, some 700 kB of English and code that each CPython carries."""
-    try:
-        from pydoc_data.topics import topics
-    except ImportError:
-        raise UsageError(
-            "--task text: this Python has no pydoc_data; give a file with --data FILE"
-        ) from None
-    return "\n\n".join(topics[name] for name in sorted(topics)).encode()
-
-
 TASKS = {"copy": Copy, "retrieval": Retrieval, "stack": Stack, "recall": Recall}
 TASKS |= {"modular": Modular, "parity": Parity, "text": Text, "pixels": Pixels}
 
@@ -366,10 +348,8 @@ def make_task(args):
     for name in OPTIONS:
         value = getattr(args, name)
         if value is not None and name not in task.options:
-            own = ", ".join("--" + option for option in task.options)
-            raise UsageError(
-                f"--{name} {value}: not an option of task {args.task}, which has {own}"
-            )
+            own = ", --".join(task.options)
+            raise UsageError(f"--{name} {value}: no option of task {args.task}, which has --{own}")
     task = task(args.seed, args.device, **{name: getattr(args, name) for name in task.options})
     if args.eval_length > 1 and task.axis:
         task.longer(args.eval_length)  # finds out what can't be had before the run, not after it

@@ -190,3 +190,14 @@ def read_bytes(path: str) -> bytes:
         raise UsageError(
             f"--data {path}: can't be read ({error.strerror}); give a readable file"
         ) from None
+
+
+def default_text() -> bytes:
+    """CPython's language reference, some 700 kB of English and code that each CPython carries."""
+    try:
+        from pydoc_data.topics import topics
+    except ImportError:
+        raise UsageError(
+            "--task text: this Python has no pydoc_data; give a file with --data FILE"
+        ) from None
+    return "\n\n".join(topics[name] for name in sorted(topics)).encode()

@@ -332,7 +332,7 @@ def parser():
     add("--cell-depth", 1, whole(1), "layers of the cell (the GRU has one)")
     add("--decoder-depth", 2, whole(1), "layers of the decoder and of the readout")
     add("--steps", 3200, whole(0), "optimiser steps")
-    add("--lr", 1e-3, number(0, above=True), "peak learning rate")
+    add("--lr", 3e-4, number(0, above=True), "peak learning rate")
     add("--truncate", LARGEST, whole(1), "N, steps of a gradient; larger than T: all")
     add("--batch-size", 32, whole(1), "sequences in a step")
     add("--seed", 0, whole(0), "of weights, data and sampled times")

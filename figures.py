@@ -7,6 +7,7 @@ tokens: one line a run, a dot where its phase changes. It needs config.json and 
 as does
 
     python figures.py table RUN RUN...                 a line of figures for each run, in Markdown
+    python figures.py tasks RUN RUN...                 a line for each task: cell by method
     python figures.py samples RUN --out samples.png    what the RNN drew, from samples.npz: pixels
     python figures.py depth RUN       accuracy of the RNN alone by depth of the stack: stack
     python figures.py forgetting RUN  what a linear probe reads from its last memory: retrieval
@@ -35,6 +36,7 @@ ACROSS = {
 }
 UPWARDS = {"val_loss": "nats per target", "val_acc": "accuracy"}
 NAMES = {"smt": "SMT → DMT", "bptt": "BPTT"}
+NATS = "text", "pixels"  # tasks whose answers can't be known: measured in nats a target
 # What is told of a run if it differs between the runs of one method.
 TELLING = "task memory dim length delay encoder future window rollout truncate lr seed".split()
 GREY = "#808080"  # of text and axes: readable on white and on black, and the background is clear
@@ -137,6 +139,43 @@ def table(directories: list[str]) -> str:
         cells += [before, drift, *spent(last), *(spent(found[0]) if found else ("never", ""))]
         lines.append("|" + "|".join(cells) + "|")
     return "\n".join(lines)
+
+
+def tasks(directories: list[str]) -> str:
+    """Runs' results by task, cell and method, mean and range over seeds, as Markdown.
+
+    Accuracy in per cent where answers can be known, else nats a target. SMT: before DMT, measured
+    on the validation rows; the others: the last line, of the test split.
+    """
+    found = {}  # {(task, cell): {method: [value of a seed, ..]}}
+    for run in map(read, directories):
+        config, lines = run["config"], run["lines"]
+        if lines[-1]["phase"] != "final" or config["init"]:
+            raise UsageError(f"{run['directory']}: has not ended, or went on from another run")
+        here = found.setdefault((config["task"], config["cell"]), {})
+        name, factor = ("val_loss", 1) if config["task"] in NATS else ("val_acc", 100)
+        before = [line for line in lines if line["phase"] == "smt"]
+        if before:
+            here.setdefault("SMT", []).append(factor * before[-1][name])
+        here.setdefault(NAMES[config["method"]], []).append(factor * lines[-1][name])
+    methods = ["SMT", *NAMES.values()]
+    head = "|".join(f"{cell}: {method}" for cell in smt.CELLS for method in methods)
+    rows = [f"|task|{head}|", "|---" * (head.count("|") + 2) + "|"]
+    for task in smt.TASKS:
+        cells = [found.get((task, cell), {}).get(m, []) for cell in smt.CELLS for m in methods]
+        if any(cells):
+            digits = 3 if task in NATS else 1
+            rows.append("|".join(["", task, *(spread(values, digits) for values in cells), ""]))
+    return "\n".join(rows)
+
+
+def spread(values: list[float], digits: int) -> str:
+    """Their mean, and of several the least and the greatest."""
+    if not values:
+        return ""
+    least, mean, most = min(values), sum(values) / len(values), max(values)
+    beside = f" ({least:.{digits}f} to {most:.{digits}f})" if len(values) > 1 else ""
+    return f"{mean:.{digits}f}{beside}"
 
 
 def spent(line: dict) -> tuple[str, str]:
@@ -270,8 +309,8 @@ def main(argv=None) -> int:
     try:
         args = p.parse_args(argv)
         what, *directories = args.what
-        if what == "table":
-            print(table(directories))
+        if what in ("table", "tasks"):
+            print(table(directories) if what == "table" else tasks(directories))
             return 0
         if what in (*MEASURES, "samples"):
             if len(directories) != 1:

@@ -1588,6 +1588,20 @@ def test_runs_are_named_by_what_tells_them_apart():
     assert runs[3]["lines"][0]["depth"] == 50 and runs[2]["lines"][0]["depth"] == 10
 
 
+def test_tables_of_runs(capsys):
+    fake_run("a", "smt")
+    fake_run("b", "smt", seed=1, cell="gru")
+    fake_run("c", "smt", seed=2, cell="gru")
+    last = Path("c/metrics.jsonl").read_text().replace("0.75}", '0.85, "teacher_acc": 1.0}')
+    Path("c/metrics.jsonl").write_text(last)
+    assert figures.main(["tasks", "a", "b", "c"]) == 0
+    head, _, row = capsys.readouterr().out.splitlines()
+    cells = dict(zip(head.split("|"), row.split("|")))
+    assert cells["task"] == "copy" and cells["mlp: BPTT"] == ""
+    assert cells["mlp: SMT"] == "0.0" and cells["mlp: SMT → DMT"] == "75.0"
+    assert cells["gru: SMT → DMT"] == "80.0 (75.0 to 85.0)"
+
+
 def test_a_picture_is_drawn():
     pytest.importorskip("matplotlib")
     fake_run("a", "smt")

@@ -8,6 +8,7 @@ as does
 
     python figures.py table RUN RUN...                 a line of figures for each run, in Markdown
     python figures.py tasks RUN RUN...                 a line for each task: cell by method
+    python figures.py growth FILE --out growth.png     cost of a step, from bench.py --growth
     python figures.py samples RUN --out samples.png    what the RNN drew, from samples.npz: pixels
     python figures.py depth RUN       accuracy of the RNN alone by depth of the stack: stack
     python figures.py forgetting RUN  what a linear probe reads from its last memory: retrieval
@@ -85,9 +86,6 @@ def label(run: dict, runs: list[dict]) -> str:
 def draw(runs: list[dict], out: str) -> None:
     """The picture of the runs: losses above, accuracies below, against each of ACROSS."""
     plt = pyplot()
-    plt.rcParams |= {"font.size": 15, "lines.linewidth": 2.5, "axes.grid": True, "grid.alpha": 0.3}
-    for part in ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"):
-        plt.rcParams[part] = GREY
     figure, panels = plt.subplots(2, 3, figsize=(18, 10), sharex="col", sharey="row")
     cells = sorted({run["config"]["cell"] for run in runs})
     for run in runs:
@@ -115,8 +113,6 @@ def draw(runs: list[dict], out: str) -> None:
         panel.xaxis.set_major_formatter(plt.matplotlib.ticker.EngFormatter(sep=""))
         panel.xaxis.set_minor_formatter("")
         panel.set_xlabel(title)
-    for panel in panels.flat:
-        panel.set_facecolor("none")
     handles, labels = panels[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
     figure.suptitle(f"{runs[0]['config']['task']}: the RNN alone, on held-out sequences")
@@ -183,6 +179,31 @@ def spent(line: dict) -> tuple[str, str]:
     return f"{line['seconds']:.0f}", f"{line['depth']:,}"
 
 
+def growth(path: str, out: str) -> None:
+    """Seconds and memory of an optimiser step against T, as bench.py --growth --json wrote them."""
+    try:
+        with open(path) as file:
+            measured = json.load(file)
+        curves = {
+            (figure, method): [(int(T), found[figure]) for T, found in measured[method].items()]
+            for figure in ("seconds_per_step", "peak_bytes")
+            for method in NAMES
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise UsageError(f"{path}: give a file that bench.py --growth --json wrote") from None
+    plt = pyplot()
+    figure, panels = plt.subplots(1, 2, figsize=(13, 5.5))
+    for panel, (name, title) in zip(
+        panels, {"seconds_per_step": "seconds a step", "peak_bytes": "peak memory in bytes"}.items()
+    ):
+        for method, style in zip(NAMES, ("-o", "--s")):
+            panel.plot(*zip(*curves[name, method]), style, label=method.upper())
+        panel.set(xscale="log", yscale="log", xlabel="T", ylabel=title)
+        panel.xaxis.set_major_formatter(plt.matplotlib.ticker.EngFormatter(sep=""))
+        panel.legend(frameon=False)
+    figure.savefig(out, transparent=True, dpi=80)
+
+
 def pyplot():
     """matplotlib's pyplot, drawing to files; UsageError if it is not installed."""
     try:
@@ -192,8 +213,12 @@ def pyplot():
     matplotlib.use("Agg")
     import matplotlib.pyplot
 
-    matplotlib.pyplot.rcParams["figure.constrained_layout.use"] = True
-    return matplotlib.pyplot
+    plt = matplotlib.pyplot
+    plt.rcParams |= {"figure.constrained_layout.use": True, "axes.facecolor": "none"}
+    plt.rcParams |= {"font.size": 15, "lines.linewidth": 2.5, "axes.grid": True, "grid.alpha": 0.3}
+    for part in ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"):
+        plt.rcParams[part] = GREY
+    return plt
 
 
 def samples(directory: str, out: str) -> None:
@@ -290,6 +315,7 @@ def position(directory: str) -> dict:
     return {f"{k * T}..{(k + 1) * T - 1}": loss for k, loss in enumerate(losses)}
 
 
+DRAWN = {"samples": samples, "growth": growth}
 MEASURES = {"depth": depth, "forgetting": forgetting, "position": position}
 
 
@@ -312,10 +338,10 @@ def main(argv=None) -> int:
         if what in ("table", "tasks"):
             print(table(directories) if what == "table" else tasks(directories))
             return 0
-        if what in (*MEASURES, "samples"):
+        if what in (*MEASURES, *DRAWN):
             if len(directories) != 1:
-                raise UsageError(f"{what}: {len(directories)} runs given; give one")
-            samples(*directories, args.out) if what == "samples" else measure(what, *directories)
+                raise UsageError(f"{what}: {len(directories)} given; give one")
+            DRAWN[what](*directories, args.out) if what in DRAWN else measure(what, *directories)
             return 0
         runs = [read(directory) for directory in args.what]
         for run in runs:

@@ -466,6 +466,8 @@ def train(args, task, models, checkpoint):
             figures |= {f"{name}_{times}x": value for name, value in longer.items()}
         report(state, "final", None, figures)
         save(args, models, None, state | {"done": True})
+    if RANKS > 1:
+        torch.distributed.destroy_process_group()
 
 
 # --------------------------------------------------------------------------------- the command line

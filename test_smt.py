@@ -1610,6 +1610,17 @@ def test_a_picture_is_drawn():
     assert Path("picture.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_the_growth_of_a_step_is_drawn(capsys):
+    pytest.importorskip("matplotlib")
+    found = {str(T): {"seconds_per_step": T / 99, "peak_bytes": 10**6 * T} for T in (64, 128)}
+    Path("found.json").write_text(json.dumps({"smt": found, "bptt": found}))
+    assert figures.main("growth found.json --out growth.png".split()) == 0
+    assert Path("growth.png").read_bytes().startswith(b"\x89PNG")
+    Path("found.json").write_text(json.dumps({"smt": found}))
+    assert figures.main("growth found.json --out other.png".split()) == 2
+    assert "bench.py --growth" in capsys.readouterr().err and not Path("other.png").exists()
+
+
 def test_what_a_run_drew_becomes_one_sheet():
     pytest.importorskip("matplotlib")
     options = f"{NETWORKS} {TRAINING} --task pixels --side 4 --steps 1 --dmt-steps 1 --out run"

@@ -29,8 +29,7 @@ from torch import nn
 
 import bptt_baseline
 import smt
-from data import random_bits
-from run import Parser, UsageError, whole, write
+from run import Parser, UsageError, random_bits, whole, write
 
 METHODS = {"smt": (smt, 0), "dmt": (smt, -1), "bptt": (bptt_baseline, 0)}  # program, its phase
 GROWTH = [64, 128, 256, 512, 1024, 2048]

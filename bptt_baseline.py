@@ -26,9 +26,9 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from data import TASKS, add_task, make_task, random_bits
+from data import TASKS, add_task, make_task
 from run import LARGEST, RANK, RANKS, Parser, UsageError, agree, device, load, mean_loss, npz
-from run import number, open_run, report, save, whole, write
+from run import number, open_run, random_bits, report, save, whole, write
 
 
 # ---------------------------------------------------------------------------------- attention block

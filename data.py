@@ -17,31 +17,14 @@ run can be resumed, or its rows split over processes, with nothing to save. Spli
 """
 
 import argparse
-import hashlib
 import string
 import sys
 
 import torch
 import torch.nn.functional as F
 
-from run import LARGEST, Parser, UsageError, default_text, read_bytes, read_images, whole
-
-
-def random_bits(key: tuple, rows: torch.Tensor, columns: int) -> torch.Tensor:
-    """Hash of (key, row, column): int64 (B, columns), uniform in 0 .. 2^62 - 1.
-
-    key: plain values that name the draw, (seed, split, step). rows: int64 (B,). A counter, not a
-    generator's hidden state: this is SplitMix64 (Steele, Lea and Flood, 2014) on int64 tensors,
-    whose products wrap around as those of unsigned numbers do.
-    """
-    digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
-    column = torch.arange(columns, device=rows.device)
-    z = (rows[:, None] * LARGEST + column) * -7046029254386353131  # 0x9E3779B97F4A7C15
-    z = z + int.from_bytes(digest, "big", signed=True)
-    # >> repeats the sign bit; the mask makes the shift a logical one.
-    z = (z ^ ((z >> 30) & (2**34 - 1))) * -4658895280553007687  # 0xBF58476D1CE4E5B9
-    z = (z ^ ((z >> 27) & (2**37 - 1))) * -7723592293110705685  # 0x94D049BB133111EB
-    return (z ^ ((z >> 31) & (2**33 - 1))) & (2**62 - 1)
+from run import LARGEST, Parser, UsageError, default_text, random_bits, read_bytes, read_images
+from run import whole
 
 
 # The tasks' own options, as argparse takes them. A task lists those it has, with its defaults.
@@ -264,7 +247,7 @@ class Text(Task):
     def batch(self, split, step, rows):
         text = self.train if split == "train" else self.held_out
         if split == "train":
-            begin = random_bits((self.seed, split, step), rows, 1)[:, 0] % (len(text) - self.T + 1)
+            begin = self.bits(split, step, rows, 1)[:, 0] % (len(text) - self.T + 1)
         else:
             # 7919 is prime: rows walk over all windows before one comes again, and far apart.
             windows = len(text) // self.T

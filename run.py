@@ -1,9 +1,10 @@
 """What both programs need around a run: its command line, whose mistakes are told in one line; its
-files, written whole or not at all; the processes that share it.
+files, written whole or not at all; its random numbers; the processes that share it.
 """
 
 import argparse
 import gzip
+import hashlib
 import io
 import json
 import math
@@ -79,6 +80,23 @@ def device(text: str) -> str:
     if chosen == "cuda":  # of several processes on a machine each has its own
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
     return chosen
+
+
+def random_bits(key: tuple, rows: torch.Tensor, columns: int) -> torch.Tensor:
+    """Hash of (key, row, column): int64 (B, columns), uniform in 0 .. 2^62 - 1.
+
+    key: plain values that name the draw, (seed, split, step). rows: int64 (B,). A counter, not a
+    generator's hidden state: this is SplitMix64 (Steele, Lea and Flood, 2014) on int64 tensors,
+    whose products wrap around as those of unsigned numbers do.
+    """
+    digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
+    column = torch.arange(columns, device=rows.device)
+    z = (rows[:, None] * LARGEST + column) * -7046029254386353131  # 0x9E3779B97F4A7C15
+    z = z + int.from_bytes(digest, "big", signed=True)
+    # >> repeats the sign bit; the mask makes the shift a logical one.
+    z = (z ^ ((z >> 30) & (2**34 - 1))) * -4658895280553007687  # 0xBF58476D1CE4E5B9
+    z = (z ^ ((z >> 27) & (2**37 - 1))) * -7723592293110705685  # 0x94D049BB133111EB
+    return (z ^ ((z >> 31) & (2**33 - 1))) & (2**62 - 1)
 
 
 def agree(args, earlier: dict):

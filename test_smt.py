@@ -28,6 +28,7 @@ import bptt_baseline
 import data
 import figures
 import smt
+from run import random_bits
 
 torch.set_num_threads(1)  # with matrices this small a second thread only gets in the way
 
@@ -101,7 +102,7 @@ def other(x, vocab):
 
 # -------------------------------------------------------------------------------------------- tasks
 def test_random_bits_are_spread_evenly():
-    bits = data.random_bits((0, "train", 0), torch.arange(4000), 4)
+    bits = random_bits((0, "train", 0), torch.arange(4000), 4)
     assert bits.dtype == torch.int64 and bits.min() >= 0 and bits.max() < 2**62
     assert len(bits.unique()) == bits.numel()
     # Low, middle and high bits: 2,000 of each of 8 values, with a standard deviation of 42.
@@ -573,7 +574,7 @@ def test_uniformity_by_hand():
 
 def test_runs_of_times_stay_inside_and_reach_both_ends():
     for length, T in [(4, 40), (1, 40), (39, 40), (40, 40), (1, 1)]:
-        bits = data.random_bits((0,), torch.arange(4000), T)
+        bits = random_bits((0,), torch.arange(4000), T)
         times = smt.consecutive(torch.zeros_like(bits), bits, length)
         assert times.shape == (4000, length + 1)
         assert times.min() == -1 and times.max() == T - 1
@@ -586,7 +587,7 @@ def test_runs_of_times_stay_inside_and_reach_both_ends():
 
 
 def test_half_the_runs_hold_a_target():
-    bits = data.random_bits((0,), torch.arange(8000), 100)
+    bits = random_bits((0,), torch.arange(8000), 100)
     y = torch.full_like(bits, -1)
     y[:, [3, 50, 51, 99]] = 0
     runs = smt.consecutive(y, bits, 5)[bits[:, -1] % 4 > 1, 1:]
@@ -598,7 +599,7 @@ def test_half_the_runs_hold_a_target():
 
 
 def test_a_run_depends_on_its_own_row_alone():
-    bits = data.random_bits((0,), torch.arange(16), 9)
+    bits = random_bits((0,), torch.arange(16), 9)
     runs = smt.consecutive(torch.zeros_like(bits), bits, 3)
     for row in range(16):
         alone = smt.consecutive(torch.zeros(1, 9), bits[row : row + 1], 3)
@@ -629,7 +630,7 @@ def smt_stand_ins(encoder=label_is_time, decoder=knows_nothing, step=stays):
 def time_is_token(rows=40, T=8):
     """x_t = y_t = t, and the loss's random bits."""
     x = torch.arange(T).expand(rows, T)
-    return x, x, data.random_bits((0,), torch.arange(rows), T)
+    return x, x, random_bits((0,), torch.arange(rows), T)
 
 
 def weights(dec, dyn, unif, *options):
@@ -675,7 +676,7 @@ def test_decoding_in_parts_changes_nothing():
     rows, decoder = torch.arange(8), models["teacher"]["decoder"]
     x, y = task.batch("train", 0, rows)
     y[:, :5] = x[:, :5]  # targets early on as well: futures of all lengths
-    times = data.random_bits((1,), rows, 6) % task.T
+    times = random_bits((1,), rows, 6) % task.T
     labels = torch.randn(8, 6, 2, 8)
     loss, nats, now = smt.decoding(decoder, labels, times, x, y, args), [], []
     for row, t, label in zip(rows.repeat_interleave(6), times.flatten(), labels.flatten(0, 1)):
@@ -722,7 +723,7 @@ def test_smt_trains_encoder_decoder_and_cell(cell):
     args, task, models = build("--cell", cell)
     rows = torch.arange(32)
     x, y = task.batch("train", 0, rows)
-    smt.smt_loss(models, x, y, data.random_bits((0,), rows, task.T), 0, args)[0].backward()
+    smt.smt_loss(models, x, y, random_bits((0,), rows, task.T), 0, args)[0].backward()
     for name, p in models.named_parameters():
         trained = not name.startswith(("rnn.readout", "rnn.empty"))  # these come from the teacher
         assert (p.grad is not None and p.grad.abs().sum() > 0) == trained, name
@@ -732,7 +733,7 @@ def test_the_cell_alone_learns_from_all_transitions_and_the_teacher_stays():
     args, task, models = build()
     rows = torch.arange(32)
     x, y = task.batch("train", 0, rows)
-    bits = data.random_bits((0,), rows, task.T)
+    bits = random_bits((0,), rows, task.T)
     smt.cell_loss(models, x, y, bits, 0, args)[0].backward()
     for name, p in models.named_parameters():
         trained = name.startswith(("rnn.cell", "rnn.embed"))
@@ -797,7 +798,7 @@ def test_dmt_trains_cell_and_readout_and_nothing_of_the_teacher(window):
     smt.hand_over(**models)
     rows = torch.arange(16)
     x, y = task.batch("train", 0, rows)
-    bits = data.random_bits((0,), rows, task.T)
+    bits = random_bits((0,), rows, task.T)
 
     def gradients():
         models.zero_grad()

@@ -1,11 +1,11 @@
 """Supervised Memory Training (SMT) of a nonlinear RNN, without backpropagation through time.
 
-What to remember is no sequential question: a Transformer, the encoder, reads a prefix and writes a
-memory, its label, from which a decoder predicts the future. How to update a memory is then plain
+What to remember can be found without recurrence: a Transformer, the encoder, reads a prefix, writes
+a memory, its label, and a decoder predicts the future from it. How to update a memory is then plain
 regression, from one label and the next input to the next label: SMT unrolls no RNN, one pass makes
-all labels of a sequence. It trains all networks at once, then the RNN's cell alone, on labels that
-stay. On its own memories the RNN still drifts off the labels; DAgger Memory Training (DMT) corrects
-it there, its gradient at most H steps long. Cell, readout and an empty memory remain.
+all labels of a sequence. It trains encoder, decoder and cell, then the cell alone, on labels that
+stay. Run alone, the RNN meets memories with its own errors, unlike those it learnt on, and drifts;
+DAgger Memory Training (DMT) trains it there. Cell, readout and an empty memory remain.
 Source: Kumar & Isola, Pretraining Recurrent Networks without Recurrence, arXiv:2606.06479.
 
 Glossary
@@ -16,7 +16,7 @@ Glossary
   m̂_t      memory        (N, K, d) memory that the RNN made itself
   E        encoder       x, times t -> labels m_t; E and D are the teacher
   D        decoder       m_t, x_{t+1..t+Tf-1} -> logits of the Tf targets y_t..y_{t+Tf-1}
-  g        rnn.readout   the decoder with no future token: m_t -> logits of y_t
+  g        rnn.readout   a copy of D, given no future token: m_t -> logits of y_t
   f        rnn.cell      m_t, x_{t+1} -> m_{t+1}
   H        args.window   steps of the RNN that DMT's gradient passes through; the paper's: 1
   B sequences, T times, n labels a sequence, V tokens in the vocabulary, N and S of anything
@@ -89,8 +89,8 @@ def encoder_mask(times, T, K, context, bidirectional):
     """What attends to what in the encoder: times (B, n) -> (B, 1, T + nK, T + nK), True = seen."""
     B, n = times.shape
     s = torch.arange(T, device=times.device)
-    # The last time a query sees: s for token s, t for registers of t; bidirectional (n = 1): t.
-    last = times if bidirectional else s.expand(B, T)
+    # Token s sees x_<=s and no register, so one pass serves all t; registers of t see x_<=t.
+    last = times if bidirectional else s.expand(B, T)  # bidirectional: n = 1, all see x_<=t
     last = torch.cat([last.expand(B, T), times.repeat_interleave(K, 1)], 1)  # (B, T + nK)
     sees_token = (s <= last[..., None]) & (s > last[..., None] - context)
     label = torch.cat([s.new_full((T,), -1), torch.arange(n, device=s.device).repeat_interleave(K)])
@@ -253,8 +253,8 @@ def uniformity(labels):
     """L_unif = log E_{a != b} exp(-2 |u_a - u_b|^2): labels (B, n, K, d) of n times a sequence.
 
     Keeps labels apart, which L_dyn would draw together: equal labels are the easiest to predict.
-    Pairs are of two sequences: within one, a label may stand still. They share their slot k: slots
-    can differ where labels do not. u: tokens scaled to length 1.
+    Pairs are of two sequences: within one, a label may stand still. Token k is compared with token
+    k alone: a label's tokens can differ where labels do not. u: tokens scaled to length 1.
     """
     u = F.normalize(labels, dim=-1).permute(1, 2, 0, 3)  # (n, K, B, d)
     energy = (4 * (u @ u.mT) - 4).exp()  # (n, K, B, B), since |u_a - u_b|^2 = 2 - 2 u_a u_b
@@ -265,7 +265,7 @@ def uniformity(labels):
 def consecutive(y, bits, length):
     """Runs of times t..t + length within -1..T - 1: y, bits (B, T) -> (B, length + 1)."""
     T, kind = y.shape[1], bits[:, -1:] % 4
-    # Drawn with overhang, then pushed inside: else few runs would hold the first and last times.
+    # A quarter: any start, also outside and then pushed in: else few would hold the first and last.
     start = bits[:, :1] % (T + length - 1) - length
     # Half the runs: around a random target. Rare ones would hardly be learnt.
     target = (bits * (y >= 0)).argmax(1, keepdim=True) - 1 - bits[:, :1] % length
@@ -325,7 +325,7 @@ def dmt_loss(models, x, y, bits, progress, args):
         memories.append(rnn.rollout(inputs, memories[-1][:, -1].detach()))
     memories = torch.cat(memories, 1).take_along_dim(pick[..., None, None], 1)  # (B, n, K, d)
     dyn = F.mse_loss(memories, labels[:, 1:])
-    # The readout learns on these memories, detached: it must not bend them. D stays as it is.
+    # g learns on these memories, detached: f has the labels alone to follow. E and D are frozen.
     logits = rnn.readout(memories.detach().flatten(0, 1))[:, 0]  # (B n, V)
     asked = y.gather(1, chosen).flatten()
     dec = cross_entropy(logits, asked, scored(asked))
@@ -392,7 +392,7 @@ def phases(args):
     """(name, loss, models trained, steps, peak learning rate) of the run's phases, in order."""
     alone = round(args.cell_only * args.steps)
     smt = ("smt", smt_loss, ("teacher", "rnn"), args.steps - alone, args.lr)
-    # So far f ran after labels that moved. From here on the teacher stays, and f can catch up.
+    # So far each step moved the labels that f learns. From here on they stay, and f catches up.
     cell = ("smt", cell_loss, ("rnn",), alone, args.lr)
     return [smt, cell, ("dmt", dmt_loss, ("rnn",), args.dmt_steps, args.dmt_lr)]
 

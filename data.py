@@ -119,9 +119,7 @@ class Retrieval(Task):
 
     def wrong(self):
         least = 4 * (self.distractors + 1)
-        said = (
-            f"--length {self.length}: the first half can't hold the markers; give {least} or more"
-        )
+        said = f"--length {self.length}: its half can't hold the markers; give {least} or more"
         return said if self.length < least else ""
 
     def batch(self, split, step, rows):

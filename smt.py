@@ -99,15 +99,16 @@ def encoder_mask(times, T, K, context, bidirectional):
 
 
 class Encoder(nn.Module):
-    """E: the label m_t of each time asked for, x (B, T) and times (B, n) -> labels (B, n, K, d)."""
+    """E: x (B, T), times (B, n) -> labels m_t (B, n, K, d); the tokens' guesses at y (N, T, V)."""
 
     def __init__(self, args, vocab):
         super().__init__()
         self.context, self.now = args.context, args.registers == "now"
         self.bidirectional = args.encoder == "bidirectional"
-        self.embed = nn.Embedding(vocab, args.dim)
+        self.embed, self.before = (nn.Embedding(vocab, args.dim) for _ in range(2))
         self.registers = nn.Parameter(torch.randn(args.memory, args.dim))
         self.body = Transformer(args.dim, args.heads, args.encoder_depth)
+        self.guess = nn.Sequential(nn.RMSNorm(args.dim), nn.Linear(args.dim, vocab))
 
     def forward(self, x, times):
         B, n, K = *times.shape, len(self.registers)
@@ -117,9 +118,13 @@ class Encoder(nn.Module):
         token = torch.arange(1, T + 1, device=x.device).expand(len(x), T)
         position = torch.cat([token, time + 2 if self.now else time * 0], 1)
         mask = encoder_mask(times, T, K, self.context, self.bidirectional)
-        registers = self.registers.repeat(times.shape[1], 1).expand(len(x), -1, -1)
-        h = self.body(torch.cat([self.embed(x), registers], 1), position, mask)[:, T:]
-        return F.rms_norm(h, h.shape[-1:]).reshape(B, n, K, -1)
+        # A token knows the one before it: else to pair key and value takes longest to learn.
+        tokens = self.embed(x) + F.pad(self.before(x[:, :-1]), (0, 0, 1, 0))  # (B, T, d)
+        # A label's registers know x_t: with one position for all t they couldn't tell the latest.
+        latest = F.pad(tokens, (0, 0, 1, 0)).take_along_dim(time[..., None] + 1, 1)  # t = -1: 0
+        registers = self.registers.repeat(times.shape[1], 1) + latest  # (B, nK, d)
+        h = self.body(torch.cat([tokens, registers], 1), position, mask)
+        return F.rms_norm(h[:, T:], h.shape[-1:]).reshape(B, n, K, -1), self.guess(h[:, :T])
 
 
 # ------------------------------------------------------------------------------ decoder and readout
@@ -209,7 +214,7 @@ class RNN(nn.Module):
 def hand_over(teacher, rnn):
     """What the RNN takes over, untrained so far: m_∅ = E of the empty prefix; g, a copy of D."""
     nothing = torch.zeros(1, 1, dtype=torch.long, device=rnn.empty.device)
-    rnn.empty.copy_(teacher["encoder"](nothing, nothing - 1)[0, 0])
+    rnn.empty.copy_(teacher["encoder"](nothing, nothing - 1)[0][0, 0])
     rnn.readout.load_state_dict(teacher["decoder"].state_dict())
 
 
@@ -249,6 +254,18 @@ def decoding(decoder, labels, times, x, y, args):
     return loss
 
 
+def guessing(guesses, times, y):
+    """L_tok: the encoder's tokens guess y_t themselves: (N, T, V), nats a target.
+
+    Token t sees what the label of t may: this is the loss of a plain Transformer, easier to learn
+    from than through registers and decoder, and registers find in the tokens what it taught.
+    """
+    if len(guesses) > len(y):  # bidirectional: tokens see beyond their time, but for the last, t
+        y = y.repeat_interleave(times.shape[1], 0)  # (B n, T)
+        y = y.where(torch.arange(y.shape[1], device=y.device) == times.reshape(-1, 1), -1)
+    return cross_entropy(guesses, y, scored(y))
+
+
 def uniformity(labels):
     """L_unif = log E_{a != b} exp(-2 |u_a - u_b|^2): labels (B, n, K, d) of n times a sequence.
 
@@ -281,13 +298,13 @@ def dynamics(rnn, labels, times, x):
 
 
 def smt_loss(models, x, y, bits, progress, args):
-    """L_smt = λ_dec L_dec + λ_dyn L_dyn + λ_unif L_unif on n transitions in a row (section 3).
+    """L_smt = λ_dec L_dec + λ_tok L_tok + λ_dyn L_dyn + λ_unif L_unif on n transitions in a row.
 
     x, y, random integers bits (B, T), progress 0..1 of the phase -> loss, depth: layers in a row.
     """
     teacher, rnn, n = models["teacher"], models["rnn"], args.labels
     times = consecutive(y, bits, n)  # (B, n + 1)
-    labels = teacher["encoder"](x, times)  # (B, n + 1, K, d)
+    labels, guesses = teacher["encoder"](x, times)  # (B, n + 1, K, d), (N, T, V)
     # L_dyn's gradient reaches f and both labels. Its weight grows from 0.01 to 1 at four fifths:
     # first what to remember, then in a form that f can follow.
     dyn = 100 ** min(0, 1.25 * progress - 1) * dynamics(rnn, labels, times, x)
@@ -295,7 +312,8 @@ def smt_loss(models, x, y, bits, progress, args):
     pick = bits[:, :n].argsort(1)[:, : args.decoded] + 1  # not the first: it may be m_∅
     some = torch.take_along_dim(labels, pick[..., None, None], 1)  # (B, decoded, K, d)
     dec = decoding(teacher["decoder"], some, times.gather(1, pick), x, y, args)
-    loss = args.lambda_dec * dec + args.lambda_dyn * dyn + args.lambda_unif * uniformity(some)
+    loss = args.lambda_dec * dec + args.lambda_tok * guessing(guesses, times, y)
+    loss += args.lambda_dyn * dyn + args.lambda_unif * uniformity(some)
     return loss, args.encoder_depth + max(args.decoder_depth, rnn.cell.depth)
 
 
@@ -303,7 +321,7 @@ def cell_loss(models, x, y, bits, progress, args):
     """L_dyn for f alone, on labels that no longer move: arguments and result as above."""
     times = consecutive(y, bits, args.labels)
     with torch.no_grad():
-        labels = models["teacher"]["encoder"](x, times)  # (B, n + 1, K, d)
+        labels, _ = models["teacher"]["encoder"](x, times)  # (B, n + 1, K, d)
     return dynamics(models["rnn"], labels, times, x), args.encoder_depth + models["rnn"].cell.depth
 
 
@@ -319,7 +337,7 @@ def dmt_loss(models, x, y, bits, progress, args):
     pick = bits[:, :R].argsort(1)[:, : args.labels] + 1  # (B, n) of 1..R: few, as labels cost
     chosen = times.gather(1, pick)  # (B, n)
     with torch.no_grad():
-        labels = teacher["encoder"](x, torch.cat([times[:, :1], chosen], 1))  # (B, 1 + n, K, d)
+        labels, _ = teacher["encoder"](x, torch.cat([times[:, :1], chosen], 1))  # (B, 1 + n, K, d)
     memories = [labels[:, :1]]
     for inputs in x.gather(1, times[:, 1:]).split(args.window, 1):  # (B, H)
         memories.append(rnn.rollout(inputs, memories[-1][:, -1].detach()))
@@ -354,7 +372,8 @@ def evaluate(models, task, split, rows=None):
         memories = rnn.rollout(x)  # (B, T, K, d)
         alone.append(scores(rnn.readout, memories, y))
         times = torch.arange(task.T, device=x.device).expand(x.shape).split(64, 1)
-        labels = torch.cat([teacher["encoder"](x, t) for t in times], 1)  # parts: the mask is big
+        # In parts: the mask is big.
+        labels = torch.cat([teacher["encoder"](x, t)[0] for t in times], 1)  # (B, T, K, d)
         taught.append(scores(teacher["decoder"], labels, y))
         error = (memories - labels).square()
         moments.append(torch.stack([error, labels, labels.square()]).mean(2).cpu().double())
@@ -492,13 +511,14 @@ def parser():
     add("--decoder-depth", 2, whole(1), "layers of the decoder and of the readout")
     add("--encoder", "one-pass", ["one-pass", "bidirectional"], "the paper's takes a pass a label")
     add("--registers", "start", ["start", "now"], "a label's position: before x_0, or after x_t")
-    add("--context", LARGEST, whole(1), "w, inputs a layer sees; one-pass: depth x (w - 1) + 1")
+    add("--context", LARGEST, whole(1), "w, inputs a layer sees; one-pass: depth x (w - 1) + 2")
     add("--future", LARGEST, whole(1), "Tf, targets decoded from a label; larger than T: all")
     add("--decoder-context", LARGEST, whole(1), "inputs that a layer of the decoder sees")
     add("--labels", 16, whole(1), "n, transitions of a sequence in an SMT step")
     add("--decoded", 4, whole(1), "how many of their labels are decoded and kept apart")
     add("--lambda-dec", 1.0, number(0), "λ_dec, weight of the decoding loss")
     add("--lambda-readout", 0.3, number(0), "extra weight in it of y_t, the readout's target")
+    add("--lambda-tok", 1.0, number(0), "λ_tok, weight of the loss of the encoder's own tokens")
     add("--lambda-dyn", 10.0, number(0), "λ_dyn, weight of the dynamics loss; grows from a 100th")
     add("--lambda-unif", 0.1, number(0), "λ_unif, weight of the uniformity loss")
     add("--steps", 3000, whole(0), "optimiser steps of SMT; with --init, 0 leaves it out")

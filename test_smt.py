@@ -91,6 +91,11 @@ def same_weights(a, b):
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
+def labels_of(models):
+    """The encoder, without what its tokens guess."""
+    return lambda x, times: models["teacher"]["encoder"](x, times)[0]
+
+
 def some_inputs(task, rows=3):
     return torch.randint(task.vocab, (rows, task.T), generator=torch.Generator().manual_seed(1))
 
@@ -221,7 +226,10 @@ def test_recall_by_hand():
 
 def test_modular_by_hand():
     task = toy_task("modular", pairs=6, modulus=5)
-    x, y = task.batch("train", 0, torch.arange(500))
+    trained = task.batch("train", 0, torch.arange(50))
+    for inputs, targets in zip(*(z.tolist() for z in trained)):  # from the third pair on
+        assert targets == [-1] * 4 + [z for c in inputs[5::2] for z in (c, -1)]
+    x, y = task.batch("test", 0, torch.arange(500))
     assert task.T == x.shape[1] == 12 and task.vocab == 5
     seen = set()
     for inputs, targets in zip(x.tolist(), y.tolist()):
@@ -385,7 +393,7 @@ def test_the_rnn_completes_and_draws_pictures(capsys):
 @REGISTERS
 def test_labels_know_nothing_of_the_future(encoder, registers):
     _, task, models = build("--encoder", encoder, "--registers", registers)
-    encode, x = models["teacher"]["encoder"], some_inputs(task)
+    encode, x = labels_of(models), some_inputs(task)
     times = torch.arange(-1, task.T).expand(3, -1)
     labels = encode(x, times)
     for i, t in enumerate(times[0, :-1].tolist()):
@@ -400,7 +408,7 @@ def test_labels_know_nothing_of_the_future(encoder, registers):
 @REGISTERS
 def test_labels_are_the_same_however_they_are_asked_for(encoder, registers):
     _, task, models = build("--encoder", encoder, "--registers", registers)
-    encode, x = models["teacher"]["encoder"], some_inputs(task)
+    encode, x = labels_of(models), some_inputs(task)
     times = torch.tensor([[4, -1, 0, task.T - 1], [2, 3, 4, 5], [7, 6, -1, 1]])
     together = encode(x, times)
     assert together.shape == (3, 4, 2, 8)
@@ -417,8 +425,9 @@ def test_labels_are_the_same_however_they_are_asked_for(encoder, registers):
 def test_the_empty_memory_depends_on_no_input(encoder, registers):
     _, task, models = build("--encoder", encoder, "--registers", registers)
     x, before = some_inputs(task), torch.full((3, 1), -1)
-    empty = models["teacher"]["encoder"](x, before)
-    assert torch.equal(empty, models["teacher"]["encoder"](other(x, task.vocab), before))
+    encode = labels_of(models)
+    empty = encode(x, before)
+    assert torch.equal(empty, encode(other(x, task.vocab), before))
     smt.hand_over(**models)
     torch.testing.assert_close(models["rnn"].empty.expand_as(empty), empty, atol=1e-5, rtol=0)
 
@@ -426,12 +435,13 @@ def test_the_empty_memory_depends_on_no_input(encoder, registers):
 @REGISTERS
 @pytest.mark.parametrize(
     "encoder, reach",
-    [("one-pass", 2 * (3 - 1)), ("bidirectional", 3 - 1)],  # 2 layers, a context of 3 positions
+    # 2 layers, a context of 3 positions, and each token knows the one before it.
+    [("one-pass", 2 * (3 - 1) + 1), ("bidirectional", 3 - 1 + 1)],
 )
 def test_the_context_window_bounds_what_a_label_sees(encoder, reach, registers):
     options = f"--encoder {encoder} --registers {registers} --context 3 --length 5 --delay 2"
     _, task, models = build(of=options)
-    encode, x = models["teacher"]["encoder"], some_inputs(task, rows=1)
+    encode, x = labels_of(models), some_inputs(task, rows=1)
     for t in (task.T - 2, 1):
         label = encode(x, torch.tensor([[t]]))
         seen = []
@@ -448,7 +458,7 @@ def test_the_context_window_bounds_what_a_label_sees(encoder, reach, registers):
 def test_labels_know_the_order_of_their_inputs(encoder, registers):
     _, task, models = build("--encoder", encoder, "--registers", registers)
     x, end = some_inputs(task), torch.full((3, 1), task.T - 1)
-    encode = models["teacher"]["encoder"]
+    encode = labels_of(models)
     assert not torch.allclose(encode(x, end), encode(x.flip(1), end), atol=1e-3)
 
 
@@ -458,7 +468,7 @@ def test_registers_stand_at_the_start_or_move_along(encoder):
     options = f"--encoder {encoder} --context 2 --registers".split()
     for registers, moves_along in ("now", True), ("start", False):
         _, task, models = build(*options, registers)
-        encode, x = models["teacher"]["encoder"], some_inputs(task)
+        encode, x = labels_of(models), some_inputs(task)
         later = encode(x.roll(3, dims=1), torch.full((3, 1), 7))
         label = encode(x, torch.full((3, 1), 4))
         assert torch.allclose(label, later, atol=1e-4) == moves_along
@@ -608,8 +618,8 @@ def test_a_run_depends_on_its_own_row_alone():
 
 # ------------------------------------------------------------------------------------- the SMT loss
 def label_is_time(x, times):
-    """Stands in for the encoder: m_t = t."""
-    return times[..., None, None].float()
+    """Stands in for the encoder: m_t = t, and its tokens guess that all is equally likely."""
+    return times[..., None, None].float(), torch.zeros(*x.shape, 8)
 
 
 def knows_nothing(memory, future, context):
@@ -633,10 +643,10 @@ def time_is_token(rows=40, T=8):
     return x, x, random_bits((0,), torch.arange(rows), T)
 
 
-def weights(dec, dyn, unif, *options):
-    """args with these weights of the three parts of the SMT loss."""
-    three = f"--lambda-dec {dec} --lambda-dyn {dyn} --lambda-unif {unif}".split()
-    return build(*three, *options)[0]
+def weights(dec, dyn, unif, *options, tok=0):
+    """args with these weights of the parts of the SMT loss."""
+    four = f"--lambda-dec {dec} --lambda-tok {tok} --lambda-dyn {dyn} --lambda-unif {unif}"
+    return build(*four.split(), *options)[0]
 
 
 def test_the_dynamics_loss_by_hand():
@@ -697,11 +707,33 @@ def test_the_decoding_loss_ignores_masked_targets():
         assert result.item() == pytest.approx(loss)
 
 
+def test_the_tokens_guess_at_each_target_from_what_their_label_may_see():
+    x, y, bits = time_is_token(rows=2)
+    args = weights(0, 0, 0, tok=0.5)
+    right = 50 * nn.functional.one_hot(y, 8).float()  # (B, T, V)
+
+    def loss(guesses, y=y):
+        models = smt_stand_ins(encoder=lambda x, times: (label_is_time(x, times)[0], guesses))
+        return smt.smt_loss(models, x, y, bits, 0, args)[0].item()
+
+    assert loss(right) == pytest.approx(0)
+    assert loss(0 * right) == pytest.approx(0.5 * math.log(8))
+    assert loss(right.roll(1, 1)) > 20
+    assert loss(right.roll(1, 1), torch.full_like(y, -1)) == 0
+    # Bidirectional, a pass a label: token s of label t sees x_<=t, and guesses only if s = t.
+    times = torch.tensor([[3, 0], [7, 2]])
+    guesses = torch.zeros(4, 8, 8)
+    guesses[torch.arange(4), times.flatten()] = right[0, times.flatten()]
+    assert smt.guessing(guesses, times, y).item() == pytest.approx(0)
+    for s in range(8):  # of whichever other token it can't be the concern
+        guesses[0, s] = right[0, 3] if s == 3 else right[0, s - 1]
+    assert smt.guessing(guesses, times, y).item() == pytest.approx(0)
+
+
 def test_uniformity_is_a_part_of_the_loss():
     def alternates(x, times):  # from row to row, the same at all times
-        return (1.0 - 2 * (torch.arange(len(x)) % 2))[:, None, None, None].expand(
-            *times.shape, 1, 1
-        )
+        sign = 1.0 - 2 * (torch.arange(len(x)) % 2)
+        return sign[:, None, None, None].expand(*times.shape, 1, 1), torch.zeros(*x.shape, 8)
 
     x, y, bits = time_is_token(rows=4)
     loss, _ = smt.smt_loss(smt_stand_ins(encoder=alternates), x, y, bits, 0, weights(0, 0, 0.5))
@@ -710,7 +742,7 @@ def test_uniformity_is_a_part_of_the_loss():
 
 def test_the_dynamics_gradient_reaches_the_labels_of_both_sides():
     table = torch.randn(9, 1, 1, requires_grad=True)  # the labels of t = -1 .. 7
-    models = smt_stand_ins(encoder=lambda x, times: table[times + 1])
+    models = smt_stand_ins(encoder=lambda x, times: (table[times + 1], torch.zeros(*x.shape, 8)))
     x, y, bits = time_is_token(rows=1)
     smt.smt_loss(models, x, y, bits, 0, weights(0, 1, 0))[0].backward()
     reached = table.grad.flatten().nonzero().flatten().tolist()
@@ -846,7 +878,7 @@ def test_evaluation_by_hand():
         return odds.scatter(2, memory.long(), 0.0)
 
     def label_is_input(x, times):
-        return x.gather(1, times)[..., None, None].float()
+        return x.gather(1, times)[..., None, None].float(), None
 
     rnn = SimpleNamespace(readout=says)
     # Its memories are 3 too large, hence its answers wrong, in the 65 even rows.

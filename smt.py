@@ -291,9 +291,21 @@ def consecutive(y, bits, length):
     return start.clamp(-1, T - 1 - length) + torch.arange(length + 1, device=y.device)
 
 
-def dynamics(rnn, labels, times, x):
+def blur(labels, bits, noise):
+    """Labels (B, n, K, d) with noise of this standard deviation, from each row's bits (B, T).
+
+    What a label holds beyond its future is lost in it, where else it would stay: labels of parity
+    would count ones, and the RNN fail on longer sequences than those it learnt from.
+    """
+    if not noise:
+        return labels
+    u = random_bits(("noise",), bits[:, 0], labels[0].numel()).view_as(labels) / 2**62  # in 0..1
+    return labels + noise * 12**0.5 * (u - 0.5)
+
+
+def dynamics(rnn, labels, blurred, times, x):
     """L_dyn: a step of the RNN from each label to the next: labels (B, n + 1, K, d) of times."""
-    predicted = rnn.step(labels[:, :-1].flatten(0, 1), x.gather(1, times[:, 1:]).flatten())
+    predicted = rnn.step(blurred[:, :-1].flatten(0, 1), x.gather(1, times[:, 1:]).flatten())
     return F.mse_loss(predicted, labels[:, 1:].flatten(0, 1))
 
 
@@ -305,12 +317,13 @@ def smt_loss(models, x, y, bits, progress, args):
     teacher, rnn, n = models["teacher"], models["rnn"], args.labels
     times = consecutive(y, bits, n)  # (B, n + 1)
     labels, guesses = teacher["encoder"](x, times)  # (B, n + 1, K, d), (N, T, V)
+    blurred = blur(labels, bits, args.noise)
     # L_dyn's gradient reaches f and both labels. Its weight grows from 0.01 to 1 at four fifths:
     # first what to remember, then in a form that f can follow.
-    dyn = 100 ** min(0, 1.25 * progress - 1) * dynamics(rnn, labels, times, x)
+    dyn = 100 ** min(0, 1.25 * progress - 1) * dynamics(rnn, labels, blurred, times, x)
     # L_dec and L_unif of some labels: neighbours hold much the same, and decoding is what costs.
     pick = bits[:, :n].argsort(1)[:, : args.decoded] + 1  # not the first: it may be m_∅
-    some = torch.take_along_dim(labels, pick[..., None, None], 1)  # (B, decoded, K, d)
+    some = blurred.take_along_dim(pick[..., None, None], 1)  # (B, decoded, K, d)
     dec = decoding(teacher["decoder"], some, times.gather(1, pick), x, y, args)
     loss = args.lambda_dec * dec + args.lambda_tok * guessing(guesses, times, y)
     loss += args.lambda_dyn * dyn + args.lambda_unif * uniformity(some)
@@ -322,7 +335,8 @@ def cell_loss(models, x, y, bits, progress, args):
     times = consecutive(y, bits, args.labels)
     with torch.no_grad():
         labels, _ = models["teacher"]["encoder"](x, times)  # (B, n + 1, K, d)
-    return dynamics(models["rnn"], labels, times, x), args.encoder_depth + models["rnn"].cell.depth
+    loss = dynamics(models["rnn"], labels, blur(labels, bits, args.noise), times, x)
+    return loss, args.encoder_depth + models["rnn"].cell.depth
 
 
 # ---------------------------------------------------------------------------------------------- DMT
@@ -521,6 +535,7 @@ def parser():
     add("--lambda-tok", 1.0, number(0), "λ_tok, weight of the loss of the encoder's own tokens")
     add("--lambda-dyn", 10.0, number(0), "λ_dyn, weight of the dynamics loss; grows from a 100th")
     add("--lambda-unif", 0.1, number(0), "λ_unif, weight of the uniformity loss")
+    add("--noise", 0.0, number(0), "standard deviation of noise on labels that D and f start from")
     add("--steps", 3000, whole(0), "optimiser steps of SMT; with --init, 0 leaves it out")
     add("--cell-only", 0.3, number(0, 1), "last share of them that trains f alone, on fixed labels")
     add("--lr", 2e-3, number(0, above=True), "peak learning rate of SMT")

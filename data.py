@@ -113,7 +113,8 @@ class Retrieval(Task):
     """
 
     options = {"length": 64, "distractors": 0}
-    smt = {"decoder_context": 8, "steps": 1600, "dmt_steps": 1000, "window": 24, "rollout": 48}
+    smt = {"batch_size": 64, "labels": 8, "decoded": 2, "noise": 0.3}
+    smt |= {"steps": 1200, "cell_only": 0.4, "dmt_steps": 200}
     letters = "01234567>-?"
     T = property(lambda self: self.length)
 
@@ -188,6 +189,8 @@ class Modular(Task):
     """
 
     options, axis = {"pairs": 16, "modulus": 7}, "pairs"
+    smt = {"labels": 8, "decoded": 8, "future": 2, "lr": 3e-3}
+    smt |= {"steps": 6000, "cell_only": 0.35, "dmt_steps": 700}
     T = property(lambda self: 2 * self.pairs)
     letters = property(lambda self: LETTERS[: self.modulus])
 
@@ -208,8 +211,9 @@ class Modular(Task):
 class Parity(Task):
     """Bits; the answer at each is whether the number of ones so far is odd. T = length."""
 
-    options, sizes = {"length": 32}, {"decoder_depth": 1}
-    smt = DENSE
+    options, sizes = {"length": 32}, {"memory": 1, "decoder_depth": 1}
+    smt = {"encoder_depth": 3, "registers": "now", "decoded": 16, "future": 2, "noise": 0.5}
+    smt |= {"lambda_unif": 0.0, "steps": 2000, "dmt_steps": 200, "dmt_lr": 3e-4}
     letters = "01"
     T = property(lambda self: self.length)
 

@@ -16,7 +16,6 @@ Glossary
 """
 
 import math
-import os
 import sys
 import time
 
@@ -27,8 +26,9 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from data import TASKS, add_task, make_task
-from run import LARGEST, RANK, RANKS, Parser, UsageError, agree, device, load, mean_loss, npz
-from run import number, open_run, random_bits, report, save, whole, write
+from run import LARGEST, RANK, RANKS, Parser, agree, check, device, inherited
+from run import mean_loss, npz, number, open_run, origin, random_bits, report, restore, save
+from run import status, whole, write
 
 
 # ---------------------------------------------------------------------------------- attention block
@@ -92,7 +92,11 @@ class Decoder(nn.Module):
         s, K = torch.arange(h.shape[1], device=h.device), memory.shape[1]
         # Causal. Inputs see all the memory, but only the last inputs: D must rely on the memory.
         mask = (s <= s[:, None]) & ((s > s[:, None] - context) | (s < K))
-        return self.head(self.norm(self.body(h, mask=mask)[:, K - 1 :]))
+        return self.logits(self.body(h, mask=mask)[:, K - 1 :])
+
+    def logits(self, h):
+        """The last layer: h (..., d) -> (..., V)."""
+        return self.head(self.norm(h))
 
 
 # ------------------------------------------------------------------------------------------ the RNN
@@ -353,38 +357,23 @@ def parser():
 
 def settings(argv):
     """Options -> args, task, models, checkpoint to go on from; finds what is wrong with them."""
-    own = ("method", "out", "resume", "sample", "prompt", "device")
     p, args = parser(), parser().parse_args(argv)
     preset = {k: v for k, v in PAPER.items() if args.preset and k in vars(args)}
-    out = args.out or f"runs/{args.task}-{METHOD}"
-    run = load(out, "--resume or --sample") if args.resume or args.sample else None
-    if run and run["config"]["method"] != METHOD:
-        raise UsageError(f"--out {out}: {run['config']['method']} made this run, not {METHOD}")
-    source = load(args.init, "--init") if args.init and not run else run
-    earlier = source["config"] if source else {}
-    earlier = {k: v for k, v in earlier.items() if k in vars(args) and k not in own}
+    args.out = args.out or f"runs/{args.task}-{METHOD}"
+    run, source = origin(args, METHOD)
+    earlier = inherited(source, args)
     task = TASKS[earlier.get("task", args.task)]
     p.set_defaults(**task.options | task.sizes | getattr(task, METHOD) | preset | earlier)
     args = p.parse_args(argv)  # once more, with the defaults of the task or of the earlier run
     args.method, args.out = METHOD, args.out or f"runs/{args.task}-{METHOD}"
     agree(args, {k: v for k, v in earlier.items() if k == "task"})
-    if not run and os.path.exists(f"{args.out}/metrics.jsonl"):
-        raise UsageError(f"--out {args.out}: holds a run; --resume it, or give another --out")
-    args.precision = args.precision or ("bf16" if args.device == "cuda" else "fp32")
-    if args.dim % (2 * args.heads):
-        raise UsageError(f"--dim {args.dim}: give a multiple of 2 x --heads, {2 * args.heads}")
-    if args.batch_size % RANKS:
-        raise UsageError(f"--batch-size {args.batch_size}: give a multiple of {RANKS} processes")
+    check(args)
     task = make_task(args)
     fit(args, task.T)
     agree(args, earlier if run else {})
     torch.manual_seed(args.seed)
     models = build(args, task.vocab)
-    try:
-        if source:
-            models.load_state_dict({name: source["models"][name] for name in models.state_dict()})
-    except (KeyError, RuntimeError):
-        raise UsageError(f"--init/--resume {out if run else args.init}: other sizes") from None
+    restore(models, source, args)
     return args, task, models.to(args.device), run
 
 
@@ -400,21 +389,15 @@ def build(args, vocab):
 
 def main(argv=None):
     """Train, or with --sample only show. The exit status: 0, 2 for wrong input, 130 for Ctrl-C."""
-    try:
+
+    def work():
         args, task, models, run = settings(sys.argv[1:] if argv is None else argv)
         if not args.sample:
             train(args, task, models, run)
         if not RANK:
             show(models["rnn"], task, args.sample or 4, args)
-        return 0
-    except UsageError as error:
-        message, status = str(error), 2
-    except OSError as error:
-        message, status = f"--out: can't write {error.filename or 'output'} ({error.strerror})", 2
-    except KeyboardInterrupt:
-        message, status = "stopped; --resume goes on from the last evaluation", 130
-    print(f"{os.path.basename(__file__)}: {message}", file=sys.stderr)
-    return status
+
+    return status(work, __file__)
 
 
 if __name__ == "__main__":

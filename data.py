@@ -212,8 +212,8 @@ class Parity(Task):
     """Bits; the answer at each is whether the number of ones so far is odd. T = length."""
 
     options, sizes = {"length": 32}, {"memory": 1, "decoder_depth": 1}
-    smt = {"encoder_depth": 3, "registers": "now", "decoded": 16, "future": 2, "noise": 0.5}
-    smt |= {"lambda_unif": 0.0, "steps": 2000, "dmt_steps": 200, "dmt_lr": 3e-4}
+    smt = {"encoder_depth": 3, "registers": "now", "decoded": 16, "future": 2, "noise": 1.0}
+    smt |= {"lambda_unif": 0.0, "dmt_steps": 200, "dmt_lr": 3e-4}
     letters = "01"
     T = property(lambda self: self.length)
 

@@ -10,6 +10,7 @@ import json
 import math
 import os
 import struct
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -99,12 +100,66 @@ def random_bits(key: tuple, rows: torch.Tensor, columns: int) -> torch.Tensor:
     return (z ^ ((z >> 31) & (2**33 - 1))) & (2**62 - 1)
 
 
+def origin(args, method: str):
+    """The checkpoint to go on with, that to start from (the same, or --init's), or None."""
+    run = load(args.out, "--resume or --sample") if args.resume or args.sample else None
+    if run and run["config"]["method"] != method:
+        raise UsageError(f"--out {args.out}: {run['config']['method']} made this run, not {method}")
+    if not run and os.path.exists(f"{args.out}/metrics.jsonl"):
+        raise UsageError(f"--out {args.out}: holds a run; --resume it, or give another --out")
+    return run, load(args.init, "--init") if args.init and not run else run
+
+
+def inherited(source, args) -> dict:
+    """The options that a run takes over from the one that it starts from."""
+    own = ("method", "out", "resume", "sample", "prompt", "device")
+    config = source["config"] if source else {}
+    return {k: v for k, v in config.items() if k in vars(args) and k not in own}
+
+
+def check(args):
+    """Settle what depends on device and processes; UsageError if options don't go together."""
+    args.precision = args.precision or ("bf16" if args.device == "cuda" else "fp32")
+    if args.dim % (2 * args.heads):
+        raise UsageError(f"--dim {args.dim}: give a multiple of 2 x --heads, {2 * args.heads}")
+    if args.batch_size % RANKS:
+        raise UsageError(f"--batch-size {args.batch_size}: give a multiple of {RANKS} processes")
+
+
+def restore(models, source, args):
+    """Load the weights of the run that this one starts from, if any; UsageError if they don't fit.
+
+    The run may hold more than these models: smt.py's has a teacher, which bptt_baseline.py has not.
+    """
+    try:
+        if source:
+            models.load_state_dict({name: source["models"][name] for name in models.state_dict()})
+    except (KeyError, RuntimeError):
+        raise UsageError(f"--init/--resume {args.init or args.out}: other sizes") from None
+
+
 def agree(args, earlier: dict):
     """UsageError if an option asks for something else than the earlier run has."""
     for name, value in earlier.items():
         if getattr(args, name) != value:
             option = f"--{name.replace('_', '-')} {getattr(args, name)}"
             raise UsageError(f"{option}: the earlier run has {value}; give that, or leave it out")
+
+
+def status(work, program: str, writes: str = "--out") -> int:
+    """Call work() -> the exit status: 0, 2 for wrong input or output, 130 for Ctrl-C."""
+    try:
+        work()
+        return 0
+    except UsageError as error:
+        message, code = str(error), 2
+    except OSError as error:
+        shown = error.filename or "output"
+        message, code = f"{writes}: can't write {shown} ({error.strerror})", 2
+    except KeyboardInterrupt:
+        message, code = "stopped; --resume goes on from the last evaluation", 130
+    print(f"{os.path.basename(program)}: {message}", file=sys.stderr)
+    return code
 
 
 def write(path, content):

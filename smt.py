@@ -23,7 +23,6 @@ Glossary
 """
 
 import math
-import os
 import sys
 import time
 
@@ -34,8 +33,9 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from data import TASKS, add_task, make_task
-from run import LARGEST, RANK, RANKS, Parser, UsageError, agree, device, load, mean_loss, npz
-from run import number, open_run, random_bits, report, save, whole, write
+from run import LARGEST, RANK, RANKS, Parser, UsageError, agree, check, device, inherited
+from run import mean_loss, npz, number, open_run, origin, random_bits, report, restore, save
+from run import status, whole, write
 
 
 # ---------------------------------------------------------------------------------- attention block
@@ -99,7 +99,7 @@ def encoder_mask(times, T, K, context, bidirectional):
 
 
 class Encoder(nn.Module):
-    """E: x (B, T), times (B, n) -> labels m_t (B, n, K, d); the tokens' guesses at y (N, T, V)."""
+    """E: x (B, T), times (B, n) -> labels m_t (B, n, K, d), and the tokens' last states (N, T, d)."""
 
     def __init__(self, args, vocab):
         super().__init__()
@@ -108,7 +108,6 @@ class Encoder(nn.Module):
         self.embed, self.before = (nn.Embedding(vocab, args.dim) for _ in range(2))
         self.registers = nn.Parameter(torch.randn(args.memory, args.dim))
         self.body = Transformer(args.dim, args.heads, args.encoder_depth)
-        self.guess = nn.Sequential(nn.RMSNorm(args.dim), nn.Linear(args.dim, vocab))
 
     def forward(self, x, times):
         B, n, K = *times.shape, len(self.registers)
@@ -124,7 +123,7 @@ class Encoder(nn.Module):
         latest = F.pad(tokens, (0, 0, 1, 0)).take_along_dim(time[..., None] + 1, 1)  # t = -1: 0
         registers = self.registers.repeat(times.shape[1], 1) + latest  # (B, nK, d)
         h = self.body(torch.cat([tokens, registers], 1), position, mask)
-        return F.rms_norm(h[:, T:], h.shape[-1:]).reshape(B, n, K, -1), self.guess(h[:, :T])
+        return F.rms_norm(h[:, T:], h.shape[-1:]).reshape(B, n, K, -1), h[:, :T]
 
 
 # ------------------------------------------------------------------------------ decoder and readout
@@ -142,7 +141,11 @@ class Decoder(nn.Module):
         s, K = torch.arange(h.shape[1], device=h.device), memory.shape[1]
         # Causal. Inputs see all the memory, but only the last inputs: D must rely on the memory.
         mask = (s <= s[:, None]) & ((s > s[:, None] - context) | (s < K))
-        return self.head(self.norm(self.body(h, mask=mask)[:, K - 1 :]))
+        return self.logits(self.body(h, mask=mask)[:, K - 1 :])
+
+    def logits(self, h):
+        """The last layer: h (..., d) -> (..., V)."""
+        return self.head(self.norm(h))
 
 
 # ------------------------------------------------------------------------------------------ the RNN
@@ -254,16 +257,16 @@ def decoding(decoder, labels, times, x, y, args):
     return loss
 
 
-def guessing(guesses, times, y):
-    """L_tok: the encoder's tokens guess y_t themselves: (N, T, V), nats a target.
+def guessing(decoder, states, times, y):
+    """L_tok: D's last layer tells y_t from token t of the encoder: states (N, T, d), nats a target.
 
     Token t sees what the label of t may: this is the loss of a plain Transformer, easier to learn
     from than through registers and decoder, and registers find in the tokens what it taught.
     """
-    if len(guesses) > len(y):  # bidirectional: tokens see beyond their time, but for the last, t
+    if len(states) > len(y):  # bidirectional: tokens see beyond their time, but for the last, t
         y = y.repeat_interleave(times.shape[1], 0)  # (B n, T)
         y = y.where(torch.arange(y.shape[1], device=y.device) == times.reshape(-1, 1), -1)
-    return cross_entropy(guesses, y, scored(y))
+    return cross_entropy(decoder.logits(states), y, scored(y))
 
 
 def uniformity(labels):
@@ -316,7 +319,7 @@ def smt_loss(models, x, y, bits, progress, args):
     """
     teacher, rnn, n = models["teacher"], models["rnn"], args.labels
     times = consecutive(y, bits, n)  # (B, n + 1)
-    labels, guesses = teacher["encoder"](x, times)  # (B, n + 1, K, d), (N, T, V)
+    labels, states = teacher["encoder"](x, times)  # (B, n + 1, K, d), (N, T, d)
     blurred = blur(labels, bits, args.noise)
     # L_dyn's gradient reaches f and both labels. Its weight grows from 0.01 to 1 at four fifths:
     # first what to remember, then in a form that f can follow.
@@ -325,7 +328,7 @@ def smt_loss(models, x, y, bits, progress, args):
     pick = bits[:, :n].argsort(1)[:, : args.decoded] + 1  # not the first: it may be m_∅
     some = blurred.take_along_dim(pick[..., None, None], 1)  # (B, decoded, K, d)
     dec = decoding(teacher["decoder"], some, times.gather(1, pick), x, y, args)
-    loss = args.lambda_dec * dec + args.lambda_tok * guessing(guesses, times, y)
+    loss = args.lambda_dec * dec + args.lambda_tok * guessing(teacher["decoder"], states, times, y)
     loss += args.lambda_dyn * dyn + args.lambda_unif * uniformity(some)
     return loss, args.encoder_depth + max(args.decoder_depth, rnn.cell.depth)
 
@@ -560,38 +563,23 @@ def parser():
 
 def settings(argv):
     """Options -> args, task, models, checkpoint to go on from; finds what is wrong with them."""
-    own = ("method", "out", "resume", "sample", "prompt", "device")
     p, args = parser(), parser().parse_args(argv)
     preset = {k: v for k, v in PAPER.items() if args.preset and k in vars(args)}
-    out = args.out or f"runs/{args.task}-{METHOD}"
-    run = load(out, "--resume or --sample") if args.resume or args.sample else None
-    if run and run["config"]["method"] != METHOD:
-        raise UsageError(f"--out {out}: {run['config']['method']} made this run, not {METHOD}")
-    source = load(args.init, "--init") if args.init and not run else run
-    earlier = source["config"] if source else {}
-    earlier = {k: v for k, v in earlier.items() if k in vars(args) and k not in own}
+    args.out = args.out or f"runs/{args.task}-{METHOD}"
+    run, source = origin(args, METHOD)
+    earlier = inherited(source, args)
     task = TASKS[earlier.get("task", args.task)]
     p.set_defaults(**task.options | task.sizes | getattr(task, METHOD) | preset | earlier)
     args = p.parse_args(argv)  # once more, with the defaults of the task or of the earlier run
     args.method, args.out = METHOD, args.out or f"runs/{args.task}-{METHOD}"
     agree(args, {k: v for k, v in earlier.items() if k == "task"})
-    if not run and os.path.exists(f"{args.out}/metrics.jsonl"):
-        raise UsageError(f"--out {args.out}: holds a run; --resume it, or give another --out")
-    args.precision = args.precision or ("bf16" if args.device == "cuda" else "fp32")
-    if args.dim % (2 * args.heads):
-        raise UsageError(f"--dim {args.dim}: give a multiple of 2 x --heads, {2 * args.heads}")
-    if args.batch_size % RANKS:
-        raise UsageError(f"--batch-size {args.batch_size}: give a multiple of {RANKS} processes")
+    check(args)
     task = make_task(args)
     fit(args, task.T)
     agree(args, earlier if run else {})
     torch.manual_seed(args.seed)
     models = build(args, task.vocab)
-    try:
-        if source:
-            models.load_state_dict({name: source["models"][name] for name in models.state_dict()})
-    except (KeyError, RuntimeError):
-        raise UsageError(f"--init/--resume {out if run else args.init}: other sizes") from None
+    restore(models, source, args)
     return args, task, models.to(args.device), run
 
 
@@ -614,21 +602,15 @@ def build(args, vocab):
 
 def main(argv=None):
     """Train, or with --sample only show. The exit status: 0, 2 for wrong input, 130 for Ctrl-C."""
-    try:
+
+    def work():
         args, task, models, run = settings(sys.argv[1:] if argv is None else argv)
         if not args.sample:
             train(args, task, models, run)
         if not RANK:
             show(models["rnn"], task, args.sample or 4, args)
-        return 0
-    except UsageError as error:
-        message, status = str(error), 2
-    except OSError as error:
-        message, status = f"--out: can't write {error.filename or 'output'} ({error.strerror})", 2
-    except KeyboardInterrupt:
-        message, status = "stopped; --resume goes on from the last evaluation", 130
-    print(f"{os.path.basename(__file__)}: {message}", file=sys.stderr)
-    return status
+
+    return status(work, __file__)
 
 
 if __name__ == "__main__":

@@ -618,13 +618,22 @@ def test_a_run_depends_on_its_own_row_alone():
 
 # ------------------------------------------------------------------------------------- the SMT loss
 def label_is_time(x, times):
-    """Stands in for the encoder: m_t = t, and its tokens guess that all is equally likely."""
+    """Stands in for the encoder: m_t = t."""
     return times[..., None, None].float(), torch.zeros(*x.shape, 8)
 
 
 def knows_nothing(memory, future, context):
     """Stands in for the decoder: all logits are 0."""
     return torch.zeros(len(memory), future.shape[1] + 1, 8)
+
+
+def given_logits(decoder):
+    """A decoder whose last layer knows nothing either."""
+    decoder.logits = lambda h: torch.zeros(*h.shape[:-1], 8)
+    return decoder
+
+
+given_logits(knows_nothing)
 
 
 def stays(memory, x):
@@ -667,6 +676,7 @@ def test_the_decoding_loss_by_hand(future):
     x, y, bits = time_is_token()
     args, seen = weights(2, 0, 0, "--future", str(future)), []
 
+    @given_logits
     def knows(memory, inputs, context):
         """y_t = t from m_t, then y_{t+1} = x_{t+1} from the input, and so on."""
         seen.append(inputs.shape[1])
@@ -712,8 +722,14 @@ def test_the_tokens_guess_at_each_target_from_what_their_label_may_see():
     args = weights(0, 0, 0, tok=0.5)
     right = 50 * nn.functional.one_hot(y, 8).float()  # (B, T, V)
 
+    def says(memory, future, context):
+        return knows_nothing(memory, future, context)
+
+    says.logits = lambda h: h
+
     def loss(guesses, y=y):
         models = smt_stand_ins(encoder=lambda x, times: (label_is_time(x, times)[0], guesses))
+        models["teacher"]["decoder"] = says
         return smt.smt_loss(models, x, y, bits, 0, args)[0].item()
 
     assert loss(right) == pytest.approx(0)
@@ -724,10 +740,10 @@ def test_the_tokens_guess_at_each_target_from_what_their_label_may_see():
     times = torch.tensor([[3, 0], [7, 2]])
     guesses = torch.zeros(4, 8, 8)
     guesses[torch.arange(4), times.flatten()] = right[0, times.flatten()]
-    assert smt.guessing(guesses, times, y).item() == pytest.approx(0)
+    assert smt.guessing(says, guesses, times, y).item() == pytest.approx(0)
     for s in range(8):  # of whichever other token it can't be the concern
         guesses[0, s] = right[0, 3] if s == 3 else right[0, s - 1]
-    assert smt.guessing(guesses, times, y).item() == pytest.approx(0)
+    assert smt.guessing(says, guesses, times, y).item() == pytest.approx(0)
 
 
 def test_uniformity_is_a_part_of_the_loss():

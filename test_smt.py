@@ -463,6 +463,20 @@ def test_labels_know_the_order_of_their_inputs(encoder, registers):
 
 
 @ENCODERS
+def test_registers_know_the_latest_two_inputs_without_attention(encoder):
+    _, task, models = build("--encoder", encoder)
+    for block in models["teacher"]["encoder"].body.blocks:
+        nn.init.zeros_(block.out.weight)
+    encode, x, times = labels_of(models), some_inputs(task), torch.tensor([[-1, 4]]).expand(3, -1)
+    labels = encode(x, times)
+    for s in range(task.T):
+        changed = x.clone()
+        changed[:, s] = other(x[:, s], task.vocab)
+        differs = (encode(changed, times) != labels).flatten(2).any(2)  # (3, 2)
+        assert differs.all(0).tolist() == differs.any(0).tolist() == [False, s in (3, 4)]
+
+
+@ENCODERS
 def test_registers_stand_at_the_start_or_move_along(encoder):
     """Only where they move along does the same window give the same label at another time."""
     options = f"--encoder {encoder} --context 2 --registers".split()
@@ -744,6 +758,31 @@ def test_the_tokens_guess_at_each_target_from_what_their_label_may_see():
     for s in range(8):  # of whichever other token it can't be the concern
         guesses[0, s] = right[0, 3] if s == 3 else right[0, s - 1]
     assert smt.guessing(says, guesses, times, y).item() == pytest.approx(0)
+
+
+def test_noise_blurs_the_labels_that_decoder_and_cell_start_from():
+    rows = torch.arange(400)
+    bits, labels = random_bits((0,), rows, 3), torch.randn(400, 5, 2, 8)
+    error = smt.blur(labels, bits, 0.5) - labels
+    assert abs(error.mean()) < 0.01 and abs(error.std() - 0.5) < 0.01
+    flat = error.flatten(1)
+    assert not torch.allclose(flat[0], flat[1])
+    torch.testing.assert_close(smt.blur(labels[7:8], bits[7:8], 0.5) - labels[7:8], error[7:8])
+    assert smt.blur(labels, bits, 0) is labels
+
+    seen, args = [], weights(0, 1, 0, "--noise", "0.5")
+
+    @given_logits
+    def decoder(memory, future, context):
+        seen.append(memory)
+        return knows_nothing(memory, future, context)
+
+    batch = time_is_token(rows=2000)
+    loss, _ = smt.smt_loss(smt_stand_ins(decoder=decoder), *batch, 1, args)
+    assert loss.item() == pytest.approx(1 + 0.5**2, rel=0.05)  # m_t + noise against m_t + 1
+    off = torch.cat(seen) - torch.cat(seen).round()
+    assert off.abs().mean() > 0.1
+    assert smt.cell_loss(smt_stand_ins(), *batch, 1, args)[0].item() == pytest.approx(loss.item())
 
 
 def test_uniformity_is_a_part_of_the_loss():

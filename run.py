@@ -3,6 +3,7 @@ files, written whole or not at all; its random numbers; the processes that share
 """
 
 import argparse
+import atexit
 import gzip
 import hashlib
 import io
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 # This process's number and how many there are, as torchrun tells them. The first alone writes.
@@ -184,8 +186,19 @@ def load(directory, option):
         raise UsageError(f"{option}: {path} is damaged, or of another program") from None
 
 
-def open_run(args, models, state):
-    """Make the run's directory and config.json; metrics.jsonl as the state has it."""
+def share(models):
+    """The models as DistributedDataParallel: gradients are the mean over all processes."""
+    if RANKS == 1:
+        return models
+    torch.distributed.init_process_group()  # waits for all of them to be here
+    atexit.register(torch.distributed.destroy_process_group)
+    return DistributedDataParallel(models, find_unused_parameters=True)
+
+
+def open_run(args, models, checkpoint) -> dict:
+    """Make the run's directory, config.json and metrics.jsonl -> how far the run is."""
+    start = {"step": 0, "seconds": 0.0, "depth": 0, "tokens": 0, "lines": [], "done": False}
+    state = checkpoint["state"] if checkpoint else start
     os.makedirs(args.out, exist_ok=True)
     machine = torch.cuda.get_device_name() if args.device == "cuda" else args.device
     sizes = {k: sum(p.numel() for p in model.parameters()) for k, model in models.items()}
@@ -195,6 +208,7 @@ def open_run(args, models, state):
         write(f"{args.out}/metrics.jsonl", "".join(state["lines"]).encode())
     else:
         save(args, models, None, state)
+    return state
 
 
 def save(args, models, optimizer, state):
@@ -204,6 +218,12 @@ def save(args, models, optimizer, state):
     torch.save(content, buffer := io.BytesIO())
     write(f"{args.out}/checkpoint.pt", buffer.getvalue())
     write(f"{args.out}/metrics.jsonl", "".join(state["lines"]).encode())
+
+
+def learning_rate(step, steps, peak):
+    """Linear warm-up over 2 % of the steps, then half a cosine down to 0."""
+    warm_up = min(1, (step + 1) / (0.02 * steps + 1))
+    return peak * warm_up * (1 + math.cos(math.pi * step / steps)) / 2
 
 
 def mean_loss(losses, phase, step):

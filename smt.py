@@ -22,20 +22,18 @@ Glossary
   B sequences, T times, n labels a sequence, V tokens in the vocabulary, N and S of anything
 """
 
-import math
 import sys
 import time
 
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from data import TASKS, add_task, make_task
 from run import LARGEST, RANK, RANKS, Parser, UsageError, agree, check, device, inherited
-from run import mean_loss, npz, number, open_run, origin, random_bits, report, restore, save
-from run import status, whole, write
+from run import learning_rate, mean_loss, npz, number, open_run, origin, random_bits, report
+from run import restore, save, share, status, whole, write
 
 
 # ---------------------------------------------------------------------------------- attention block
@@ -433,12 +431,6 @@ def phases(args):
     return [smt, cell, ("dmt", dmt_loss, ("rnn",), args.dmt_steps, args.dmt_lr)]
 
 
-def learning_rate(step, steps, peak):
-    """Linear warm-up over 2 % of the steps, then half a cosine down to 0."""
-    warm_up = min(1, (step + 1) / (0.02 * steps + 1))
-    return peak * warm_up * (1 + math.cos(math.pi * step / steps)) / 2
-
-
 class Models(nn.ModuleDict):
     """The networks by name; to call them is to compute a loss, as DistributedDataParallel wants."""
 
@@ -460,13 +452,7 @@ def update(models, trained, optimizer, loss_of, batch, args):
 
 def train(args, task, models, checkpoint):
     """Run the phases from where the checkpoint stands, then measure the RNN on the test split."""
-    networks = models
-    if RANKS > 1:  # the gradients' mean over the processes; it waits for all of them to be here
-        torch.distributed.init_process_group()
-        networks = DistributedDataParallel(models, find_unused_parameters=True)
-    start = {"step": 0, "seconds": 0.0, "depth": 0, "tokens": 0, "lines": [], "done": False}
-    state = checkpoint["state"] if checkpoint else start
-    open_run(args, models, state)
+    networks, state = share(models), open_run(args, models, checkpoint)
     rows, last = torch.arange(args.batch_size, device=args.device).chunk(RANKS)[RANK], 0
     for phase, loss_of, names, steps, peak in phases(args):
         first, last = last, last + steps
@@ -502,15 +488,13 @@ def train(args, task, models, checkpoint):
             figures |= {f"{name}_{times}x": value for name, value in longer.items()}
         report(state, "final", None, figures)
         save(args, models, None, state | {"done": True})
-    if RANKS > 1:
-        torch.distributed.destroy_process_group()
 
 
 # --------------------------------------------------------------------------------- the command line
 PAPER = {"cell": "transformer", "memory": 16, "dim": 256, "heads": 8, "cell_depth": 8}
 PAPER |= {"encoder_depth": 8, "decoder_depth": 4, "context": 256, "future": 64, "batch_size": 128}
-PAPER |= {"lambda_dyn": 0.1, "lambda_unif": 0.001, "lr": 3e-4, "dmt_lr": 3e-5, "dmt_steps": 1500}
-PAPER |= {"rollout": 256}
+PAPER |= {"lambda_dyn": 0.1, "lambda_unif": 0.001, "lambda_tok": 0.0, "lambda_readout": 0.0}
+PAPER |= {"lr": 3e-4, "dmt_lr": 3e-5, "dmt_steps": 1500, "rollout": 256, "window": 1}
 
 
 def parser():

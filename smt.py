@@ -103,7 +103,8 @@ class Encoder(nn.Module):
         super().__init__()
         self.context, self.now = args.context, args.registers == "now"
         self.bidirectional = args.encoder == "bidirectional"
-        self.embed, self.before = (nn.Embedding(vocab, args.dim) for _ in range(2))
+        self.embed = nn.Embedding(vocab, args.dim)
+        self.before = nn.Embedding(vocab + 1, args.dim)  # the last: there is none
         self.registers = nn.Parameter(torch.randn(args.memory, args.dim))
         self.body = Transformer(args.dim, args.heads, args.encoder_depth)
 
@@ -115,10 +116,12 @@ class Encoder(nn.Module):
         token = torch.arange(1, T + 1, device=x.device).expand(len(x), T)
         position = torch.cat([token, time + 2 if self.now else time * 0], 1)
         mask = encoder_mask(times, T, K, self.context, self.bidirectional)
+        e = self.embed(x)  # (B, T, d)
         # A token knows the one before it: else to pair key and value takes longest to learn.
-        tokens = self.embed(x) + F.pad(self.before(x[:, :-1]), (0, 0, 1, 0))  # (B, T, d)
+        nothing = self.before.num_embeddings - 1
+        tokens = e + self.before(F.pad(x[:, :-1], (1, 0), value=nothing))
         # A label's registers know x_t: with one position for all t they couldn't tell the latest.
-        latest = F.pad(tokens, (0, 0, 1, 0)).take_along_dim(time[..., None] + 1, 1)  # t = -1: 0
+        latest = F.pad(e, (0, 0, 1, 0)).take_along_dim(time[..., None] + 1, 1)  # t = -1: 0
         registers = self.registers.repeat(times.shape[1], 1) + latest  # (B, nK, d)
         h = self.body(torch.cat([tokens, registers], 1), position, mask)
         return F.rms_norm(h[:, T:], h.shape[-1:]).reshape(B, n, K, -1), h[:, :T]

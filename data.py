@@ -139,8 +139,8 @@ class Stack(Task):
     No loss at a push. Pushes and pops are as likely where both can be. T = length.
     """
 
-    options, sizes = {"length": 32, "depth": 8}, {"decoder_depth": 1}
-    smt = DENSE | {"encoder_depth": 4, "future": 2}
+    options, sizes = {"length": 32, "depth": 8}, {"cell_depth": 2, "decoder_depth": 1}
+    smt = {"encoder_depth": 3, "decoded": 16, "future": 4, "cell_only": 0.15, "dmt_steps": 1500}
     letters = "abcd-"  # the last is a pop
     T = property(lambda self: self.length)
 

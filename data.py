@@ -213,7 +213,7 @@ class Parity(Task):
 
     options, sizes = {"length": 32}, {"memory": 1, "decoder_depth": 1}
     smt = {"encoder_depth": 3, "registers": "now", "decoded": 16, "future": 2, "noise": 1.0}
-    smt |= {"lambda_unif": 0.0, "dmt_steps": 200, "dmt_lr": 3e-4}
+    smt |= {"lambda_unif": 0.0, "steps": 5000, "dmt_steps": 200, "dmt_lr": 3e-4}
     letters = "01"
     T = property(lambda self: self.length)
 

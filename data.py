@@ -189,8 +189,8 @@ class Modular(Task):
     """
 
     options, axis = {"pairs": 16, "modulus": 7}, "pairs"
-    smt = {"labels": 8, "decoded": 8, "future": 2, "lr": 3e-3}
-    smt |= {"steps": 6000, "cell_only": 0.35, "dmt_steps": 700}
+    smt = {"labels": 8, "decoded": 8, "future": 2, "registers": "now", "lambda_tok": 3.0}
+    smt |= {"lr": 3e-3, "steps": 5000, "cell_only": 0.2, "dmt_steps": 700}
     T = property(lambda self: 2 * self.pairs)
     letters = property(lambda self: LETTERS[: self.modulus])
 
@@ -213,7 +213,7 @@ class Parity(Task):
 
     options, sizes = {"length": 32}, {"memory": 1, "decoder_depth": 1}
     smt = {"encoder_depth": 3, "registers": "now", "decoded": 16, "future": 2, "noise": 1.0}
-    smt |= {"lambda_unif": 0.0, "steps": 5000, "dmt_steps": 200, "dmt_lr": 3e-4}
+    smt |= {"lambda_unif": 0.0, "steps": 5000, "dmt_steps": 800}
     letters = "01"
     T = property(lambda self: self.length)
 

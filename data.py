@@ -40,8 +40,6 @@ OPTIONS = {
     "levels": {"type": whole(2, 256), "help": "pixels: levels of grey"},
     "data": {"help": "text, pixels: a file (default: CPython's language reference; strokes)"},
 }
-# Where nearly each time has a target: labels of all times, each decoded a little way.
-DENSE = {"labels": 32, "decoded": 32, "future": 4}
 LETTERS = string.digits + string.ascii_letters  # how tokens are shown
 
 
@@ -67,9 +65,7 @@ class Task:
         options[self.axis] *= times
         return type(self)(self.seed, self.device, **options)
 
-    @property
-    def vocab(self):
-        return len(self.letters)
+    vocab = property(lambda self: len(self.letters))
 
     def bits(self, split, step, rows, columns):
         return random_bits((self.seed, split, step), rows, columns)
@@ -231,8 +227,8 @@ class Text(Task):
     options = {"data": "", "length": 64}
     sizes = {"memory": 2, "dim": 128, "decoder_depth": 1}
     # Registers now: times relative to the present, as text has no end.
-    smt = DENSE | {"encoder_depth": 3, "registers": "now", "lambda_readout": 1.0}
-    smt |= {"steps": 1300, "dmt_steps": 700}
+    smt = {"encoder_depth": 3, "registers": "now", "decoded": 16, "future": 4}
+    smt |= {"lambda_readout": 1.0, "steps": 1200, "cell_only": 0.0, "dmt_steps": 300}
     bptt = {"steps": 2000}
     start, vocab = 256, 257  # tokens 0..255 are the bytes
     T = property(lambda self: self.length)

@@ -118,8 +118,7 @@ class Encoder(nn.Module):
         mask = encoder_mask(times, T, K, self.context, self.bidirectional)
         e = self.embed(x)  # (B, T, d)
         # A token knows the one before it: else to pair key and value takes longest to learn.
-        nothing = self.before.num_embeddings - 1
-        tokens = e + self.before(F.pad(x[:, :-1], (1, 0), value=nothing))
+        tokens = e + self.before(F.pad(x[:, :-1], (1, 0), value=len(self.before.weight) - 1))
         # A label's registers know x_t: with one position for all t they couldn't tell the latest.
         latest = F.pad(e, (0, 0, 1, 0)).take_along_dim(time[..., None] + 1, 1)  # t = -1: 0
         registers = self.registers.repeat(times.shape[1], 1) + latest  # (B, nK, d)
@@ -390,8 +389,7 @@ def evaluate(models, task, split, rows=None):
         memories = rnn.rollout(x)  # (B, T, K, d)
         alone.append(scores(rnn.readout, memories, y))
         times = torch.arange(task.T, device=x.device).expand(x.shape).split(64, 1)
-        # In parts: the mask is big.
-        labels = torch.cat([teacher["encoder"](x, t)[0] for t in times], 1)  # (B, T, K, d)
+        labels = torch.cat([teacher["encoder"](x, t)[0] for t in times], 1)  # parts: big masks
         taught.append(scores(teacher["decoder"], labels, y))
         error = (memories - labels).square()
         moments.append(torch.stack([error, labels, labels.square()]).mean(2).cpu().double())

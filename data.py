@@ -161,6 +161,7 @@ class Recall(Task):
     """
 
     options, axis = {"pairs": 8}, None
+    smt = {"batch_size": 64, "labels": 8, "decoded": 2, "lambda_dyn": 30.0, "dmt_steps": 800}
     T = property(lambda self: 2 * self.pairs + 1)
     letters = property(lambda self: LETTERS[:8] + LETTERS[10 : 10 + 2 * self.pairs])
 

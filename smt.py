@@ -16,10 +16,10 @@ Glossary
   m̂_t      memory        (N, K, d) memory that the RNN made itself
   E        encoder       x, times t -> labels m_t; E and D are the teacher
   D        decoder       m_t, x_{t+1..t+Tf-1} -> logits of the Tf targets y_t..y_{t+Tf-1}
-  g        rnn.readout   a copy of D, given no future token: m_t -> logits of y_t
-  f        rnn.cell      m_t, x_{t+1} -> m_{t+1}
+  g        rnn.readout   starts as a copy of D, given no future token: m_t -> logits of y_t
+  f        rnn.cell      m_t, x_{t+1} -> m_{t+1}, with rnn.embed for x
   H        args.window   steps of the RNN that DMT's gradient passes through; the paper's: 1
-  B sequences, T times, n labels a sequence, V tokens in the vocabulary, N and S of anything
+  B sequences, T times, n labels or transitions in each, V tokens to choose from, N, S of anything
 """
 
 import sys
@@ -97,7 +97,7 @@ def encoder_mask(times, T, K, context, bidirectional):
 
 
 class Encoder(nn.Module):
-    """E: x (B, T), times (B, n) -> labels m_t (B, n, K, d), and the tokens' last states (N, T, d)."""
+    """E: x (B, T), times (B, n) -> labels m_t (B, n, K, d), the tokens' states (N, T, d)."""
 
     def __init__(self, args, vocab):
         super().__init__()
@@ -297,8 +297,8 @@ def consecutive(y, bits, length):
 def blur(labels, bits, noise):
     """Labels (B, n, K, d) with noise of this standard deviation, from each row's bits (B, T).
 
-    What a label holds beyond its future is lost in it, where else it would stay: labels of parity
-    would count ones, and the RNN fail on longer sequences than those it learnt from.
+    It drowns what the future does not need. Without it the labels of parity would count ones, and
+    the RNN fail on sequences longer than those it learnt from.
     """
     if not noise:
         return labels
@@ -315,7 +315,7 @@ def dynamics(rnn, labels, blurred, times, x):
 def smt_loss(models, x, y, bits, progress, args):
     """L_smt = λ_dec L_dec + λ_tok L_tok + λ_dyn L_dyn + λ_unif L_unif on n transitions in a row.
 
-    x, y, random integers bits (B, T), progress 0..1 of the phase -> loss, depth: layers in a row.
+    x, y, random integers bits (B, T), progress 0..1 of the phase -> loss, layers run in a row.
     """
     teacher, rnn, n = models["teacher"], models["rnn"], args.labels
     times = consecutive(y, bits, n)  # (B, n + 1)
@@ -523,7 +523,7 @@ def parser():
     add("--lambda-tok", 1.0, number(0), "λ_tok, weight of the loss of the encoder's own tokens")
     add("--lambda-dyn", 10.0, number(0), "λ_dyn, weight of the dynamics loss; grows from a 100th")
     add("--lambda-unif", 0.1, number(0), "λ_unif, weight of the uniformity loss")
-    add("--noise", 0.0, number(0), "standard deviation of noise on labels that D and f start from")
+    add("--noise", 0.0, number(0), "deviation of noise on labels in L_dec, L_unif, and under f")
     add("--steps", 3000, whole(0), "optimiser steps of SMT; with --init, 0 leaves it out")
     add("--cell-only", 0.3, number(0, 1), "last share of them that trains f alone, on fixed labels")
     add("--lr", 2e-3, number(0, above=True), "peak learning rate of SMT")

@@ -137,7 +137,8 @@ def restore(models, source, args):
         if source:
             models.load_state_dict({name: source["models"][name] for name in models.state_dict()})
     except (KeyError, RuntimeError):
-        raise UsageError(f"--init/--resume {args.init or args.out}: other sizes") from None
+        where = args.out if args.resume or args.sample else args.init
+        raise UsageError(f"--init/--resume {where}: other sizes") from None
 
 
 def agree(args, earlier: dict):

@@ -27,7 +27,7 @@ from tqdm import tqdm
 from data import TASKS, add_task, make_task
 from run import LARGEST, RANK, RANKS, Parser, agree, check, device, inherited
 from run import learning_rate, mean_loss, npz, number, open_run, origin, random_bits, report
-from run import restore, save, share, status, whole, write
+from run import restore, save, share, status, until_ctrl_c, whole, write
 
 
 # ---------------------------------------------------------------------------------- attention block
@@ -259,10 +259,11 @@ def update(models, trained, optimizer, loss_of, batch, args):
         loss, depth = models(loss_of, *batch, args)
     optimizer.zero_grad()
     loss.backward()
+    loss = loss.detach()
     for network in trained:  # apart: the one's large gradient must not stop the other
-        nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        loss = loss + 0 * nn.utils.clip_grad_norm_(network.parameters(), 1.0)  # NaN if that is inf
     optimizer.step()
-    return loss.detach(), depth
+    return loss, depth
 
 
 def train(args, task, models, checkpoint):
@@ -274,11 +275,12 @@ def train(args, task, models, checkpoint):
         begin = min(max(first, state["step"]), last)
         trained = nn.ModuleList(models[name] for name in names)
         optimizer = torch.optim.AdamW(trained.parameters(), betas=(0.9, 0.95), weight_decay=0.01)
+        losses, clock = [], time.perf_counter()
         if first < begin < last:
             optimizer.load_state_dict(checkpoint["optimizer"])
-        losses, clock = [], time.perf_counter()
-        hidden = RANK or None  # None: if nobody looks
-        for step in tqdm(range(begin, last), phase, steps, initial=begin - first, disable=hidden):
+            losses += torch.tensor(state.pop("losses", []), device=args.device)
+        wanted, hidden = until_ctrl_c(range(begin, last)), RANK or None  # None: if nobody looks
+        for step in tqdm(wanted, phase, steps, initial=begin - first, disable=hidden):
             optimizer.param_groups[0]["lr"] = learning_rate(step - first, steps, peak)
             x, y = task.batch("train", step, rows)  # (B, T)
             bits = random_bits((args.seed, phase, step), rows, task.T)  # (B, T) for the loss
@@ -294,6 +296,11 @@ def train(args, task, models, checkpoint):
                 report(state, phase, train_loss, figures)
                 save(args, models, optimizer, state)
                 losses, clock = [], time.perf_counter()
+        if state["step"] < last:  # Ctrl-C
+            state["losses"] = [loss.item() for loss in losses]
+            state["seconds"] += time.perf_counter() - clock
+            save(args, models, optimizer, state)
+            raise KeyboardInterrupt
     if not state["done"]:
         figures = evaluate(models, task, "test")  # val_loss and so on, now of the test split
         for times in [k for k in (2, 4, 8) if k <= args.eval_length and task.axis]:

@@ -10,8 +10,10 @@ import io
 import json
 import math
 import os
+import signal
 import struct
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +24,7 @@ from tqdm import tqdm
 # This process's number and how many there are, as torchrun tells them. The first alone writes.
 RANK, RANKS = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
 LARGEST = 2**20  # bound of lengths and delays: far beyond what memory allows, to catch typos
+FORMAT = 1  # of checkpoint.pt; to be raised when its content changes
 
 
 class UsageError(Exception):
@@ -160,7 +163,7 @@ def status(work, program: str, writes: str = "--out") -> int:
         shown = error.filename or "output"
         message, code = f"{writes}: can't write {shown} ({error.strerror})", 2
     except KeyboardInterrupt:
-        message, code = "stopped; --resume goes on from the last evaluation", 130
+        message, code = "stopped; --resume goes on from the last checkpoint", 130
     print(f"{os.path.basename(program)}: {message}", file=sys.stderr)
     return code
 
@@ -169,9 +172,13 @@ def write(path, content):
     """Write a file whole or not at all: under another name first, then renamed."""
     if RANK:
         return
-    with open(path + ".tmp", "wb") as file:
-        file.write(content)
-    os.replace(path + ".tmp", path)
+    try:
+        Path(path + ".tmp").write_bytes(content)
+        os.replace(path + ".tmp", path)
+    except OSError as error:
+        Path(path + ".tmp").unlink(missing_ok=True)  # half of it would keep a full disk full
+        error.filename = path
+        raise
 
 
 def load(directory, option):
@@ -180,11 +187,16 @@ def load(directory, option):
     if not os.path.isfile(path):
         raise UsageError(f"{option}: {directory} holds no run; name the --out of an earlier one")
     try:
+        if zipfile.ZipFile(path).testzip():  # torch.load does not look at the checksums
+            raise ValueError
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
         checkpoint["config"]["method"], checkpoint["models"].items(), checkpoint["state"]["lines"]
-        return checkpoint
+        found = checkpoint["format"]
     except Exception:  # what damaged files make torch raise is of many kinds
         raise UsageError(f"{option}: {path} is damaged, or of another program") from None
+    if found != FORMAT:
+        raise UsageError(f"{option}: {path} is of format {found}; this program reads {FORMAT}")
+    return checkpoint
 
 
 def share(models):
@@ -214,11 +226,31 @@ def open_run(args, models, checkpoint) -> dict:
 
 def save(args, models, optimizer, state):
     """Write checkpoint.pt, tensors and plain values alone: loading one can run no code."""
-    content = {"config": vars(args), "models": models.state_dict(), "state": state}
-    content["optimizer"] = optimizer and optimizer.state_dict()
+    content = {"format": FORMAT, "config": vars(args), "state": state}
+    content |= {"models": models.state_dict(), "optimizer": optimizer and optimizer.state_dict()}
     torch.save(content, buffer := io.BytesIO())
     write(f"{args.out}/checkpoint.pt", buffer.getvalue())
     write(f"{args.out}/metrics.jsonl", "".join(state["lines"]).encode())
+
+
+def until_ctrl_c(steps):
+    """The steps; after Ctrl-C no further one, but the begun one to its end. A second stops it too."""
+    asked = []
+
+    def handler(*_):
+        asked.append(True)
+        signal.signal(signal.SIGINT, usual)
+
+    usual = signal.signal(signal.SIGINT, handler)
+    try:
+        for step in steps:
+            if asked:
+                return
+            yield step
+    finally:
+        signal.signal(signal.SIGINT, usual)
+    if asked:  # in the last one, whose checkpoint is written
+        raise KeyboardInterrupt
 
 
 def learning_rate(step, steps, peak):
@@ -232,7 +264,7 @@ def mean_loss(losses, phase, step):
     losses = torch.stack(losses).tolist()
     for at, loss in enumerate(losses, step + 2 - len(losses)):
         if not math.isfinite(loss):
-            raise UsageError(f"loss {loss} at step {at} of {phase}; try a lower learning rate")
+            raise UsageError(f"loss or gradient {loss} at step {at} of {phase}; try a lower --lr")
     return sum(losses) / len(losses)
 
 

@@ -16,6 +16,7 @@ share_of_matrix_rate  of the rate that the step's own products reach alone, one 
 
 import argparse
 import json
+import os
 import platform
 import resource
 import statistics
@@ -35,13 +36,17 @@ METHODS = {"smt": (smt, 0), "dmt": (smt, -1), "bptt": (bptt_baseline, 0)}  # pro
 GROWTH = [64, 128, 256, 512, 1024, 2048]
 
 
+def options(program) -> set[str]:
+    """The names of a program's options."""
+    return {name for action in program.parser()._actions for name in action.option_strings}
+
+
 def one_step(method: str, argv: list[str]):
     """-> args, task, step: a function that takes an optimiser step of the method and returns it."""
     program, phase = METHODS[method]
-    known = {option for action in program.parser()._actions for option in action.option_strings}
     own = []
     for name, value in zip(argv[::2], argv[1::2]):
-        own += [name, value] if name in known else []
+        own += [name, value] if name in options(program) else []
     args, task, models, _ = program.settings([*own, "--out", "runs/bench"])
     _, loss_of, names, _, rate = program.phases(args)[phase]
     trained = nn.ModuleList(models[name] for name in names)
@@ -177,6 +182,11 @@ def run(argv: list[str]):
     args, others = p.parse_known_args(argv)
     if len(others) % 2:
         raise UsageError(f"{' '.join(others)}: give each option of the programs with its value")
+    known = options(smt) | options(bptt_baseline)
+    if wrong := [f"{k} {v}" for k, v in zip(others[::2], others[1::2]) if k not in known]:
+        raise UsageError(f"{wrong[0]}: neither program has it; python smt.py --help lists all")
+    if args.json and not os.access(os.path.dirname(args.json) or ".", os.W_OK):
+        raise UsageError(f"--json {args.json}: can't be written; give a path in a directory of yours")
     if args.only:
         return print(json.dumps(measure(args.only, args.repeat, others)))
     found = {"machine": {"cpu": platform.processor(), "threads": torch.get_num_threads()}}

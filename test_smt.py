@@ -27,6 +27,7 @@ import pytest
 import torch
 from torch import nn
 
+import bench
 import bptt_baseline
 import data
 import figures
@@ -373,10 +374,11 @@ def test_strokes_are_thin_and_connected():
     assert y.unique().tolist() == [0, 1, 2, 3] and 0.05 < (y > 0).float().mean() < 0.4
 
 
-def test_the_rnn_completes_and_draws_pictures(capsys):
+@pytest.mark.parametrize("program", [smt, bptt_baseline])
+def test_the_rnn_completes_and_draws_pictures(program, capsys):
     task = toy_task("pixels", side=4, levels=2)
     args = SimpleNamespace(out=".", prompt="", seed=0, device=torch.device("cpu"))
-    smt.show(LastToken(100 * torch.eye(3)[[0, 1, 0]]), task, 2, args)  # as the pixel before
+    program.show(LastToken(100 * torch.eye(3)[[0, 1, 0]]), task, 2, args)  # as the pixel before
     shown = capsys.readouterr().out
     given, nothing = shown.split("--- from nothing")[0], shown.split("--- from nothing")[1:]
     assert given.count("--- upper half given") == 2 and len(nothing) == 2
@@ -1459,13 +1461,28 @@ WRONG_TEXT = [
 ]
 
 
-def assert_one_line_and_nothing_written(argv, option, value, capsys):
-    before = sorted(Path().rglob("*"))
-    assert smt.main(argv) == 2
-    printed = capsys.readouterr()
-    assert printed.out == "" and printed.err.count("\n") == 1 and printed.err.startswith("smt.py: ")
+def assert_one_line_and_nothing_written(argv, option, value, capsys, program=smt):
+    before = {path: path.is_file() and path.read_bytes() for path in Path().rglob("*")}
+    assert program.main(argv) == 2
+    printed, name = capsys.readouterr(), Path(program.__file__).name
+    assert printed.out == "" and printed.err.count("\n") == 1 and printed.err.startswith(name + ": ")
     assert option in printed.err and value in printed.err.split(option, 1)[1]
-    assert sorted(Path().rglob("*")) == before
+    assert {path: path.is_file() and path.read_bytes() for path in Path().rglob("*")} == before
+
+
+def options_with_kinds():
+    """Each option of both programs that does not take any text."""
+    for program in smt, bptt_baseline:
+        for action in program.parser()._actions:
+            if action.type not in (None, str) or action.choices:
+                yield program, action.option_strings[-1]
+
+
+@pytest.mark.parametrize("value", ["", "x", "-3"])
+@pytest.mark.parametrize("program, option", list(options_with_kinds()))
+def test_each_option_tells_what_it_would_take(program, option, value, capsys):
+    argv = [f"{option}={value}", "--out", "run"]
+    assert_one_line_and_nothing_written(argv, option, value, capsys, program)
 
 
 @pytest.fixture
@@ -1492,6 +1509,42 @@ def test_wrong_input_gets_one_line(files, options, option, value, capsys):
     )
     argv = [*f"{NETWORKS} {TRAINING} --out run".split(), *sizes, *options.split()]
     assert_one_line_and_nothing_written(argv, option, value, capsys)
+
+
+@pytest.mark.parametrize(
+    "options, option, value",
+    [
+        *each("truncate steps eval-rows memory", "-1"),
+        ("--cell lstm", "--cell", "lstm"),
+        ("--dim 10", "--dim", "10"),
+        ("--labels 4", "--labels", "4"),
+        ("--task recall --pairs 27", "--pairs", "27"),
+        ("--task text --data missing", "--data", "missing"),
+        ("--task pixels --data pickled", "--data", "pickled"),
+        ("--resume --out damaged", "--resume", "damaged"),
+        ("--init foreign", "--init", "foreign"),
+        ("--out a-file/run", "--out", "a-file"),
+    ],
+)
+def test_wrong_input_to_the_baseline_gets_one_line(files, options, option, value, capsys):
+    argv = ["--out", "run", *options.split()]
+    assert_one_line_and_nothing_written(argv, option, value, capsys, bptt_baseline)
+
+
+@pytest.mark.parametrize(
+    "options, option, value",
+    [
+        ("--repeat 0", "--repeat", "0"),
+        ("--only rnn", "--only", "rnn"),
+        ("--json no/such/place.json", "--json", "no/such/place.json"),
+        ("--labels", "--labels", ""),
+        ("--no-such-option 3", "--no-such-option", "3"),
+        ("--task chess", "--task", "chess"),
+        ("--task recall --pairs 27", "--pairs", "27"),
+    ],
+)
+def test_wrong_input_to_the_bench_gets_one_line(options, option, value, capsys):
+    assert_one_line_and_nothing_written(options.split(), option, value, capsys, bench)
 
 
 @pytest.mark.parametrize("options, option, value", WRONG_TEXT)
@@ -1557,9 +1610,12 @@ def test_a_file_that_may_not_be_read_gets_one_line(monkeypatch, capsys):
     def refuse(path):
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(Path, "read_bytes", refuse)  # root, as in CI, may read everything
-    argv = "--task text --length 8 --data secret --out run".split()
-    assert_one_line_and_nothing_written(argv, "--data", "secret", capsys)
+    for argv in "--task text --data secret", "--task pixels --data secret":
+        with monkeypatch.context() as patch:  # root, as in CI, may read everything
+            patch.setattr(Path, "read_bytes", refuse)
+            assert smt.main([*argv.split(), "--out", "run"]) == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1 and "--data secret" in error and not Path("run").exists()
 
 
 def test_sizes_not_asked_for_shrink_with_the_sequence():
@@ -1754,6 +1810,23 @@ def test_a_bptt_run_that_was_killed_goes_on_to_the_same_weights(monkeypatch):
         run_bptt()
     assert bptt_baseline.main(["--resume", "--out", "bptt"]) == 0
     assert same_weights(checkpoint("bptt")["models"], checkpoint("whole")["models"])
+
+
+def test_the_baseline_stops_at_ctrl_c_and_goes_on(monkeypatch):
+    assert run_bptt("--out", "whole") == 0
+    original = bptt_baseline.bptt_loss
+
+    def interrupted(*args):
+        signal.raise_signal(signal.SIGINT)
+        return original(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(bptt_baseline, "bptt_loss", interrupted)
+        assert run_bptt() == 130 and run_bptt("--resume") == 130
+    assert checkpoint("bptt")["state"]["step"] == 2  # a step each time
+    assert run_bptt("--resume") == 0
+    assert same_weights(checkpoint("bptt")["models"], checkpoint("whole")["models"])
+    assert without_seconds(metrics("bptt")) == without_seconds(metrics("whole"))
 
 
 def test_both_programs_have_the_same_rnn(finished):

@@ -186,7 +186,9 @@ def run(argv: list[str]):
     if wrong := [f"{k} {v}" for k, v in zip(others[::2], others[1::2]) if k not in known]:
         raise UsageError(f"{wrong[0]}: neither program has it; python smt.py --help lists all")
     if args.json and not os.access(os.path.dirname(args.json) or ".", os.W_OK):
-        raise UsageError(f"--json {args.json}: can't be written; give a path in a directory of yours")
+        raise UsageError(
+            f"--json {args.json}: can't be written; give a path in a directory of yours"
+        )
     if args.only:
         return print(json.dumps(measure(args.only, args.repeat, others)))
     found = {"machine": {"cpu": platform.processor(), "threads": torch.get_num_threads()}}

@@ -18,20 +18,23 @@ Glossary
 import math
 import sys
 import time
+from argparse import Namespace as Args
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 from tqdm import tqdm
 
-from data import TASKS, add_task, make_task
-from run import LARGEST, RANK, RANKS, Parser, agree, check, device, inherited
+from data import TASKS, Task, add_task, make_task
+from run import LARGEST, PAPER, RANK, RANKS, Parser, agree, check, device, inherited
 from run import learning_rate, mean_loss, npz, number, open_run, origin, random_bits, report
 from run import restore, save, share, status, until_ctrl_c, whole, write
 
+Loss = tuple[Tensor, int]  # nats; how many layers had to run one after another
+
 
 # ---------------------------------------------------------------------------------- attention block
-def rotate(h, position):
+def rotate(h: Tensor, position: Tensor) -> Tensor:
     """Rotary positions: turn the pairs in h (2, N, heads, S, size) by position (N or 1, S)."""
     half = h.shape[-1] // 2
     frequency = 10000.0 ** -(torch.arange(half, device=h.device) / half)
@@ -40,7 +43,7 @@ def rotate(h, position):
     return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1).type_as(h)
 
 
-def mlp(size, hidden, d):
+def mlp(size: int, hidden: int, d: int) -> nn.Module:
     """The pre-norm MLP of every residual branch: (..., size) -> (..., d)."""
     return nn.Sequential(nn.RMSNorm(size), nn.Linear(size, hidden), nn.GELU(), nn.Linear(hidden, d))
 
@@ -48,12 +51,12 @@ def mlp(size, hidden, d):
 class Block(nn.Module):
     """Transformer block: h (N, S, d) -> (N, S, d)."""
 
-    def __init__(self, d, heads):
+    def __init__(self, d: int, heads: int):
         super().__init__()
         self.heads, self.norm, self.mlp = heads, nn.RMSNorm(d), mlp(d, 4 * d, d)
         self.qkv, self.out = nn.Linear(d, 3 * d, bias=False), nn.Linear(d, d, bias=False)
 
-    def forward(self, h, position, mask):
+    def forward(self, h: Tensor, position: Tensor, mask: Tensor | None) -> Tensor:
         N, S, d = h.shape
         qkv = self.qkv(self.norm(h)).view(N, S, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
         (q, k), v = rotate(qkv[:2], position), qkv[2]  # each (N, heads, S, d / heads)
@@ -65,11 +68,11 @@ class Block(nn.Module):
 class Transformer(nn.Module):
     """Blocks: h (N, S, d), position (N, S) or 0..S-1, mask (N, 1, S, S) or all seen -> h."""
 
-    def __init__(self, d, heads, depth):
+    def __init__(self, d: int, heads: int, depth: int):
         super().__init__()
         self.blocks = nn.ModuleList(Block(d, heads) for _ in range(depth))
 
-    def forward(self, h, position=None, mask=None):
+    def forward(self, h: Tensor, position: Tensor = None, mask: Tensor = None) -> Tensor:
         position = torch.arange(h.shape[1], device=h.device)[None] if position is None else position
         for block in self.blocks:
             h = block(h, position, mask)
@@ -80,20 +83,20 @@ class Transformer(nn.Module):
 class Decoder(nn.Module):
     """D: memory (N, K, d), x_{t+1}.. (N, S) -> logits of y_t.. (N, S + 1, V). No x: readout g."""
 
-    def __init__(self, args, vocab):
+    def __init__(self, args: Args, vocab: int):
         super().__init__()
         self.embed = nn.Embedding(vocab, args.dim)
         self.body = Transformer(args.dim, args.heads, args.decoder_depth)
         self.norm, self.head = nn.RMSNorm(args.dim), nn.Linear(args.dim, vocab)
 
-    def forward(self, memory, future=None, context=LARGEST):
+    def forward(self, memory: Tensor, future: Tensor = None, context: int = LARGEST) -> Tensor:
         h = memory if future is None else torch.cat([memory, self.embed(future)], 1)
         s, K = torch.arange(h.shape[1], device=h.device), memory.shape[1]
         # Causal. Inputs see all the memory, but only the last inputs: D must rely on the memory.
         mask = (s <= s[:, None]) & ((s > s[:, None] - context) | (s < K))
         return self.logits(self.body(h, mask=mask)[:, K - 1 :])
 
-    def logits(self, h):
+    def logits(self, h: Tensor) -> Tensor:
         """The last layer: h (..., d) -> (..., V)."""
         return self.head(self.norm(h))
 
@@ -102,24 +105,24 @@ class Decoder(nn.Module):
 class TransformerCell(nn.Module):
     """f as a Transformer over K + 1 tokens: memory (N, K, d), e (N, d) -> (N, K, d)."""
 
-    def __init__(self, args):
+    def __init__(self, args: Args):
         super().__init__()
         self.depth = args.cell_depth
         self.body = Transformer(args.dim, args.heads, args.cell_depth)
 
-    def forward(self, memory, e):
+    def forward(self, memory: Tensor, e: Tensor) -> Tensor:
         return self.body(torch.cat([memory, e[:, None]], 1))[:, :-1]
 
 
 class MLPCell(nn.Module):
     """f as residual blocks over the flat memory: memory (N, K, d), e (N, d) -> (N, K, d)."""
 
-    def __init__(self, args):
+    def __init__(self, args: Args):
         super().__init__()
         self.depth, D = args.cell_depth, args.memory * args.dim
         self.blocks = nn.ModuleList(mlp(D + args.dim, 2 * D, D) for _ in range(args.cell_depth))
 
-    def forward(self, memory, e):
+    def forward(self, memory: Tensor, e: Tensor) -> Tensor:
         h = memory.flatten(1)
         for block in self.blocks:  # e beside h: added to it, e would have to be removed again
             h = h + block(torch.cat([h, e], 1))
@@ -129,11 +132,11 @@ class MLPCell(nn.Module):
 class GRUCell(nn.GRUCell):
     """f as a gated recurrent unit over the flat memory: memory (N, K, d), e (N, d) -> (N, K, d)."""
 
-    def __init__(self, args):
+    def __init__(self, args: Args):
         super().__init__(args.dim, args.memory * args.dim)
         self.depth = 1
 
-    def forward(self, memory, e):
+    def forward(self, memory: Tensor, e: Tensor) -> Tensor:
         return super().forward(e, memory.flatten(1)).view_as(memory)
 
 
@@ -143,18 +146,18 @@ CELLS = {"transformer": TransformerCell, "mlp": MLPCell, "gru": GRUCell}  # each
 class RNN(nn.Module):
     """All that remains at inference: f, g and m_∅."""
 
-    def __init__(self, args, vocab):
+    def __init__(self, args: Args, vocab: int):
         super().__init__()
         self.embed = nn.Embedding(vocab, args.dim)
         self.cell = CELLS[args.cell](args)
         self.readout = Decoder(args, vocab)
         self.empty = nn.Parameter(torch.randn(args.memory, args.dim))  # m_∅
 
-    def step(self, memory, x):
+    def step(self, memory: Tensor, x: Tensor) -> Tensor:
         """m_t, x_{t+1} -> m_{t+1}: memory (N, K, d), x (N,) -> (N, K, d), RMS of a token 1."""
         return F.rms_norm(self.cell(memory, self.embed(x)), memory.shape[-1:])
 
-    def rollout(self, x, memory=None):
+    def rollout(self, x: Tensor, memory: Tensor = None) -> Tensor:
         """The RNN alone, from m_∅ or another memory: x (N, S) -> its memories (N, S, K, d)."""
         memory = self.empty.expand(len(x), -1, -1) if memory is None else memory
         memories = []
@@ -164,13 +167,13 @@ class RNN(nn.Module):
 
 
 # ------------------------------------------------------------------------------------ the BPTT loss
-def cross_entropy(logits, y, count):
+def cross_entropy(logits: Tensor, y: Tensor, count: Tensor) -> Tensor:
     """Nats of the scored y over the count of those in the whole batch, so that its parts add up."""
     total = F.cross_entropy(logits.flatten(0, -2), y.flatten(), ignore_index=-1, reduction="sum")
     return total / count
 
 
-def scored(y):
+def scored(y: Tensor) -> Tensor:
     """How many y are scored, never 0; of several processes with rows of one batch: their mean."""
     count = (y >= 0).sum().float()
     if RANKS > 1:
@@ -178,7 +181,9 @@ def scored(y):
     return count.clamp(min=1) / RANKS
 
 
-def bptt_loss(models, x, y, bits, progress, args):
+def bptt_loss(
+    models: nn.ModuleDict, x: Tensor, y: Tensor, bits: Tensor, progress: float, args: Args
+) -> Loss:
     """L = the readout's loss on the RNN's own memories, from m_∅ through all T steps.
 
     x, y (B, T) -> loss, depth: layers in a row. Nothing is drawn and no weight changes: bits and
@@ -195,7 +200,7 @@ def bptt_loss(models, x, y, bits, progress, args):
 
 
 # --------------------------------------------------------------- evaluate and sample: the RNN alone
-def scores(readout, memories, y):
+def scores(readout: Decoder, memories: Tensor, y: Tensor) -> Tensor:
     """Nats and hits of the scored targets: memories (B, T, K, d), y (B, T) -> (2, number)."""
     logits, target = readout(memories[y >= 0])[:, 0].float(), y[y >= 0]  # (number scored, V)
     loss = F.cross_entropy(logits, target, reduction="none")
@@ -203,7 +208,7 @@ def scores(readout, memories, y):
 
 
 @torch.no_grad()
-def evaluate(models, task, split, rows=None):
+def evaluate(models: nn.ModuleDict, task: Task, split: str, rows: int | None = None) -> dict:
     """The RNN alone, from m_∅ on held-out sequences: a line of metrics.jsonl.
 
     Nats and shares of right answers per scored target. It has no teacher to be compared with.
@@ -218,7 +223,7 @@ def evaluate(models, task, split, rows=None):
 
 
 @torch.no_grad()
-def show(rnn, task, count, args):
+def show(rnn: RNN, task: Task, count: int, args: Args):
     """Print the RNN's answers, or what it writes or draws alone, which samples.npz keeps."""
     rows, samples = torch.arange(count, device=args.device), {}
     if not hasattr(task, "prompts"):
@@ -241,7 +246,7 @@ def show(rnn, task, count, args):
 METHOD = "bptt"  # names the runs, and the tasks' defaults for it
 
 
-def phases(args):
+def phases(args: Args) -> list[tuple]:
     """(name, loss, models trained, steps, peak learning rate) of the run's phases, in order."""
     return [("bptt", bptt_loss, ("rnn",), args.steps, args.lr)]
 
@@ -249,11 +254,13 @@ def phases(args):
 class Models(nn.ModuleDict):
     """The networks by name; to call them is to compute a loss, as DistributedDataParallel wants."""
 
-    def forward(self, loss_of, *batch):
+    def forward(self, loss_of, *batch) -> Loss:
         return loss_of(self, *batch)
 
 
-def update(models, trained, optimizer, loss_of, batch, args):
+def update(
+    models: nn.Module, trained: nn.ModuleList, optimizer, loss_of, batch: tuple, args: Args
+) -> Loss:
     """One step of the optimizer of the networks trained, on a batch -> loss, depth."""
     with torch.autocast(args.device, torch.bfloat16, enabled=args.precision == "bf16"):
         loss, depth = models(loss_of, *batch, args)
@@ -266,7 +273,7 @@ def update(models, trained, optimizer, loss_of, batch, args):
     return loss, depth
 
 
-def train(args, task, models, checkpoint):
+def train(args: Args, task: Task, models: Models, checkpoint: dict | None):
     """Run the phases from where the checkpoint stands, then measure the RNN on the test split."""
     networks, state = share(models), open_run(args, models, checkpoint)
     rows, last = torch.arange(args.batch_size, device=args.device).chunk(RANKS)[RANK], 0
@@ -311,13 +318,9 @@ def train(args, task, models, checkpoint):
 
 
 # --------------------------------------------------------------------------------- the command line
-PAPER = {"cell": "transformer", "memory": 16, "dim": 256, "heads": 8, "cell_depth": 8}
-PAPER |= {"encoder_depth": 8, "decoder_depth": 4, "context": 256, "future": 64, "batch_size": 128}
-PAPER |= {"lambda_dyn": 0.1, "lambda_unif": 0.001, "lambda_tok": 0.0, "lambda_readout": 0.0}
-PAPER |= {"lr": 3e-4, "dmt_lr": 3e-5, "dmt_steps": 1500, "rollout": 256, "window": 1}
 
 
-def parser():
+def parser() -> Parser:
     """Every option with its meaning and default. A task's own options and defaults: data.py."""
     p = Parser(description=__doc__.splitlines()[0], allow_abbrev=False)
     add = p.add
@@ -347,7 +350,7 @@ def parser():
     return p
 
 
-def settings(argv):
+def settings(argv: list[str]) -> tuple:
     """Options -> args, task, models, checkpoint to go on from; finds what is wrong with them."""
     p, args = parser(), parser().parse_args(argv)
     preset = {k: v for k, v in PAPER.items() if args.preset and k in vars(args)}
@@ -369,17 +372,17 @@ def settings(argv):
     return args, task, models.to(args.device), run
 
 
-def fit(args, T):
+def fit(args: Args, T: int):
     """Shorten what goes beyond the T times."""
     args.truncate = min(args.truncate, T)
 
 
-def build(args, vocab):
+def build(args: Args, vocab: int):
     """The RNN, freshly initialised."""
     return Models({"rnn": RNN(args, vocab)})
 
 
-def main(argv=None):
+def main(argv: list[str] | None = None) -> int:
     """Train, or with --sample only show. The exit status: 0, 2 for wrong input, 130 for Ctrl-C."""
 
     def work():

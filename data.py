@@ -22,6 +22,7 @@ import sys
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from run import LARGEST, Parser, UsageError, default_text, random_bits, read_bytes, read_images
 from run import whole
@@ -40,6 +41,7 @@ OPTIONS = {
     "levels": {"type": whole(2, 256), "help": "pixels: levels of grey"},
     "data": {"help": "text, pixels: a file (default: CPython's language reference; strokes)"},
 }
+Batch = tuple[Tensor, Tensor]  # x, y
 LETTERS = string.digits + string.ascii_letters  # how tokens are shown
 
 
@@ -55,11 +57,11 @@ class Task:
         if wrong := self.wrong():
             raise UsageError(wrong)
 
-    def wrong(self):
+    def wrong(self) -> str:
         """What can't be had with these options, and what can; "" if all is well."""
         return ""
 
-    def longer(self, times):
+    def longer(self, times: int) -> "Task":
         """The same task with sequences so many times as long."""
         options = {name: getattr(self, name) for name in self.options}
         options[self.axis] *= times
@@ -67,10 +69,10 @@ class Task:
 
     vocab = property(lambda self: len(self.letters))
 
-    def bits(self, split, step, rows, columns):
+    def bits(self, split: str, step: int, rows: Tensor, columns: int) -> Tensor:
         return random_bits((self.seed, split, step), rows, columns)
 
-    def show(self, x, y, answers):
+    def show(self, x: Tensor, y: Tensor, answers: Tensor) -> str:
         lines = []
         for x, y, answer in zip(x.tolist(), y.tolist(), answers.tolist()):
             given = "".join(self.letters[token] for token in x)
@@ -94,7 +96,7 @@ class Copy(Task):
     letters = "01234567.|"  # 8 is the blank, 9 the delimiter
     T = property(lambda self: 2 * self.length + self.delay)
 
-    def batch(self, split, step, rows):
+    def batch(self, split: str, step: int, rows: Tensor) -> Batch:
         s = self.bits(split, step, rows, self.length) % 8
         answer = s.flip(1) if self.reverse else s
         blanks, delimiter = s.new_full((len(rows), self.delay), 8), s.new_full((len(rows), 1), 9)
@@ -114,12 +116,12 @@ class Retrieval(Task):
     letters = "01234567>-?"
     T = property(lambda self: self.length)
 
-    def wrong(self):
+    def wrong(self) -> str:
         least = 4 * (self.distractors + 1)
         said = f"--length {self.length}: its half can't hold the markers; give {least} or more"
         return said if self.length < least else ""
 
-    def batch(self, split, step, rows):
+    def batch(self, split: str, step: int, rows: Tensor) -> Batch:
         bits = self.bits(split, step, rows, self.T + self.T // 4)
         x = bits[:, : self.T] % 8
         # Each marker has two places of its own, for itself and its symbol.
@@ -140,7 +142,7 @@ class Stack(Task):
     letters = "abcd-"  # the last is a pop
     T = property(lambda self: self.length)
 
-    def batch(self, split, step, rows):
+    def batch(self, split: str, step: int, rows: Tensor) -> Batch:
         bits = self.bits(split, step, rows, self.T)
         depth = torch.zeros_like(bits[:, :1])
         stack = depth.expand(-1, self.depth + 1).clone()
@@ -165,10 +167,10 @@ class Recall(Task):
     T = property(lambda self: 2 * self.pairs + 1)
     letters = property(lambda self: LETTERS[:8] + LETTERS[10 : 10 + 2 * self.pairs])
 
-    def wrong(self):
+    def wrong(self) -> str:
         return f"--pairs {self.pairs}: of 52 keys; give at most 26" if self.pairs > 26 else ""
 
-    def batch(self, split, step, rows):
+    def batch(self, split: str, step: int, rows: Tensor) -> Batch:
         bits = self.bits(split, step, rows, 3 * self.pairs + 1)
         keys = 8 + bits[:, : 2 * self.pairs].argsort(1)[:, : self.pairs]  # (B, pairs)
         values = bits[:, 2 * self.pairs : -1] % 8
@@ -191,11 +193,11 @@ class Modular(Task):
     T = property(lambda self: 2 * self.pairs)
     letters = property(lambda self: LETTERS[: self.modulus])
 
-    def wrong(self):
+    def wrong(self) -> str:
         prime = all(self.modulus % factor for factor in range(2, self.modulus))
         return "" if prime else f"--modulus {self.modulus}: is not prime; give 2, 3, 5, 7, 11, ..."
 
-    def batch(self, split, step, rows):
+    def batch(self, split: str, step: int, rows: Tensor) -> Batch:
         bits, V = self.bits(split, step, rows, self.pairs + 2), self.modulus
         a, w, b = bits[:, 2:] % V, bits[:, :1] % (V - 1) + 1, bits[:, 1:2] % V
         second = (w * a + b) % V  # (B, pairs)
@@ -214,7 +216,7 @@ class Parity(Task):
     letters = "01"
     T = property(lambda self: self.length)
 
-    def batch(self, split, step, rows):
+    def batch(self, split: str, step: int, rows: Tensor) -> Batch:
         x = self.bits(split, step, rows, self.T) % 2
         return x, x.cumsum(1) % 2
 
@@ -245,7 +247,7 @@ class Text(Task):
         self.test_rows = min(held_out // length, -(-100_000 // length))
         self.train, self.held_out = everything[:-held_out], everything[-held_out:]
 
-    def batch(self, split, step, rows):
+    def batch(self, split: str, step: int, rows: Tensor) -> Batch:
         text = self.train if split == "train" else self.held_out
         if split == "train":
             begin = self.bits(split, step, rows, 1)[:, 0] % (len(text) - self.T + 1)
@@ -256,11 +258,11 @@ class Text(Task):
         y = text[begin[:, None] + torch.arange(self.T, device=rows.device)].long()
         return torch.cat([torch.full_like(y[:, :1], self.start), y[:, :-1]], 1), y
 
-    def prompts(self, text, rows):
+    def prompts(self, text: str, rows: Tensor) -> list[tuple]:
         tokens = torch.tensor([self.start, *text.encode()], device=rows.device)
         return [("sample", tokens.expand(len(rows), -1), len(tokens) + 4 * self.T)]
 
-    def draw(self, tokens):
+    def draw(self, tokens: Tensor) -> str:
         return bytes(t for t in tokens.tolist() if t < self.start).decode(errors="replace")
 
 
@@ -285,11 +287,11 @@ class Pixels(Task):
             self.images = self.quantise(torch.cat(small) / 256)
             self.test_rows = min(1024, len(images) // 10)
 
-    def quantise(self, images):
+    def quantise(self, images: Tensor) -> Tensor:
         """Grey 0..1 (B, side, side) -> levels, int64 (B, T)."""
         return (images.flatten(1) * self.levels).long().clamp(max=self.levels - 1)
 
-    def batch(self, split, step, rows):
+    def batch(self, split: str, step: int, rows: Tensor) -> Batch:
         if self.images is None:
             y = self.quantise(strokes(self.bits(split, step, rows, 8) / 2**62, self.side))
         elif split == "train":
@@ -299,19 +301,19 @@ class Pixels(Task):
             y = self.images[len(self.images) - 1 - rows % (len(self.images) // 10)]
         return F.pad(y[:, :-1], (1, 0), value=self.levels), y
 
-    def prompts(self, text, rows):
+    def prompts(self, text: str, rows: Tensor) -> list[tuple]:
         x, _ = self.batch("test", 0, rows)
         half = x[:, : 1 + self.side * (self.side // 2)]
         return [("upper half given", half, 1 + self.T), ("from nothing", x[:, :1], 1 + self.T)]
 
-    def draw(self, tokens):
+    def draw(self, tokens: Tensor) -> str:
         on = (2 * tokens[1:] >= self.levels).view(self.side, self.side).long()
         on = F.pad(on, (0, 0, 0, self.side % 2)).tolist()
         pairs = (zip(*rows) for rows in zip(on[::2], on[1::2]))  # two rows of pixels a line
         return "\n".join("".join(" ▄▀█"[2 * a + b] for a, b in pair) for pair in pairs)
 
 
-def strokes(u, side):
+def strokes(u: Tensor, side: int) -> Tensor:
     """An arc p0 p1 p2 and a line p2 p3: points u (B, 8) in 0..1 -> grey 0..1 (B, side, side)."""
     p0, p1, p2, p3 = (1 + u * (side - 3)).unflatten(1, (4, 1, 2)).unbind(1)  # each (B, 1, 2)
     s = torch.arange(2 * side, device=u.device)[:, None] / (2 * side)  # (2 side, 1)
@@ -326,7 +328,7 @@ TASKS = {"copy": Copy, "retrieval": Retrieval, "stack": Stack, "recall": Recall}
 TASKS |= {"modular": Modular, "parity": Parity, "text": Text, "pixels": Pixels}
 
 
-def make_task(args):
+def make_task(args: argparse.Namespace) -> Task:
     """The task that the options ask for; UsageError if one of them is another task's."""
     task = TASKS[args.task]
     for name in OPTIONS:

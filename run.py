@@ -26,6 +26,13 @@ RANK, RANKS = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1
 LARGEST = 2**20  # bound of lengths and delays: far beyond what memory allows, to catch typos
 FORMAT = 1  # of checkpoint.pt; to be raised when its content changes
 
+# --preset paper: the authors' sizes, weights and rates (their notebook), of which a program takes
+# those that it has an option for.
+PAPER = {"cell": "transformer", "memory": 16, "dim": 256, "heads": 8, "cell_depth": 8}
+PAPER |= {"encoder_depth": 8, "decoder_depth": 4, "context": 256, "future": 64, "batch_size": 128}
+PAPER |= {"lambda_dyn": 0.1, "lambda_unif": 0.001, "lambda_tok": 0.0, "lambda_readout": 0.0}
+PAPER |= {"lr": 3e-4, "dmt_lr": 3e-5, "dmt_steps": 1500, "rollout": 256, "window": 1}
+
 
 class UsageError(Exception):
     """Wrong input by the user; its text is the one line to print."""

@@ -24,20 +24,23 @@ Glossary
 
 import sys
 import time
+from argparse import Namespace as Args
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 from tqdm import tqdm
 
-from data import TASKS, add_task, make_task
-from run import LARGEST, RANK, RANKS, Parser, UsageError, agree, check, device, inherited
+from data import TASKS, Task, add_task, make_task
+from run import LARGEST, PAPER, RANK, RANKS, Parser, UsageError, agree, check, device, inherited
 from run import learning_rate, mean_loss, npz, number, open_run, origin, random_bits, report
 from run import restore, save, share, status, until_ctrl_c, whole, write
 
+Loss = tuple[Tensor, int]  # nats; how many layers had to run one after another
+
 
 # ---------------------------------------------------------------------------------- attention block
-def rotate(h, position):
+def rotate(h: Tensor, position: Tensor) -> Tensor:
     """Rotary positions: turn the pairs in h (2, N, heads, S, size) by position (N or 1, S)."""
     half = h.shape[-1] // 2
     frequency = 10000.0 ** -(torch.arange(half, device=h.device) / half)
@@ -46,7 +49,7 @@ def rotate(h, position):
     return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1).type_as(h)
 
 
-def mlp(size, hidden, d):
+def mlp(size: int, hidden: int, d: int) -> nn.Module:
     """The pre-norm MLP of every residual branch: (..., size) -> (..., d)."""
     return nn.Sequential(nn.RMSNorm(size), nn.Linear(size, hidden), nn.GELU(), nn.Linear(hidden, d))
 
@@ -54,12 +57,12 @@ def mlp(size, hidden, d):
 class Block(nn.Module):
     """Transformer block: h (N, S, d) -> (N, S, d)."""
 
-    def __init__(self, d, heads):
+    def __init__(self, d: int, heads: int):
         super().__init__()
         self.heads, self.norm, self.mlp = heads, nn.RMSNorm(d), mlp(d, 4 * d, d)
         self.qkv, self.out = nn.Linear(d, 3 * d, bias=False), nn.Linear(d, d, bias=False)
 
-    def forward(self, h, position, mask):
+    def forward(self, h: Tensor, position: Tensor, mask: Tensor | None) -> Tensor:
         N, S, d = h.shape
         qkv = self.qkv(self.norm(h)).view(N, S, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
         (q, k), v = rotate(qkv[:2], position), qkv[2]  # each (N, heads, S, d / heads)
@@ -71,11 +74,11 @@ class Block(nn.Module):
 class Transformer(nn.Module):
     """Blocks: h (N, S, d), position (N, S) or 0..S-1, mask (N, 1, S, S) or all seen -> h."""
 
-    def __init__(self, d, heads, depth):
+    def __init__(self, d: int, heads: int, depth: int):
         super().__init__()
         self.blocks = nn.ModuleList(Block(d, heads) for _ in range(depth))
 
-    def forward(self, h, position=None, mask=None):
+    def forward(self, h: Tensor, position: Tensor = None, mask: Tensor = None) -> Tensor:
         position = torch.arange(h.shape[1], device=h.device)[None] if position is None else position
         for block in self.blocks:
             h = block(h, position, mask)
@@ -83,7 +86,7 @@ class Transformer(nn.Module):
 
 
 # ----------------------------------------------------------------------- encoder: labels for many t
-def encoder_mask(times, T, K, context, bidirectional):
+def encoder_mask(times: Tensor, T: int, K: int, context: int, bidirectional: bool) -> Tensor:
     """What attends to what in the encoder: times (B, n) -> (B, 1, T + nK, T + nK), True = seen."""
     B, n = times.shape
     s = torch.arange(T, device=times.device)
@@ -99,7 +102,7 @@ def encoder_mask(times, T, K, context, bidirectional):
 class Encoder(nn.Module):
     """E: x (B, T), times (B, n) -> labels m_t (B, n, K, d), the tokens' states (N, T, d)."""
 
-    def __init__(self, args, vocab):
+    def __init__(self, args: Args, vocab: int):
         super().__init__()
         self.context, self.now = args.context, args.registers == "now"
         self.bidirectional = args.encoder == "bidirectional"
@@ -108,7 +111,7 @@ class Encoder(nn.Module):
         self.registers = nn.Parameter(torch.randn(args.memory, args.dim))
         self.body = Transformer(args.dim, args.heads, args.encoder_depth)
 
-    def forward(self, x, times):
+    def forward(self, x: Tensor, times: Tensor) -> tuple[Tensor, Tensor]:
         B, n, K = *times.shape, len(self.registers)
         if self.bidirectional:  # a label a pass: its tokens see one another up to its t, no further
             x, times = x.repeat_interleave(n, 0), times.reshape(B * n, 1)
@@ -130,20 +133,20 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     """D: memory (N, K, d), x_{t+1}.. (N, S) -> logits of y_t.. (N, S + 1, V). No x: readout g."""
 
-    def __init__(self, args, vocab):
+    def __init__(self, args: Args, vocab: int):
         super().__init__()
         self.embed = nn.Embedding(vocab, args.dim)
         self.body = Transformer(args.dim, args.heads, args.decoder_depth)
         self.norm, self.head = nn.RMSNorm(args.dim), nn.Linear(args.dim, vocab)
 
-    def forward(self, memory, future=None, context=LARGEST):
+    def forward(self, memory: Tensor, future: Tensor = None, context: int = LARGEST) -> Tensor:
         h = memory if future is None else torch.cat([memory, self.embed(future)], 1)
         s, K = torch.arange(h.shape[1], device=h.device), memory.shape[1]
         # Causal. Inputs see all the memory, but only the last inputs: D must rely on the memory.
         mask = (s <= s[:, None]) & ((s > s[:, None] - context) | (s < K))
         return self.logits(self.body(h, mask=mask)[:, K - 1 :])
 
-    def logits(self, h):
+    def logits(self, h: Tensor) -> Tensor:
         """The last layer: h (..., d) -> (..., V)."""
         return self.head(self.norm(h))
 
@@ -152,24 +155,24 @@ class Decoder(nn.Module):
 class TransformerCell(nn.Module):
     """f as a Transformer over K + 1 tokens: memory (N, K, d), e (N, d) -> (N, K, d)."""
 
-    def __init__(self, args):
+    def __init__(self, args: Args):
         super().__init__()
         self.depth = args.cell_depth
         self.body = Transformer(args.dim, args.heads, args.cell_depth)
 
-    def forward(self, memory, e):
+    def forward(self, memory: Tensor, e: Tensor) -> Tensor:
         return self.body(torch.cat([memory, e[:, None]], 1))[:, :-1]
 
 
 class MLPCell(nn.Module):
     """f as residual blocks over the flat memory: memory (N, K, d), e (N, d) -> (N, K, d)."""
 
-    def __init__(self, args):
+    def __init__(self, args: Args):
         super().__init__()
         self.depth, D = args.cell_depth, args.memory * args.dim
         self.blocks = nn.ModuleList(mlp(D + args.dim, 2 * D, D) for _ in range(args.cell_depth))
 
-    def forward(self, memory, e):
+    def forward(self, memory: Tensor, e: Tensor) -> Tensor:
         h = memory.flatten(1)
         for block in self.blocks:  # e beside h: added to it, e would have to be removed again
             h = h + block(torch.cat([h, e], 1))
@@ -179,11 +182,11 @@ class MLPCell(nn.Module):
 class GRUCell(nn.GRUCell):
     """f as a gated recurrent unit over the flat memory: memory (N, K, d), e (N, d) -> (N, K, d)."""
 
-    def __init__(self, args):
+    def __init__(self, args: Args):
         super().__init__(args.dim, args.memory * args.dim)
         self.depth = 1
 
-    def forward(self, memory, e):
+    def forward(self, memory: Tensor, e: Tensor) -> Tensor:
         return super().forward(e, memory.flatten(1)).view_as(memory)
 
 
@@ -193,18 +196,18 @@ CELLS = {"transformer": TransformerCell, "mlp": MLPCell, "gru": GRUCell}  # each
 class RNN(nn.Module):
     """All that remains at inference: f, g and m_∅."""
 
-    def __init__(self, args, vocab):
+    def __init__(self, args: Args, vocab: int):
         super().__init__()
         self.embed = nn.Embedding(vocab, args.dim)
         self.cell = CELLS[args.cell](args)
         self.readout = Decoder(args, vocab)
         self.empty = nn.Parameter(torch.randn(args.memory, args.dim))  # m_∅
 
-    def step(self, memory, x):
+    def step(self, memory: Tensor, x: Tensor) -> Tensor:
         """m_t, x_{t+1} -> m_{t+1}: memory (N, K, d), x (N,) -> (N, K, d), RMS of a token 1."""
         return F.rms_norm(self.cell(memory, self.embed(x)), memory.shape[-1:])
 
-    def rollout(self, x, memory=None):
+    def rollout(self, x: Tensor, memory: Tensor = None) -> Tensor:
         """The RNN alone, from m_∅ or another memory: x (N, S) -> its memories (N, S, K, d)."""
         memory = self.empty.expand(len(x), -1, -1) if memory is None else memory
         memories = []
@@ -214,7 +217,7 @@ class RNN(nn.Module):
 
 
 @torch.no_grad()
-def hand_over(teacher, rnn):
+def hand_over(teacher: nn.ModuleDict, rnn: RNN):
     """What the RNN takes over, untrained so far: m_∅ = E of the empty prefix; g, a copy of D."""
     nothing = torch.zeros(1, 1, dtype=torch.long, device=rnn.empty.device)
     rnn.empty.copy_(teacher["encoder"](nothing, nothing - 1)[0][0, 0])
@@ -222,13 +225,13 @@ def hand_over(teacher, rnn):
 
 
 # ------------------------------------------------------------------------------------- the SMT loss
-def cross_entropy(logits, y, count):
+def cross_entropy(logits: Tensor, y: Tensor, count: Tensor) -> Tensor:
     """Nats of the scored y over the count of those in the whole batch, so that its parts add up."""
     total = F.cross_entropy(logits.flatten(0, -2), y.flatten(), ignore_index=-1, reduction="sum")
     return total / count
 
 
-def scored(y):
+def scored(y: Tensor) -> Tensor:
     """How many y are scored, never 0; of several processes with rows of one batch: their mean."""
     count = (y >= 0).sum().float()
     if RANKS > 1:
@@ -236,13 +239,15 @@ def scored(y):
     return count.clamp(min=1) / RANKS
 
 
-def futures(z, times, Tf):
+def futures(z: Tensor, times: Tensor, Tf: int) -> Tensor:
     """z_{t..t+Tf-1} for each t >= 0, -1 beyond the end: z (B, T), times (B, n) -> (B, n, Tf)."""
     windows = F.pad(z, (0, Tf - 1), value=-1).unfold(1, Tf, 1)  # (B, T, Tf)
     return torch.take_along_dim(windows, times[..., None], 1)
 
 
-def decoding(decoder, labels, times, x, y, args):
+def decoding(
+    decoder: Decoder, labels: Tensor, times: Tensor, x: Tensor, y: Tensor, args: Args
+) -> Tensor:
     """L_dec: labels (B, n, K, d) of times (B, n) decoded into y_t..y_{t+Tf-1}, nats a target."""
     memory, loss = labels.flatten(0, 1), 0
     inputs, targets = (futures(z, times, args.future).flatten(0, 1) for z in (x, y))  # (B n, Tf)
@@ -257,7 +262,7 @@ def decoding(decoder, labels, times, x, y, args):
     return loss
 
 
-def guessing(decoder, states, times, y):
+def guessing(decoder: Decoder, states: Tensor, times: Tensor, y: Tensor) -> Tensor:
     """L_tok: D's last layer tells y_t from token t of the encoder: states (N, T, d), nats a target.
 
     Token t sees what the label of t may: this is the loss of a plain Transformer, easier to learn
@@ -269,7 +274,7 @@ def guessing(decoder, states, times, y):
     return cross_entropy(decoder.logits(states), y, scored(y))
 
 
-def uniformity(labels):
+def uniformity(labels: Tensor) -> Tensor:
     """L_unif = log E_{a != b} exp(-2 |u_a - u_b|^2): labels (B, n, K, d) of n times a sequence.
 
     Keeps labels apart, which L_dyn would draw together: equal labels are the easiest to predict.
@@ -282,7 +287,7 @@ def uniformity(labels):
     return (others.sum() / max(1, pairs)).clamp(min=1e-9).log()
 
 
-def consecutive(y, bits, length):
+def consecutive(y: Tensor, bits: Tensor, length: int) -> Tensor:
     """Runs of times t..t + length within -1..T - 1: y, bits (B, T) -> (B, length + 1)."""
     T, kind = y.shape[1], bits[:, -1:] % 4
     # A quarter: any start, also outside and then pushed in: else few would hold the first and last.
@@ -294,7 +299,7 @@ def consecutive(y, bits, length):
     return start.clamp(-1, T - 1 - length) + torch.arange(length + 1, device=y.device)
 
 
-def blur(labels, bits, noise):
+def blur(labels: Tensor, bits: Tensor, noise: float) -> Tensor:
     """Labels (B, n, K, d) with noise of this standard deviation, from each row's bits (B, T).
 
     It drowns what the future does not need. Without it the labels of parity would count ones, and
@@ -306,13 +311,15 @@ def blur(labels, bits, noise):
     return labels + noise * 12**0.5 * (u - 0.5)
 
 
-def dynamics(rnn, labels, blurred, times, x):
+def dynamics(rnn: RNN, labels: Tensor, blurred: Tensor, times: Tensor, x: Tensor) -> Tensor:
     """L_dyn: a step of the RNN from each label to the next: labels (B, n + 1, K, d) of times."""
     predicted = rnn.step(blurred[:, :-1].flatten(0, 1), x.gather(1, times[:, 1:]).flatten())
     return F.mse_loss(predicted, labels[:, 1:].flatten(0, 1))
 
 
-def smt_loss(models, x, y, bits, progress, args):
+def smt_loss(
+    models: nn.ModuleDict, x: Tensor, y: Tensor, bits: Tensor, progress: float, args: Args
+) -> Loss:
     """L_smt = λ_dec L_dec + λ_tok L_tok + λ_dyn L_dyn + λ_unif L_unif on n transitions in a row.
 
     x, y, random integers bits (B, T), progress 0..1 of the phase -> loss, layers run in a row.
@@ -333,7 +340,9 @@ def smt_loss(models, x, y, bits, progress, args):
     return loss, args.encoder_depth + max(args.decoder_depth, rnn.cell.depth)
 
 
-def cell_loss(models, x, y, bits, progress, args):
+def cell_loss(
+    models: nn.ModuleDict, x: Tensor, y: Tensor, bits: Tensor, progress: float, args: Args
+) -> Loss:
     """L_dyn for f alone, on labels that no longer move: arguments and result as above."""
     times = consecutive(y, bits, args.labels)
     with torch.no_grad():
@@ -343,7 +352,9 @@ def cell_loss(models, x, y, bits, progress, args):
 
 
 # ---------------------------------------------------------------------------------------------- DMT
-def dmt_loss(models, x, y, bits, progress, args):
+def dmt_loss(
+    models: nn.ModuleDict, x: Tensor, y: Tensor, bits: Tensor, progress: float, args: Args
+) -> Loss:
     """The RNN's own memories against n labels of a random run of R steps (section 5).
 
     x, y, bits, progress -> loss, depth as above. A run starts at a label and goes on from where the
@@ -368,7 +379,7 @@ def dmt_loss(models, x, y, bits, progress, args):
 
 
 # --------------------------------------------------------------- evaluate and sample: the RNN alone
-def scores(readout, memories, y):
+def scores(readout: Decoder, memories: Tensor, y: Tensor) -> Tensor:
     """Nats and hits of the scored targets: memories (B, T, K, d), y (B, T) -> (2, number)."""
     logits, target = readout(memories[y >= 0])[:, 0].float(), y[y >= 0]  # (number scored, V)
     loss = F.cross_entropy(logits, target, reduction="none")
@@ -376,7 +387,7 @@ def scores(readout, memories, y):
 
 
 @torch.no_grad()
-def evaluate(models, task, split, rows=None):
+def evaluate(models: nn.ModuleDict, task: Task, split: str, rows: int | None = None) -> dict:
     """The RNN alone, from m_∅ on held-out sequences, beside its teacher: a line of metrics.jsonl.
 
     Nats and shares of right answers per scored target. drift is MSE(m̂, m) over the labels' variance
@@ -400,7 +411,7 @@ def evaluate(models, task, split, rows=None):
 
 
 @torch.no_grad()
-def show(rnn, task, count, args):
+def show(rnn: RNN, task: Task, count: int, args: Args):
     """Print the RNN's answers, or what it writes or draws alone, which samples.npz keeps."""
     rows, samples = torch.arange(count, device=args.device), {}
     if not hasattr(task, "prompts"):
@@ -423,7 +434,7 @@ def show(rnn, task, count, args):
 METHOD = "smt"  # names the runs, and the tasks' defaults for it
 
 
-def phases(args):
+def phases(args: Args) -> list[tuple]:
     """(name, loss, models trained, steps, peak learning rate) of the run's phases, in order."""
     alone = round(args.cell_only * args.steps)
     smt = ("smt", smt_loss, ("teacher", "rnn"), args.steps - alone, args.lr)
@@ -435,11 +446,13 @@ def phases(args):
 class Models(nn.ModuleDict):
     """The networks by name; to call them is to compute a loss, as DistributedDataParallel wants."""
 
-    def forward(self, loss_of, *batch):
+    def forward(self, loss_of, *batch) -> Loss:
         return loss_of(self, *batch)
 
 
-def update(models, trained, optimizer, loss_of, batch, args):
+def update(
+    models: nn.Module, trained: nn.ModuleList, optimizer, loss_of, batch: tuple, args: Args
+) -> Loss:
     """One step of the optimizer of the networks trained, on a batch -> loss, depth."""
     with torch.autocast(args.device, torch.bfloat16, enabled=args.precision == "bf16"):
         loss, depth = models(loss_of, *batch, args)
@@ -452,7 +465,7 @@ def update(models, trained, optimizer, loss_of, batch, args):
     return loss, depth
 
 
-def train(args, task, models, checkpoint):
+def train(args: Args, task: Task, models: Models, checkpoint: dict | None):
     """Run the phases from where the checkpoint stands, then measure the RNN on the test split."""
     networks, state = share(models), open_run(args, models, checkpoint)
     rows, last = torch.arange(args.batch_size, device=args.device).chunk(RANKS)[RANK], 0
@@ -499,13 +512,9 @@ def train(args, task, models, checkpoint):
 
 
 # --------------------------------------------------------------------------------- the command line
-PAPER = {"cell": "transformer", "memory": 16, "dim": 256, "heads": 8, "cell_depth": 8}
-PAPER |= {"encoder_depth": 8, "decoder_depth": 4, "context": 256, "future": 64, "batch_size": 128}
-PAPER |= {"lambda_dyn": 0.1, "lambda_unif": 0.001, "lambda_tok": 0.0, "lambda_readout": 0.0}
-PAPER |= {"lr": 3e-4, "dmt_lr": 3e-5, "dmt_steps": 1500, "rollout": 256, "window": 1}
 
 
-def parser():
+def parser() -> Parser:
     """Every option with its meaning and default. A task's own options and defaults: data.py."""
     p = Parser(description=__doc__.splitlines()[0], allow_abbrev=False)
     add = p.add
@@ -553,7 +562,7 @@ def parser():
     return p
 
 
-def settings(argv):
+def settings(argv: list[str]) -> tuple:
     """Options -> args, task, models, checkpoint to go on from; finds what is wrong with them."""
     p, args = parser(), parser().parse_args(argv)
     preset = {k: v for k, v in PAPER.items() if args.preset and k in vars(args)}
@@ -575,7 +584,7 @@ def settings(argv):
     return args, task, models.to(args.device), run
 
 
-def fit(args, T):
+def fit(args: Args, T: int):
     """Shorten what goes beyond the T times; UsageError for what can't be."""
     alone = round(args.cell_only * args.steps)
     if alone == args.steps and (alone or args.dmt_steps) and not args.init:
@@ -586,13 +595,13 @@ def fit(args, T):
         setattr(args, name, min(getattr(args, name), T))
 
 
-def build(args, vocab):
+def build(args: Args, vocab: int):
     """The teacher and the RNN, freshly initialised."""
     teacher = nn.ModuleDict({"encoder": Encoder(args, vocab), "decoder": Decoder(args, vocab)})
     return Models({"teacher": teacher, "rnn": RNN(args, vocab)})
 
 
-def main(argv=None):
+def main(argv: list[str] | None = None) -> int:
     """Train, or with --sample only show. The exit status: 0, 2 for wrong input, 130 for Ctrl-C."""
 
     def work():

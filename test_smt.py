@@ -1125,7 +1125,9 @@ def test_a_run_killed_before_its_first_checkpoint_is_no_dead_end(
     assert same_weights(checkpoint()["models"], checkpoint(finished)["models"])
 
 
-@pytest.mark.parametrize("function, call, step", [("smt_loss", 3, 3), ("smt_loss", 5, 5), ("dmt_loss", 1, 9)])
+@pytest.mark.parametrize(
+    "function, call, step", [("smt_loss", 3, 3), ("smt_loss", 5, 5), ("dmt_loss", 1, 9)]
+)
 def test_ctrl_c_ends_the_step_saves_and_can_be_gone_on_from(
     finished, monkeypatch, capsys, function, call, step
 ):
@@ -1465,7 +1467,9 @@ def assert_one_line_and_nothing_written(argv, option, value, capsys, program=smt
     before = {path: path.is_file() and path.read_bytes() for path in Path().rglob("*")}
     assert program.main(argv) == 2
     printed, name = capsys.readouterr(), Path(program.__file__).name
-    assert printed.out == "" and printed.err.count("\n") == 1 and printed.err.startswith(name + ": ")
+    assert (
+        printed.out == "" and printed.err.count("\n") == 1 and printed.err.startswith(name + ": ")
+    )
     assert option in printed.err and value in printed.err.split(option, 1)[1]
     assert {path: path.is_file() and path.read_bytes() for path in Path().rglob("*")} == before
 

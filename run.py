@@ -129,6 +129,25 @@ def inherited(source, args) -> dict:
     return {k: v for k, v in config.items() if k in vars(args) and k not in own}
 
 
+def resolve(p: Parser, argv: list[str], method: str, tasks: dict) -> tuple:
+    """Options -> args, the checkpoint to go on with, that to start from (None: there is none).
+
+    What is not given comes from the run that this one starts from, --preset or the task's defaults.
+    """
+    args = p.parse_args(argv)
+    preset = {k: v for k, v in PAPER.items() if args.preset and k in vars(args)}
+    args.out = args.out or f"runs/{args.task}-{method}"
+    run, source = origin(args, method)
+    earlier = inherited(source, args)
+    task = tasks[earlier.get("task", args.task)]
+    p.set_defaults(**task.options | task.sizes | getattr(task, method) | preset | earlier)
+    args = p.parse_args(argv)  # once more, with these defaults
+    args.method, args.out = method, args.out or f"runs/{args.task}-{method}"
+    agree(args, {k: v for k, v in earlier.items() if k == "task"})
+    check(args)
+    return args, run, source
+
+
 def check(args):
     """Settle what depends on device and processes; UsageError if options don't go together."""
     args.precision = args.precision or ("bf16" if args.device == "cuda" else "fp32")

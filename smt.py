@@ -32,9 +32,9 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from data import TASKS, Task, add_task, make_task
-from run import LARGEST, PAPER, RANK, RANKS, Parser, UsageError, agree, check, device, inherited
-from run import learning_rate, mean_loss, npz, number, open_run, origin, random_bits, report
-from run import restore, save, share, status, until_ctrl_c, whole, write
+from run import LARGEST, RANK, RANKS, Parser, UsageError, agree, device, inherited, learning_rate
+from run import mean_loss, npz, number, open_run, random_bits, report, resolve, restore, save, share
+from run import status, until_ctrl_c, whole, write
 
 Loss = tuple[Tensor, int]  # nats; how many layers had to run one after another
 
@@ -564,20 +564,10 @@ def parser() -> Parser:
 
 def settings(argv: list[str]) -> tuple:
     """Options -> args, task, models, checkpoint to go on from; finds what is wrong with them."""
-    p, args = parser(), parser().parse_args(argv)
-    preset = {k: v for k, v in PAPER.items() if args.preset and k in vars(args)}
-    args.out = args.out or f"runs/{args.task}-{METHOD}"
-    run, source = origin(args, METHOD)
-    earlier = inherited(source, args)
-    task = TASKS[earlier.get("task", args.task)]
-    p.set_defaults(**task.options | task.sizes | getattr(task, METHOD) | preset | earlier)
-    args = p.parse_args(argv)  # once more, with the defaults of the task or of the earlier run
-    args.method, args.out = METHOD, args.out or f"runs/{args.task}-{METHOD}"
-    agree(args, {k: v for k, v in earlier.items() if k == "task"})
-    check(args)
+    args, run, source = resolve(parser(), argv, METHOD, TASKS)
     task = make_task(args)
     fit(args, task.T)
-    agree(args, earlier if run else {})
+    agree(args, inherited(run, args))
     torch.manual_seed(args.seed)
     models = build(args, task.vocab)
     restore(models, source, args)

@@ -166,6 +166,13 @@ class RNN(nn.Module):
         return torch.stack(memories, 1)
 
 
+class Models(nn.ModuleDict):
+    """The networks by name; to call them is to compute a loss, as DistributedDataParallel wants."""
+
+    def forward(self, loss_of, *batch) -> Loss:
+        return loss_of(self, *batch)
+
+
 # ------------------------------------------------------------------------------------ the BPTT loss
 def cross_entropy(logits: Tensor, y: Tensor, count: Tensor) -> Tensor:
     """Nats of the scored y over the count of those in the whole batch, so that its parts add up."""
@@ -181,13 +188,11 @@ def scored(y: Tensor) -> Tensor:
     return count.clamp(min=1) / RANKS
 
 
-def bptt_loss(
-    models: nn.ModuleDict, x: Tensor, y: Tensor, bits: Tensor, progress: float, args: Args
-) -> Loss:
+def bptt_loss(models: Models, x: Tensor, y: Tensor, bits: Tensor, done: float, args: Args) -> Loss:
     """L = the readout's loss on the RNN's own memories, from m_∅ through all T steps.
 
     x, y (B, T) -> loss, depth: layers in a row. Nothing is drawn and no weight changes: bits and
-    progress are for losses that need them. Truncated, the gradient is cut every N steps.
+    done are for losses that need them. Truncated, the gradient is cut every N steps.
     """
     rnn, memories = models["rnn"], []
     for inputs in x.split(args.truncate, 1):  # (B, N)
@@ -251,13 +256,6 @@ def phases(args: Args) -> list[tuple]:
     return [("bptt", bptt_loss, ("rnn",), args.steps, args.lr)]
 
 
-class Models(nn.ModuleDict):
-    """The networks by name; to call them is to compute a loss, as DistributedDataParallel wants."""
-
-    def forward(self, loss_of, *batch) -> Loss:
-        return loss_of(self, *batch)
-
-
 def update(
     models: nn.Module, trained: nn.ModuleList, optimizer, loss_of, batch: tuple, args: Args
 ) -> Loss:
@@ -318,8 +316,6 @@ def train(args: Args, task: Task, models: Models, checkpoint: dict | None):
 
 
 # --------------------------------------------------------------------------------- the command line
-
-
 def parser() -> Parser:
     """Every option with its meaning and default. A task's own options and defaults: data.py."""
     p = Parser(description=__doc__.splitlines()[0], allow_abbrev=False)

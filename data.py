@@ -24,8 +24,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from run import LARGEST, Parser, UsageError, default_text, random_bits, read_bytes, read_images
-from run import whole
+from run import LARGEST, Parser, UsageError, default_text, described, random_bits, read_bytes
+from run import read_images, whole
 
 
 # The tasks' own options, as argparse takes them. A task lists those it has, with its defaults.
@@ -46,7 +46,7 @@ LETTERS = string.digits + string.ascii_letters  # how tokens are shown
 
 
 class Task:
-    """What the generated tasks share. letters: what shows token 0, 1, ..; their number is V."""
+    """What the generated tasks share. letters: what shows token 0, 1, ..; V of them."""
 
     sizes, smt, bptt = {}, {}, {}
     test_rows = 1024
@@ -68,6 +68,7 @@ class Task:
         return type(self)(self.seed, self.device, **options)
 
     vocab = property(lambda self: len(self.letters))
+    T = property(lambda self: self.length)
 
     def bits(self, split: str, step: int, rows: Tensor, columns: int) -> Tensor:
         return random_bits((self.seed, split, step), rows, columns)
@@ -87,8 +88,7 @@ class Task:
 class Copy(Task):
     """Repeat L random symbols after a delay: x = s, delay blanks, delimiter, s without its end.
 
-    Loss on the L answers alone, called for by the delimiter and the answers before.
-    T = 2 L + delay.
+    Loss on the L answers alone. T = 2 L + delay.
     """
 
     options = {"length": 8, "delay": 32, "reverse": False}
@@ -114,7 +114,6 @@ class Retrieval(Task):
     smt = {"batch_size": 64, "labels": 8, "decoded": 2, "noise": 0.3}
     smt |= {"steps": 1200, "cell_only": 0.4, "dmt_steps": 200}
     letters = "01234567>-?"
-    T = property(lambda self: self.length)
 
     def wrong(self) -> str:
         least = 4 * (self.distractors + 1)
@@ -140,7 +139,6 @@ class Stack(Task):
     options, sizes = {"length": 32, "depth": 8}, {"cell_depth": 2, "decoder_depth": 1}
     smt = {"encoder_depth": 3, "decoded": 16, "future": 4, "cell_only": 0.15, "dmt_steps": 1500}
     letters = "abcd-"  # the last is a pop
-    T = property(lambda self: self.length)
 
     def batch(self, split: str, step: int, rows: Tensor) -> Batch:
         bits = self.bits(split, step, rows, self.T)
@@ -182,9 +180,8 @@ class Recall(Task):
 class Modular(Task):
     """Pairs a, (w a + b) mod V, w and b hidden, w not 0, other ones in each sequence; V is prime.
 
-    The answer at each a is the second of its pair. Loss on the later half of the pairs: two pairs
-    with different a give w and b away. In training from the third pair on: there, to look up the
-    pairs seen is of little use. T = 2 pairs.
+    The answer at each a is the second of its pair; two pairs with other a give w and b away. Loss
+    on the later half; in training from the third pair on, where look-ups find little. T = 2 pairs.
     """
 
     options, axis = {"pairs": 16, "modulus": 7}, "pairs"
@@ -214,7 +211,6 @@ class Parity(Task):
     smt = {"encoder_depth": 3, "registers": "now", "decoded": 16, "future": 2, "noise": 1.0}
     smt |= {"lambda_unif": 0.0, "steps": 5000, "dmt_steps": 800}
     letters = "01"
-    T = property(lambda self: self.length)
 
     def batch(self, split: str, step: int, rows: Tensor) -> Batch:
         x = self.bits(split, step, rows, self.T) % 2
@@ -234,7 +230,6 @@ class Text(Task):
     smt |= {"lambda_readout": 1.0, "steps": 1200, "cell_only": 0.0, "dmt_steps": 300}
     bptt = {"steps": 2000}
     start, vocab = 256, 257  # tokens 0..255 are the bytes
-    T = property(lambda self: self.length)
 
     def __init__(self, seed: int, device: torch.device, data: str, length: int):
         super().__init__(seed, device, data=data, length=length)
@@ -355,12 +350,5 @@ def task_name(text: str) -> str:
         return text
     if text != "list":
         raise argparse.ArgumentTypeError(f"{text} is not a task; give list, {', '.join(TASKS)}")
-    for name, kind in TASKS.items():
-        options = (f"--{key} {value}".rstrip() for key, value in kind.options.items())
-        task = kind(0, "cpu", **kind.options)
-        x, y = task.batch("test", 0, torch.zeros(1, dtype=torch.long))
-        seen = hasattr(task, "prompts")
-        example = task.draw(F.pad(y[0], (1, 0))) if seen else task.show(x, y, y)
-        print(f"{name}: {kind.__doc__.splitlines()[0]}", *options, sep="\n    ")
-        print(*example.strip("\n").splitlines()[:8], sep="\n", end="\n\n")
+    print(*(described(name, task) for name, task in TASKS.items()), sep="\n")
     sys.exit(0)

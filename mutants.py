@@ -72,7 +72,7 @@ MUTANTS = [
      "no gradient into m_{t+1}"),
     ("rnn.step(blurred[:, :-1].flatten(0, 1)", "rnn.step(blurred[:, :-1].detach().flatten(0, 1)",
      "no gradient into m_t"),
-    ("100 ** min(0, 1.25 * progress - 1) *", "1 *", "λ_dyn does not grow"),
+    ("100 ** min(0, 1.25 * done - 1) *", "1 *", "λ_dyn does not grow"),
     ("loss += args.lambda_dyn * dyn", "loss += args.lambda_dec * dyn", "λ exchanged"),
     ("args.lambda_tok * guessing", "args.lambda_dec * guessing", "λ_tok ignored"),
     ("== times.reshape(-1, 1), -1)", "<= times.reshape(-1, 1), -1)", "tokens guess what they saw"),

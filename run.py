@@ -306,6 +306,18 @@ def report(state, phase, train_loss, figures):
         tqdm.write(f"{phase:5}  step {state['step']:5}  {state['seconds']:4.0f} s  {shown}")
 
 
+def described(name: str, kind) -> str:
+    """A task's name, what it probes, its options and an example, in lines."""
+    task = kind(0, "cpu", **kind.options)
+    options = (f"    --{key} {value}".rstrip() for key, value in task.options.items())
+    x, y = task.batch("test", 0, torch.zeros(1, dtype=torch.long))
+    example = (
+        task.draw(torch.cat([y[0, :1], y[0]])) if hasattr(task, "prompts") else task.show(x, y, y)
+    )
+    example = example.strip("\n").splitlines()[:8]
+    return "\n".join([f"{name}: {task.__doc__.splitlines()[0]}", *options, *example, ""])
+
+
 def read_images(path: str):
     """Images uint8 (N, H, W) of a .npz, .npy or idx file (.gz); UsageError if there are none."""
     raw = read_bytes(path)

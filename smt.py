@@ -216,6 +216,13 @@ class RNN(nn.Module):
         return torch.stack(memories, 1)
 
 
+class Models(nn.ModuleDict):
+    """The networks by name; to call them is to compute a loss, as DistributedDataParallel wants."""
+
+    def forward(self, loss_of, *batch) -> Loss:
+        return loss_of(self, *batch)
+
+
 @torch.no_grad()
 def hand_over(teacher: nn.ModuleDict, rnn: RNN):
     """What the RNN takes over, untrained so far: m_∅ = E of the empty prefix; g, a copy of D."""
@@ -317,12 +324,10 @@ def dynamics(rnn: RNN, labels: Tensor, blurred: Tensor, times: Tensor, x: Tensor
     return F.mse_loss(predicted, labels[:, 1:].flatten(0, 1))
 
 
-def smt_loss(
-    models: nn.ModuleDict, x: Tensor, y: Tensor, bits: Tensor, progress: float, args: Args
-) -> Loss:
+def smt_loss(models: Models, x: Tensor, y: Tensor, bits: Tensor, done: float, args: Args) -> Loss:
     """L_smt = λ_dec L_dec + λ_tok L_tok + λ_dyn L_dyn + λ_unif L_unif on n transitions in a row.
 
-    x, y, random integers bits (B, T), progress 0..1 of the phase -> loss, layers run in a row.
+    x, y, random integers bits (B, T), done 0..1 of the phase -> loss, layers run in a row.
     """
     teacher, rnn, n = models["teacher"], models["rnn"], args.labels
     times = consecutive(y, bits, n)  # (B, n + 1)
@@ -330,7 +335,7 @@ def smt_loss(
     blurred = blur(labels, bits, args.noise)
     # L_dyn's gradient reaches f and both labels. Its weight grows from 0.01 to 1 at four fifths:
     # first what to remember, then in a form that f can follow.
-    dyn = 100 ** min(0, 1.25 * progress - 1) * dynamics(rnn, labels, blurred, times, x)
+    dyn = 100 ** min(0, 1.25 * done - 1) * dynamics(rnn, labels, blurred, times, x)
     # L_dec and L_unif of some labels: neighbours hold much the same, and decoding is what costs.
     pick = bits[:, :n].argsort(1)[:, : args.decoded] + 1  # not the first: it may be m_∅
     some = blurred.take_along_dim(pick[..., None, None], 1)  # (B, decoded, K, d)
@@ -340,9 +345,7 @@ def smt_loss(
     return loss, args.encoder_depth + max(args.decoder_depth, rnn.cell.depth)
 
 
-def cell_loss(
-    models: nn.ModuleDict, x: Tensor, y: Tensor, bits: Tensor, progress: float, args: Args
-) -> Loss:
+def cell_loss(models: Models, x: Tensor, y: Tensor, bits: Tensor, done: float, args: Args) -> Loss:
     """L_dyn for f alone, on labels that no longer move: arguments and result as above."""
     times = consecutive(y, bits, args.labels)
     with torch.no_grad():
@@ -352,12 +355,10 @@ def cell_loss(
 
 
 # ---------------------------------------------------------------------------------------------- DMT
-def dmt_loss(
-    models: nn.ModuleDict, x: Tensor, y: Tensor, bits: Tensor, progress: float, args: Args
-) -> Loss:
+def dmt_loss(models: Models, x: Tensor, y: Tensor, bits: Tensor, done: float, args: Args) -> Loss:
     """The RNN's own memories against n labels of a random run of R steps (section 5).
 
-    x, y, bits, progress -> loss, depth as above. A run starts at a label and goes on from where the
+    x, y, bits, done -> loss, depth as above. A run starts at a label and goes on from where the
     RNN's own steps lead; its gradient is cut every H steps, whatever R and T are.
     """
     teacher, rnn, R = models["teacher"], models["rnn"], args.rollout
@@ -443,13 +444,6 @@ def phases(args: Args) -> list[tuple]:
     return [smt, cell, ("dmt", dmt_loss, ("rnn",), args.dmt_steps, args.dmt_lr)]
 
 
-class Models(nn.ModuleDict):
-    """The networks by name; to call them is to compute a loss, as DistributedDataParallel wants."""
-
-    def forward(self, loss_of, *batch) -> Loss:
-        return loss_of(self, *batch)
-
-
 def update(
     models: nn.Module, trained: nn.ModuleList, optimizer, loss_of, batch: tuple, args: Args
 ) -> Loss:
@@ -512,8 +506,6 @@ def train(args: Args, task: Task, models: Models, checkpoint: dict | None):
 
 
 # --------------------------------------------------------------------------------- the command line
-
-
 def parser() -> Parser:
     """Every option with its meaning and default. A task's own options and defaults: data.py."""
     p = Parser(description=__doc__.splitlines()[0], allow_abbrev=False)

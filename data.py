@@ -92,7 +92,7 @@ class Copy(Task):
     """
 
     options = {"length": 8, "delay": 32, "reverse": False}
-    smt, axis = {"decoder_context": 8}, "delay"
+    smt, axis = {"decoder_context": 8, "dmt_steps": 800}, "delay"
     letters = "01234567.|"  # 8 is the blank, 9 the delimiter
     T = property(lambda self: 2 * self.length + self.delay)
 
@@ -186,7 +186,7 @@ class Modular(Task):
 
     options, axis = {"pairs": 16, "modulus": 7}, "pairs"
     smt = {"labels": 8, "decoded": 8, "future": 2, "registers": "now", "lambda_tok": 3.0}
-    smt |= {"lr": 3e-3, "steps": 5000, "cell_only": 0.2, "dmt_steps": 700}
+    smt |= {"lr": 3e-3, "steps": 8000, "cell_only": 0.2, "dmt_steps": 700}
     T = property(lambda self: 2 * self.pairs)
     letters = property(lambda self: LETTERS[: self.modulus])
 

@@ -13,8 +13,9 @@ as does
     python figures.py depth RUN       accuracy of the RNN alone by depth of the stack: stack
     python figures.py forgetting RUN  what a linear probe reads from its last memory: retrieval
     python figures.py position RUN    its loss by position, to 8 times the training length: text
+    python figures.py explain         a batch through a tiny untrained SMT, as drawn on a board
 
-The last three need checkpoint.pt; they print what they find and keep it in the run, as JSON.
+The three before the last need checkpoint.pt; they print what they find and keep it in the run, as JSON.
 """
 
 import argparse
@@ -28,7 +29,7 @@ import torch.nn.functional as F
 
 import bptt_baseline
 import smt
-from run import Parser, UsageError, write
+from run import Parser, UsageError, random_bits, write
 
 ACROSS = {
     "seconds": "training time in seconds",
@@ -315,6 +316,98 @@ def position(directory: str) -> dict:
     return {f"{k * T}..{(k + 1) * T - 1}": loss for k, loss in enumerate(losses)}
 
 
+def rows_of(title: str, names: list[str], rows: list) -> None:
+    """Print a small table: a title, then each row behind its name."""
+    print(f"\n{title}")
+    for name, row in zip(names, rows):
+        print(f"  {name:>9}  {row}")
+
+
+def slopes(loss, models) -> str:
+    """Which networks a loss trains: the norms of its gradient in each."""
+    networks = dict(models["teacher"].items()) | {"cell": models["rnn"].cell}
+    networks |= {"readout": models["rnn"].readout}
+    found = []
+    for name, network in networks.items():
+        grads = torch.autograd.grad(loss, [*network.parameters()], None, True, allow_unused=True)
+        norm = sum(g.square().sum() for g in grads if g is not None) ** 0.5
+        found.append(f"{name} {norm:.3f}" if norm else f"{name} -")
+    return "  ".join(found)
+
+
+def explain() -> None:
+    """Print what one step of SMT and one of DMT do with a sequence: a tiny model, untrained."""
+    sizes = (
+        "--task copy --length 3 --delay 2 --batch-size 4 --memory 2 --dim 8 --heads 2 --labels 3"
+    )
+    options = "--decoded 1 --window 2 --rollout 6 --registers start --device cpu --out runs/explain"
+    args, task, models, _ = smt.settings(f"{sizes} {options}".split())
+    teacher, rnn, rows = models["teacher"], models["rnn"], torch.arange(4)
+    x, y = task.batch("train", 0, rows)
+    bits = random_bits(("explain",), rows, task.T)
+    B, T, n, K, d = *x.shape, args.labels, args.memory, args.dim
+
+    def shown(tokens) -> str:
+        return " ".join(task.letters[k] if k >= 0 else " " for k in tokens)
+
+    clock = " ".join(map(str, range(T)))
+    print(f"A batch of B = {B} sequences, T = {T} times; K = {K} memory tokens of d = {d} numbers")
+    names = ["t", "input x_t", "target"]
+    rows_of("The first sequence (no target: no loss)", names, [clock, shown(x[0]), shown(y[0])])
+
+    times = smt.consecutive(y, bits, n)
+    labels, states = teacher["encoder"](x, times)
+    asked = ", ".join("m_∅" if t < 0 else f"m_{t}" for t in times[0].tolist())
+    print(f"\n1. The encoder writes n + 1 = {n + 1} labels in one pass: {asked}; {shape(labels)}")
+    mask = smt.encoder_mask(times, T, K, args.context, False)[0, 0]  # (T + (n + 1) K, the same)
+    blocks = [f"m_{t}" if t >= 0 else "m_∅" for t in times[0].tolist() for _ in range(K)]
+    grid = [" ".join("#" if seen else "." for seen in row) for row in mask.tolist()]
+    tokens = [f"token {t}" for t in range(T)]
+    title = f"Who (row) attends to whom (column): tokens 0..{T - 1}, then K registers a label"
+    rows_of(title, [*tokens, *blocks], [f"{row[: 2 * T]} {row[2 * T :]}" for row in grid])
+
+    t = max(0, times[0, 1].item())
+    print(
+        f"\n2. The decoder tells the future from m_{t} and the inputs behind it, not those before"
+    )
+    rows_of(
+        "given, answered", ["inputs", "targets"], ["m " + shown(x[0, t + 1 :]), shown(y[0, t:])]
+    )
+    print("\n3. The cell goes from label to label, each step on its own: no unrolling")
+    print(f"  f(m_t, x_t+1) -> m_t+1 for {B} x {n} pairs at once, {shape(labels[:, 1:])}")
+    dyn = smt.dynamics(rnn, labels, labels, times, x)
+    dec = smt.decoding(teacher["decoder"], labels[:, 1:2], times[:, 1:2].clamp(min=0), x, y, args)
+    unif = smt.uniformity(labels[:, 1:])
+    dmt, depth = smt.dmt_loss(models, x, y, bits, 0, args)
+    guess = smt.guessing(teacher["decoder"], states, times, y)
+    names = ["L_dec", "L_tok", "L_dyn", "L_unif"]
+    rows_of(
+        "What each loss trains: norms of its gradient",
+        names,
+        [slopes(loss, models) for loss in (dec, guess, dyn, unif)],
+    )
+
+    run = smt.consecutive(y, bits, args.rollout)[0].tolist()
+    print(
+        f"\n4. DMT: the RNN alone for R = {args.rollout} steps, its gradient cut every H = {args.window}"
+    )
+    steps = [f"{'| ' if k % args.window == 0 else ''}m̂_{t}" for k, t in enumerate(run[1:])]
+    begin = "m_∅" if run[0] < 0 else f"m_{run[0]}"
+    print(f"  label {begin} -> {' -> '.join(steps)}   (|: detached)")
+    picked = sorted(run[1 + k] for k in bits[0, : args.rollout].argsort()[:n].tolist())
+    print("  compared with the labels of", ", ".join(f"t = {t}" for t in picked))
+    rows_of("What it trains", ["L_dmt"], [slopes(dmt, models)])
+    print(
+        f"\n5. What remains: f, g and m_∅. A step costs the same at each t: {shape(rnn.empty)} in,"
+    )
+    print(f"  {shape(rnn.empty)} out. {sum(p.numel() for p in rnn.parameters()):,} parameters.")
+
+
+def shape(tensor) -> str:
+    """Its shape, as the comments of smt.py write it."""
+    return str(tuple(tensor.shape))
+
+
 DRAWN = {"samples": samples, "growth": growth}
 MEASURES = {"depth": depth, "forgetting": forgetting, "position": position}
 
@@ -335,6 +428,9 @@ def main(argv=None) -> int:
     try:
         args = p.parse_args(argv)
         what, *directories = args.what
+        if what == "explain":
+            explain()
+            return 0
         if what in ("table", "tasks"):
             print(table(directories) if what == "table" else tasks(directories))
             return 0

@@ -1995,6 +1995,25 @@ def test_loss_by_position(monkeypatch):
     assert losses[0] == pytest.approx(100 / 5, abs=5)
 
 
+def test_the_walk_through_a_batch(capsys):
+    assert figures.main(["explain"]) == 0 and not Path("runs").exists()
+    shown = {
+        line.split()[0]: line.split()[1:] for line in capsys.readouterr().out.splitlines() if line
+    }
+    assert shown["input"][1:] == "2 1 1 . . | 2 1".split() and shown["target"] == ["2", "1", "1"]
+    assert (
+        "".join(shown["m_5"]) == "######...." + "##...."
+    )  # tokens 0..5, the second block's registers
+    trained = {name: shown[name][1::2] for name in ("L_dec", "L_tok", "L_dyn", "L_unif", "L_dmt")}
+    assert {name: [number != "-" for number in row] for name, row in trained.items()} == {
+        "L_dec": [True, True, False, False],
+        "L_tok": [True, True, False, False],
+        "L_dyn": [True, False, True, False],
+        "L_unif": [True, False, False, False],
+        "L_dmt": [False, False, True, True],
+    }
+
+
 def test_measurements_are_kept_in_the_run(capsys):
     options = f"{NETWORKS} {TRAINING} --task stack --length 6 --depth 2 --steps 1 --dmt-steps 1"
     assert smt.main([*options.split(), "--out", "run"]) == 0

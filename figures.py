@@ -13,9 +13,10 @@ as does
     python figures.py depth RUN       accuracy of the RNN alone by depth of the stack: stack
     python figures.py forgetting RUN  what a linear probe reads from its last memory: retrieval
     python figures.py position RUN    its loss by position, to 8 times the training length: text
-    python figures.py explain         a batch through a tiny untrained SMT, as drawn on a board
+    python figures.py explain         a batch through a tiny untrained SMT, as on a board
 
-The three before the last need checkpoint.pt; they print what they find and keep it in the run, as JSON.
+depth, forgetting and position need checkpoint.pt; they print what they find and keep it in the
+run, as JSON.
 """
 
 import argparse
@@ -389,7 +390,7 @@ def explain() -> None:
 
     run = smt.consecutive(y, bits, args.rollout)[0].tolist()
     print(
-        f"\n4. DMT: the RNN alone for R = {args.rollout} steps, its gradient cut every H = {args.window}"
+        f"\n4. DMT: the RNN alone R = {args.rollout} steps, the gradient cut every H = {args.window}"
     )
     steps = [f"{'| ' if k % args.window == 0 else ''}m̂_{t}" for k, t in enumerate(run[1:])]
     begin = "m_∅" if run[0] < 0 else f"m_{run[0]}"

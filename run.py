@@ -260,7 +260,7 @@ def save(args, models, optimizer, state):
 
 
 def until_ctrl_c(steps):
-    """The steps; after Ctrl-C no further one, but the begun one to its end. A second stops it too."""
+    """The steps; after Ctrl-C no further one, but the begun one's end. A second stops that too."""
     asked = []
 
     def handler(*_):

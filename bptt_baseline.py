@@ -2,20 +2,20 @@
 
 What to remember and how to update it are learnt at once, from the loss of the readout alone: the
 gradient of an answer goes back step by step to the input that it needs, and fades or explodes on
-the way. `diff smt.py bptt_baseline.py` shows what SMT does instead; all else is the same.
+the way. `diff smt.py bptt_baseline.py` shows what SMT does instead (<). Tasks, RNN and training
+loop are the same; each method has its own learning rate and number of steps.
 
 Glossary
   paper    here          shape and meaning
-  x, y     x, y          (B, T) tokens and targets: y_t follows from x_<=t; y = -1: no loss here
+  x, y     x, y          (B, T) tokens, targets: y_t is asked after x_<=t; if -1, it is not scored
   m_∅      rnn.empty     (K, d) memory of the empty prefix, t = -1
   m_t      memory        (N, K, d) memory of the prefix x_<=t: K tokens of d numbers each
   D        decoder       m_t, x_{t+1..t+Tf-1} -> logits of the Tf targets y_t..y_{t+Tf-1}
-  g        rnn.readout   the decoder with no future token: m_t -> logits of y_t
+  g        rnn.readout   D given no future token: m_t -> logits of y_t
   f        rnn.cell      m_t, x_{t+1} -> m_{t+1}, with rnn.embed for x
-  B sequences, T times, V tokens in the vocabulary, N rows of any kind, S tokens of any kind
+  B sequences of T times; V kinds of token; H steps of a gradient; N, S of anything
 """
 
-import math
 import sys
 import time
 from argparse import Namespace as Args
@@ -35,7 +35,7 @@ Loss = tuple[Tensor, int]  # nats; how many layers had to run one after another
 
 # ---------------------------------------------------------------------------------- attention block
 def rotate(h: Tensor, position: Tensor) -> Tensor:
-    """Rotary positions: turn the pairs in h (2, N, heads, S, size) by position (N or 1, S)."""
+    """Rotary positions: turn the halves of h (2, N, heads, S, size) by position (N or 1, S)."""
     half = h.shape[-1] // 2
     frequency = 10000.0 ** -(torch.arange(half, device=h.device) / half)
     angle = position[:, None, :, None] * frequency  # (N or 1, 1, S, half)
@@ -66,7 +66,7 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Blocks: h (N, S, d), position (N, S) or 0..S-1, mask (N, 1, S, S) or all seen -> h."""
+    """Blocks: h (N, S, d), position (N, S) or 0..S-1, mask (N, 1, S, S), (S, S) or none -> h."""
 
     def __init__(self, d: int, heads: int, depth: int):
         super().__init__()
@@ -92,7 +92,7 @@ class Decoder(nn.Module):
     def forward(self, memory: Tensor, future: Tensor = None, context: int = LARGEST) -> Tensor:
         h = memory if future is None else torch.cat([memory, self.embed(future)], 1)
         s, K = torch.arange(h.shape[1], device=h.device), memory.shape[1]
-        # Causal. Inputs see all the memory, but only the last inputs: D must rely on the memory.
+        # Causal. Inputs see all the memory but few of one another: D must rely on the memory.
         mask = (s <= s[:, None]) & ((s > s[:, None] - context) | (s < K))
         return self.logits(self.body(h, mask=mask)[:, K - 1 :])
 
@@ -119,8 +119,8 @@ class MLPCell(nn.Module):
 
     def __init__(self, args: Args):
         super().__init__()
-        self.depth, D = args.cell_depth, args.memory * args.dim
-        self.blocks = nn.ModuleList(mlp(D + args.dim, 2 * D, D) for _ in range(args.cell_depth))
+        self.depth, size = args.cell_depth, args.memory * args.dim
+        self.blocks = nn.ModuleList(mlp(size + args.dim, 2 * size, size) for _ in range(self.depth))
 
     def forward(self, memory: Tensor, e: Tensor) -> Tensor:
         h = memory.flatten(1)
@@ -144,7 +144,7 @@ CELLS = {"transformer": TransformerCell, "mlp": MLPCell, "gru": GRUCell}  # each
 
 
 class RNN(nn.Module):
-    """All that remains at inference: f, g and m_∅."""
+    """All that inference needs: f with its embedding, g and m_∅."""
 
     def __init__(self, args: Args, vocab: int):
         super().__init__()
@@ -154,7 +154,7 @@ class RNN(nn.Module):
         self.empty = nn.Parameter(torch.randn(args.memory, args.dim))  # m_∅
 
     def step(self, memory: Tensor, x: Tensor) -> Tensor:
-        """m_t, x_{t+1} -> m_{t+1}: memory (N, K, d), x (N,) -> (N, K, d), RMS of a token 1."""
+        """m_t, x_{t+1} -> m_{t+1}: memory (N, K, d), x (N,) -> (N, K, d), tokens of RMS 1."""
         return F.rms_norm(self.cell(memory, self.embed(x)), memory.shape[-1:])
 
     def rollout(self, x: Tensor, memory: Tensor = None) -> Tensor:
@@ -191,12 +191,12 @@ def scored(y: Tensor) -> Tensor:
 def bptt_loss(models: Models, x: Tensor, y: Tensor, bits: Tensor, done: float, args: Args) -> Loss:
     """L = the readout's loss on the RNN's own memories, from m_∅ through all T steps.
 
-    x, y (B, T) -> loss, depth: layers in a row. Nothing is drawn and no weight changes: bits and
-    done are for losses that need them. Truncated, the gradient is cut every N steps.
+    x, y (B, T) -> loss, depth: layers in a row; bits, done: what smt.py's losses need, unused here.
+    Truncated, the gradient is cut every H steps.
     """
     rnn, memories = models["rnn"], []
-    for inputs in x.split(args.truncate, 1):  # (B, N)
-        memory = memories[-1][:, -1].detach() if memories else None  # m_∅ at first: it is learnt
+    for inputs in x.split(args.truncate, 1):  # (B, H)
+        memory = memories[-1][:, -1].detach() if memories else None  # first m_∅, which is learnt
         memories.append(rnn.rollout(inputs, memory))
     # Read out where there is a loss; the readout costs more than a step of most cells.
     logits = rnn.readout(torch.cat(memories, 1)[y >= 0])[:, 0]  # (number scored, V)
@@ -216,7 +216,7 @@ def scores(readout: Decoder, memories: Tensor, y: Tensor) -> Tensor:
 def evaluate(models: nn.ModuleDict, task: Task, split: str, rows: int | None = None) -> dict:
     """The RNN alone, from m_∅ on held-out sequences: a line of metrics.jsonl.
 
-    Nats and shares of right answers per scored target. It has no teacher to be compared with.
+    Nats and shares of right answers per scored target. Of a teacher, which is not here, NaN.
     """
     rnn, alone = models["rnn"], []
     for chunk in torch.arange(rows or task.test_rows, device=task.device).split(64):
@@ -224,7 +224,7 @@ def evaluate(models: nn.ModuleDict, task: Task, split: str, rows: int | None = N
         memories = rnn.rollout(x)  # (B, T, K, d)
         alone.append(scores(rnn.readout, memories, y))
     figures = dict(zip(("val_loss", "val_acc"), torch.cat(alone, 1).mean(1).tolist()))
-    return figures | dict.fromkeys(("teacher_loss", "teacher_acc", "drift"), math.nan)
+    return figures | dict.fromkeys(("teacher_loss", "teacher_acc", "drift"), float("nan"))
 
 
 @torch.no_grad()
@@ -256,17 +256,16 @@ def phases(args: Args) -> list[tuple]:
     return [("bptt", bptt_loss, ("rnn",), args.steps, args.lr)]
 
 
-def update(
-    models: nn.Module, trained: nn.ModuleList, optimizer, loss_of, batch: tuple, args: Args
-) -> Loss:
+def update(models, trained: nn.ModuleList, optimizer, loss_of, batch: tuple, args: Args) -> Loss:
     """One step of the optimizer of the networks trained, on a batch -> loss, depth."""
     with torch.autocast(args.device, torch.bfloat16, enabled=args.precision == "bf16"):
         loss, depth = models(loss_of, *batch, args)
     optimizer.zero_grad()
     loss.backward()
     loss = loss.detach()
-    for network in trained:  # apart: the one's large gradient must not stop the other
-        loss = loss + 0 * nn.utils.clip_grad_norm_(network.parameters(), 1.0)  # NaN if that is inf
+    for network in trained:  # each apart: the large gradient of one must not stop another
+        norm = nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        loss = loss + 0 * norm  # NaN if the gradient is not finite, which ends the run
     optimizer.step()
     return loss, depth
 
@@ -284,16 +283,15 @@ def train(args: Args, task: Task, models: Models, checkpoint: dict | None):
         if first < begin < last:
             optimizer.load_state_dict(checkpoint["optimizer"])
             losses += torch.tensor(state.pop("losses", []), device=args.device)
-        wanted, hidden = until_ctrl_c(range(begin, last)), RANK or None  # None: if nobody looks
+        wanted, hidden = until_ctrl_c(range(begin, last)), RANK or None  # None: if no terminal
         for step in tqdm(wanted, phase, steps, initial=begin - first, disable=hidden):
             optimizer.param_groups[0]["lr"] = learning_rate(step - first, steps, peak)
-            x, y = task.batch("train", step, rows)  # (B, T)
             bits = random_bits((args.seed, phase, step), rows, task.T)  # (B, T) for the loss
-            batch = x, y, bits, (step - first) / steps
+            batch = *task.batch("train", step, rows), bits, (step - first) / steps
             loss, depth = update(networks, trained, optimizer, loss_of, batch, args)
             losses.append(loss)  # .item() here would make the host wait for the device
             state["step"], state["depth"] = step + 1, state["depth"] + depth
-            state["tokens"] += x.numel() * RANKS
+            state["tokens"] += bits.numel() * RANKS
             if (step + 1 - first) % args.eval_every == 0 or step + 1 == last:
                 train_loss = mean_loss(losses, phase, step)  # waits for the device: clock is right
                 state["seconds"] += time.perf_counter() - clock
@@ -306,18 +304,18 @@ def train(args: Args, task: Task, models: Models, checkpoint: dict | None):
             state["seconds"] += time.perf_counter() - clock
             save(args, models, optimizer, state)
             raise KeyboardInterrupt
-    if not state["done"]:
+    if not state["ended"]:
         figures = evaluate(models, task, "test")  # val_loss and so on, now of the test split
-        for times in [k for k in (2, 4, 8) if k <= args.eval_length and task.axis]:
-            longer = evaluate(models, task.longer(times), "test")
-            figures |= {f"{name}_{times}x": value for name, value in longer.items()}
+        for factor in [k for k in (2, 4, 8) if k <= args.eval_length and task.axis]:
+            longer = evaluate(models, task.longer(factor), "test")
+            figures |= {f"{name}_{factor}x": value for name, value in longer.items()}
         report(state, "final", None, figures)
-        save(args, models, None, state | {"done": True})
+        save(args, models, None, state | {"ended": True})
 
 
 # --------------------------------------------------------------------------------- the command line
 def parser() -> Parser:
-    """Every option with its meaning and default. A task's own options and defaults: data.py."""
+    """Every option with its meaning and default. A task's own, and how to add one: data.py."""
     p = Parser(description=__doc__.splitlines()[0], allow_abbrev=False)
     add = p.add
     add_task(p)
@@ -327,18 +325,18 @@ def parser() -> Parser:
     add("--dim", 64, whole(2), "d, numbers in a memory token; width of the Transformers")
     add("--heads", 4, whole(1), "attention heads")
     add("--cell-depth", 1, whole(1), "layers of the cell (the GRU has one)")
-    add("--decoder-depth", 2, whole(1), "layers of the decoder and of the readout")
+    add("--decoder-depth", 2, whole(1), "layers of D and g")
     add("--steps", 3200, whole(0), "optimiser steps")
     add("--lr", 3e-4, number(0, above=True), "peak learning rate")
-    add("--truncate", LARGEST, whole(1), "N, steps of a gradient; larger than T: all")
+    add("--truncate", LARGEST, whole(1), "H, steps of a gradient; larger than T: all")
     add("--batch-size", 32, whole(1), "sequences in a step")
-    add("--seed", 0, whole(0), "of weights, data and sampled times")
+    add("--seed", 0, whole(0), "of weights, data and all that is drawn")
     add("--device", "auto", device, "cuda, mps, cpu, or auto: the best there is")
     add("--precision", None, ["fp32", "bf16"], "of products; None: bf16 on CUDA, else fp32")
     add("--eval-every", 200, whole(1), "steps from one evaluation and checkpoint to the next")
     add("--eval-rows", 128, whole(1), "held-out sequences in these evaluations")
     add("--eval-length", 1, whole(1, 8), "measure also 2, 4, 8 times the length, up to this")
-    add("--out", None, str, "directory of the run; None: runs/<task>-bptt")
+    add("--out", None, str, f"directory of the run; None: runs/<task>-{METHOD}")
     add("--init", None, str, "a run's directory: start from its weights, with its options")
     p.add_argument("--resume", action="store_true", help="go on with the run in --out")
     add("--sample", 0, whole(0), "show so many samples of the run in --out, train nothing")
@@ -348,14 +346,14 @@ def parser() -> Parser:
 
 def settings(argv: list[str]) -> tuple:
     """Options -> args, task, models, checkpoint to go on from; finds what is wrong with them."""
-    args, run, source = resolve(parser(), argv, METHOD, TASKS)
+    args, checkpoint, source = resolve(parser(), argv, METHOD, TASKS)  # source: or --init's
     task = make_task(args)
     fit(args, task.T)
-    agree(args, inherited(run, args))
+    agree(args, inherited(checkpoint, args))
     torch.manual_seed(args.seed)
     models = build(args, task.vocab)
     restore(models, source, args)
-    return args, task, models.to(args.device), run
+    return args, task, models.to(args.device), checkpoint
 
 
 def fit(args: Args, T: int):
@@ -369,12 +367,12 @@ def build(args: Args, vocab: int):
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Train, or with --sample only show. The exit status: 0, 2 for wrong input, 130 for Ctrl-C."""
+    """Train and show; with --sample, show. Exit status: 0, 2 for wrong input, 130 for Ctrl-C."""
 
     def work():
-        args, task, models, run = settings(sys.argv[1:] if argv is None else argv)
+        args, task, models, checkpoint = settings(sys.argv[1:] if argv is None else argv)
         if not args.sample:
-            train(args, task, models, run)
+            train(args, task, models, checkpoint)
         if not RANK:
             show(models["rnn"], task, args.sample or 4, args)
 

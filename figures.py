@@ -389,9 +389,7 @@ def explain() -> None:
     )
 
     run = smt.consecutive(y, bits, args.rollout)[0].tolist()
-    print(
-        f"\n4. DMT: the RNN alone R = {args.rollout} steps, the gradient cut every H = {args.window}"
-    )
+    print(f"\n4. DMT: the RNN alone R = {args.rollout} steps, gradient cut every H = {args.window}")
     steps = [f"{'| ' if k % args.window == 0 else ''}m̂_{t}" for k, t in enumerate(run[1:])]
     begin = "m_∅" if run[0] < 0 else f"m_{run[0]}"
     print(f"  label {begin} -> {' -> '.join(steps)}   (|: detached)")

@@ -145,7 +145,7 @@ MUTANTS = [
     ('if phase == "smt":', 'if phase == "none":', "no m_∅ and readout for the RNN"),
     ('enabled=args.precision == "bf16"', "enabled=False", "--precision ignored"),
     ("torch.manual_seed(args.seed)", "torch.manual_seed(0)", "weights of seed 0"),
-    ('state["done"]:\n        figures', 'state["done"] is None:\n        figures', "no final line"),
+    ('state["ended"]:\n        figures', 'state["ended"] == 1:\n        figures', "no final line"),
     # Tasks
     ("s.flip(1) if self.reverse else s", "s", "--reverse ignored"),
     ("answer[:, :-1]], 1)\n        return x, F.pad(answer, (self.T - self.length",

@@ -236,7 +236,7 @@ def share(models):
 
 def open_run(args, models, checkpoint) -> dict:
     """Make the run's directory, config.json and metrics.jsonl -> how far the run is."""
-    start = {"step": 0, "seconds": 0.0, "depth": 0, "tokens": 0, "lines": [], "done": False}
+    start = {"step": 0, "seconds": 0.0, "depth": 0, "tokens": 0, "lines": [], "ended": False}
     state = checkpoint["state"] if checkpoint else start
     os.makedirs(args.out, exist_ok=True)
     machine = torch.cuda.get_device_name() if args.device == "cuda" else args.device

@@ -1,25 +1,26 @@
 """Supervised Memory Training (SMT) of a nonlinear RNN, without backpropagation through time.
 
-What to remember can be found without recurrence: a Transformer, the encoder, reads a prefix, writes
-a memory, its label, and a decoder predicts the future from it. How to update a memory is then plain
-regression, from one label and the next input to the next label: SMT unrolls no RNN, one pass makes
-all labels of a sequence. It trains encoder, decoder and cell, then the cell alone, on labels that
-stay. Run alone, the RNN meets memories with its own errors, unlike those it learnt on, and drifts;
-DAgger Memory Training (DMT) trains it there. Cell, readout and an empty memory remain.
+What to remember can be found without recurrence: a Transformer, the encoder, reads a prefix and
+writes a memory, its label, and a decoder predicts the future from it. How to update a memory is
+then plain regression, from a label and the next input to the next label: no RNN is unrolled. SMT
+trains encoder, decoder and cell, then the cell alone on labels that stay. Run alone, the RNN meets
+its own errors, in memories unlike those it learnt on, and drifts: DAgger Memory Training (DMT)
+trains it on these. Cell, readout and an empty memory remain.
 Source: Kumar & Isola, Pretraining Recurrent Networks without Recurrence, arXiv:2606.06479.
 
 Glossary
   paper    here          shape and meaning
-  x, y     x, y          (B, T) tokens and targets: y_t follows from x_<=t; y = -1: no loss here
+  x, y     x, y          (B, T) tokens, targets: y_t is asked after x_<=t; if -1, it is not scored
   m_t      labels        (B, n, K, d) memories of n prefixes x_<=t: K tokens of d numbers each
   m_∅      rnn.empty     (K, d) memory of the empty prefix, t = -1
   m̂_t      memory        (N, K, d) memory that the RNN made itself
   E        encoder       x, times t -> labels m_t; E and D are the teacher
   D        decoder       m_t, x_{t+1..t+Tf-1} -> logits of the Tf targets y_t..y_{t+Tf-1}
-  g        rnn.readout   starts as a copy of D, given no future token: m_t -> logits of y_t
+  g        rnn.readout   D given no future token: m_t -> logits of y_t
   f        rnn.cell      m_t, x_{t+1} -> m_{t+1}, with rnn.embed for x
-  H        args.window   steps of the RNN that DMT's gradient passes through; the paper's: 1
-  B sequences, T times, n labels or transitions in each, V tokens to choose from, N, S of anything
+  Tf       args.future   targets that are decoded from a label
+  R, H     args.rollout  steps of the RNN alone in DMT; args.window: those a gradient passes through
+  B sequences of T times, n labels or transitions in each; V kinds of token; N, S of anything
 """
 
 import sys
@@ -32,16 +33,16 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from data import TASKS, Task, add_task, make_task
-from run import LARGEST, RANK, RANKS, Parser, UsageError, agree, device, inherited, learning_rate
-from run import mean_loss, npz, number, open_run, random_bits, report, resolve, restore, save, share
-from run import status, until_ctrl_c, whole, write
+from run import LARGEST, RANK, RANKS, Parser, agree, device, inherited, learning_rate, mean_loss
+from run import npz, number, open_run, random_bits, report, resolve, restore, save, share, status
+from run import until_ctrl_c, whole, write, UsageError
 
 Loss = tuple[Tensor, int]  # nats; how many layers had to run one after another
 
 
 # ---------------------------------------------------------------------------------- attention block
 def rotate(h: Tensor, position: Tensor) -> Tensor:
-    """Rotary positions: turn the pairs in h (2, N, heads, S, size) by position (N or 1, S)."""
+    """Rotary positions: turn the halves of h (2, N, heads, S, size) by position (N or 1, S)."""
     half = h.shape[-1] // 2
     frequency = 10000.0 ** -(torch.arange(half, device=h.device) / half)
     angle = position[:, None, :, None] * frequency  # (N or 1, 1, S, half)
@@ -72,7 +73,7 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Blocks: h (N, S, d), position (N, S) or 0..S-1, mask (N, 1, S, S) or all seen -> h."""
+    """Blocks: h (N, S, d), position (N, S) or 0..S-1, mask (N, 1, S, S), (S, S) or none -> h."""
 
     def __init__(self, d: int, heads: int, depth: int):
         super().__init__()
@@ -90,7 +91,7 @@ def encoder_mask(times: Tensor, T: int, K: int, context: int, bidirectional: boo
     """What attends to what in the encoder: times (B, n) -> (B, 1, T + nK, T + nK), True = seen."""
     B, n = times.shape
     s = torch.arange(T, device=times.device)
-    # Token s sees x_<=s and no register, so one pass serves all t; registers of t see x_<=t.
+    # One-pass: token s sees x_<=s and no register, which serves all t; registers of t see x_<=t.
     last = times if bidirectional else s.expand(B, T)  # bidirectional: n = 1, all see x_<=t
     last = torch.cat([last.expand(B, T), times.repeat_interleave(K, 1)], 1)  # (B, T + nK)
     sees_token = (s <= last[..., None]) & (s > last[..., None] - context)
@@ -115,15 +116,15 @@ class Encoder(nn.Module):
         B, n, K = *times.shape, len(self.registers)
         if self.bidirectional:  # a label a pass: its tokens see one another up to its t, no further
             x, times = x.repeat_interleave(n, 0), times.reshape(B * n, 1)
-        T, time = x.shape[1], times.repeat_interleave(K, 1)  # (B, nK) of each register
+        T, when = x.shape[1], times.repeat_interleave(K, 1)  # (B, nK) of each register
         token = torch.arange(1, T + 1, device=x.device).expand(len(x), T)
-        position = torch.cat([token, time + 2 if self.now else time * 0], 1)
+        position = torch.cat([token, when + 2 if self.now else when * 0], 1)
         mask = encoder_mask(times, T, K, self.context, self.bidirectional)
         e = self.embed(x)  # (B, T, d)
-        # A token knows the one before it: else to pair key and value takes longest to learn.
+        # A token knows the one before it: to look one back is what attention learns slowest.
         tokens = e + self.before(F.pad(x[:, :-1], (1, 0), value=len(self.before.weight) - 1))
         # A label's registers know x_t: with one position for all t they couldn't tell the latest.
-        latest = F.pad(e, (0, 0, 1, 0)).take_along_dim(time[..., None] + 1, 1)  # t = -1: 0
+        latest = F.pad(e, (0, 0, 1, 0)).take_along_dim(when[..., None] + 1, 1)  # t = -1: 0
         registers = self.registers.repeat(times.shape[1], 1) + latest  # (B, nK, d)
         h = self.body(torch.cat([tokens, registers], 1), position, mask)
         return F.rms_norm(h[:, T:], h.shape[-1:]).reshape(B, n, K, -1), h[:, :T]
@@ -142,7 +143,7 @@ class Decoder(nn.Module):
     def forward(self, memory: Tensor, future: Tensor = None, context: int = LARGEST) -> Tensor:
         h = memory if future is None else torch.cat([memory, self.embed(future)], 1)
         s, K = torch.arange(h.shape[1], device=h.device), memory.shape[1]
-        # Causal. Inputs see all the memory, but only the last inputs: D must rely on the memory.
+        # Causal. Inputs see all the memory but few of one another: D must rely on the memory.
         mask = (s <= s[:, None]) & ((s > s[:, None] - context) | (s < K))
         return self.logits(self.body(h, mask=mask)[:, K - 1 :])
 
@@ -169,8 +170,8 @@ class MLPCell(nn.Module):
 
     def __init__(self, args: Args):
         super().__init__()
-        self.depth, D = args.cell_depth, args.memory * args.dim
-        self.blocks = nn.ModuleList(mlp(D + args.dim, 2 * D, D) for _ in range(args.cell_depth))
+        self.depth, size = args.cell_depth, args.memory * args.dim
+        self.blocks = nn.ModuleList(mlp(size + args.dim, 2 * size, size) for _ in range(self.depth))
 
     def forward(self, memory: Tensor, e: Tensor) -> Tensor:
         h = memory.flatten(1)
@@ -194,7 +195,7 @@ CELLS = {"transformer": TransformerCell, "mlp": MLPCell, "gru": GRUCell}  # each
 
 
 class RNN(nn.Module):
-    """All that remains at inference: f, g and m_∅."""
+    """All that inference needs: f with its embedding, g and m_∅."""
 
     def __init__(self, args: Args, vocab: int):
         super().__init__()
@@ -204,7 +205,7 @@ class RNN(nn.Module):
         self.empty = nn.Parameter(torch.randn(args.memory, args.dim))  # m_∅
 
     def step(self, memory: Tensor, x: Tensor) -> Tensor:
-        """m_t, x_{t+1} -> m_{t+1}: memory (N, K, d), x (N,) -> (N, K, d), RMS of a token 1."""
+        """m_t, x_{t+1} -> m_{t+1}: memory (N, K, d), x (N,) -> (N, K, d), tokens of RMS 1."""
         return F.rms_norm(self.cell(memory, self.embed(x)), memory.shape[-1:])
 
     def rollout(self, x: Tensor, memory: Tensor = None) -> Tensor:
@@ -221,14 +222,6 @@ class Models(nn.ModuleDict):
 
     def forward(self, loss_of, *batch) -> Loss:
         return loss_of(self, *batch)
-
-
-@torch.no_grad()
-def hand_over(teacher: nn.ModuleDict, rnn: RNN):
-    """What the RNN takes over, untrained so far: m_∅ = E of the empty prefix; g, a copy of D."""
-    nothing = torch.zeros(1, 1, dtype=torch.long, device=rnn.empty.device)
-    rnn.empty.copy_(teacher["encoder"](nothing, nothing - 1)[0][0, 0])
-    rnn.readout.load_state_dict(teacher["decoder"].state_dict())
 
 
 # ------------------------------------------------------------------------------------- the SMT loss
@@ -252,9 +245,7 @@ def futures(z: Tensor, times: Tensor, Tf: int) -> Tensor:
     return torch.take_along_dim(windows, times[..., None], 1)
 
 
-def decoding(
-    decoder: Decoder, labels: Tensor, times: Tensor, x: Tensor, y: Tensor, args: Args
-) -> Tensor:
+def decoding(decoder: Decoder, labels: Tensor, times: Tensor, x: Tensor, y: Tensor, args: Args):
     """L_dec: labels (B, n, K, d) of times (B, n) decoded into y_t..y_{t+Tf-1}, nats a target."""
     memory, loss = labels.flatten(0, 1), 0
     inputs, targets = (futures(z, times, args.future).flatten(0, 1) for z in (x, y))  # (B n, Tf)
@@ -282,7 +273,7 @@ def guessing(decoder: Decoder, states: Tensor, times: Tensor, y: Tensor) -> Tens
 
 
 def uniformity(labels: Tensor) -> Tensor:
-    """L_unif = log E_{a != b} exp(-2 |u_a - u_b|^2): labels (B, n, K, d) of n times a sequence.
+    """L_unif = log mean_{a != b} exp(-2 |u_a - u_b|^2): labels (B, n, K, d) of n times a sequence.
 
     Keeps labels apart, which L_dyn would draw together: equal labels are the easiest to predict.
     Pairs are of two sequences: within one, a label may stand still. Token k is compared with token
@@ -297,9 +288,9 @@ def uniformity(labels: Tensor) -> Tensor:
 def consecutive(y: Tensor, bits: Tensor, length: int) -> Tensor:
     """Runs of times t..t + length within -1..T - 1: y, bits (B, T) -> (B, length + 1)."""
     T, kind = y.shape[1], bits[:, -1:] % 4
-    # A quarter: any start, also outside and then pushed in: else few would hold the first and last.
+    # A quarter: any start, pushed in where it overhangs: so the ends are held as often as the rest.
     start = bits[:, :1] % (T + length - 1) - length
-    # Half the runs: around a random target. Rare ones would hardly be learnt.
+    # Half the runs: any that hold a random target's time. Rare ones would hardly be learnt.
     target = (bits * (y >= 0)).argmax(1, keepdim=True) - 1 - bits[:, :1] % length
     # A quarter: from m_∅, as every rollout. What goes wrong there stays wrong.
     start = torch.where(kind == 0, -1, torch.where(kind == 1, start, target))
@@ -307,10 +298,10 @@ def consecutive(y: Tensor, bits: Tensor, length: int) -> Tensor:
 
 
 def blur(labels: Tensor, bits: Tensor, noise: float) -> Tensor:
-    """Labels (B, n, K, d) with noise of this standard deviation, from each row's bits (B, T).
+    """Labels (B, n, K, d) with uniform noise of this deviation, from each row's bits (B, T).
 
-    It drowns what the future does not need. Without it the labels of parity would count ones, and
-    the RNN fail on sequences longer than those it learnt from.
+    It drowns what the future does not need. Without it the labels of the task parity count ones,
+    and its RNN fails on sequences longer than those it learnt from.
     """
     if not noise:
         return labels
@@ -333,7 +324,7 @@ def smt_loss(models: Models, x: Tensor, y: Tensor, bits: Tensor, done: float, ar
     times = consecutive(y, bits, n)  # (B, n + 1)
     labels, states = teacher["encoder"](x, times)  # (B, n + 1, K, d), (N, T, d)
     blurred = blur(labels, bits, args.noise)
-    # L_dyn's gradient reaches f and both labels. Its weight grows from 0.01 to 1 at four fifths:
+    # L_dyn's gradient reaches f, m_t and m_{t+1}. Its weight grows from 0.01 to 1 at four fifths:
     # first what to remember, then in a form that f can follow.
     dyn = 100 ** min(0, 1.25 * done - 1) * dynamics(rnn, labels, blurred, times, x)
     # L_dec and L_unif of some labels: neighbours hold much the same, and decoding is what costs.
@@ -354,6 +345,14 @@ def cell_loss(models: Models, x: Tensor, y: Tensor, bits: Tensor, done: float, a
     return loss, args.encoder_depth + models["rnn"].cell.depth
 
 
+@torch.no_grad()
+def hand_over(teacher: nn.ModuleDict, rnn: RNN):
+    """What no gradient of SMT reaches: m_∅ = E of the empty prefix, to stay so; g, a copy of D."""
+    x = torch.zeros(1, 1, dtype=torch.long, device=rnn.empty.device)  # t = -1 does not see it
+    rnn.empty.copy_(teacher["encoder"](x, x - 1)[0][0, 0])
+    rnn.readout.load_state_dict(teacher["decoder"].state_dict())
+
+
 # ---------------------------------------------------------------------------------------------- DMT
 def dmt_loss(models: Models, x: Tensor, y: Tensor, bits: Tensor, done: float, args: Args) -> Loss:
     """The RNN's own memories against n labels of a random run of R steps (section 5).
@@ -365,14 +364,14 @@ def dmt_loss(models: Models, x: Tensor, y: Tensor, bits: Tensor, done: float, ar
     times = consecutive(y, bits, R)  # (B, R + 1), the start first
     pick = bits[:, :R].argsort(1)[:, : args.labels] + 1  # (B, n) of 1..R: few, as labels cost
     chosen = times.gather(1, pick)  # (B, n)
-    with torch.no_grad():
+    with torch.no_grad():  # frozen: with no L_dec to hold them, labels would come to meet the RNN
         labels, _ = teacher["encoder"](x, torch.cat([times[:, :1], chosen], 1))  # (B, 1 + n, K, d)
     memories = [labels[:, :1]]
     for inputs in x.gather(1, times[:, 1:]).split(args.window, 1):  # (B, H)
         memories.append(rnn.rollout(inputs, memories[-1][:, -1].detach()))
     memories = torch.cat(memories, 1).take_along_dim(pick[..., None, None], 1)  # (B, n, K, d)
     dyn = F.mse_loss(memories, labels[:, 1:])
-    # g learns on these memories, detached: f has the labels alone to follow. E and D are frozen.
+    # g learns on these memories, detached: f has the labels alone to follow.
     logits = rnn.readout(memories.detach().flatten(0, 1))[:, 0]  # (B n, V)
     asked = y.gather(1, chosen).flatten()
     dec = cross_entropy(logits, asked, scored(asked))
@@ -389,10 +388,10 @@ def scores(readout: Decoder, memories: Tensor, y: Tensor) -> Tensor:
 
 @torch.no_grad()
 def evaluate(models: nn.ModuleDict, task: Task, split: str, rows: int | None = None) -> dict:
-    """The RNN alone, from m_∅ on held-out sequences, beside its teacher: a line of metrics.jsonl.
+    """The RNN alone, from m_∅ on held-out sequences: a line of metrics.jsonl.
 
-    Nats and shares of right answers per scored target. drift is MSE(m̂, m) over the labels' variance
-    across sequences and times: the plain MSE would reward memories that collapse.
+    Nats and shares of right answers per scored target; beside it, its teacher. drift is MSE(m̂, m)
+    over the labels' variance: the plain MSE would reward memories that collapse.
     """
     rnn, alone = models["rnn"], []
     teacher, taught, moments = models["teacher"], [], []
@@ -401,7 +400,7 @@ def evaluate(models: nn.ModuleDict, task: Task, split: str, rows: int | None = N
         memories = rnn.rollout(x)  # (B, T, K, d)
         alone.append(scores(rnn.readout, memories, y))
         times = torch.arange(task.T, device=x.device).expand(x.shape).split(64, 1)
-        labels = torch.cat([teacher["encoder"](x, t)[0] for t in times], 1)  # parts: big masks
+        labels = torch.cat([teacher["encoder"](x, t)[0] for t in times], 1)  # a mask is (T + nK)^2
         taught.append(scores(teacher["decoder"], labels, y))
         error = (memories - labels).square()
         moments.append(torch.stack([error, labels, labels.square()]).mean(2).cpu().double())
@@ -439,22 +438,21 @@ def phases(args: Args) -> list[tuple]:
     """(name, loss, models trained, steps, peak learning rate) of the run's phases, in order."""
     alone = round(args.cell_only * args.steps)
     smt = ("smt", smt_loss, ("teacher", "rnn"), args.steps - alone, args.lr)
-    # So far each step moved the labels that f learns. From here on they stay, and f catches up.
+    # So far each step moved the labels that f learns. Now they stay, and f catches up: still SMT.
     cell = ("smt", cell_loss, ("rnn",), alone, args.lr)
     return [smt, cell, ("dmt", dmt_loss, ("rnn",), args.dmt_steps, args.dmt_lr)]
 
 
-def update(
-    models: nn.Module, trained: nn.ModuleList, optimizer, loss_of, batch: tuple, args: Args
-) -> Loss:
+def update(models, trained: nn.ModuleList, optimizer, loss_of, batch: tuple, args: Args) -> Loss:
     """One step of the optimizer of the networks trained, on a batch -> loss, depth."""
     with torch.autocast(args.device, torch.bfloat16, enabled=args.precision == "bf16"):
         loss, depth = models(loss_of, *batch, args)
     optimizer.zero_grad()
     loss.backward()
     loss = loss.detach()
-    for network in trained:  # apart: the one's large gradient must not stop the other
-        loss = loss + 0 * nn.utils.clip_grad_norm_(network.parameters(), 1.0)  # NaN if that is inf
+    for network in trained:  # each apart: the large gradient of one must not stop another
+        norm = nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        loss = loss + 0 * norm  # NaN if the gradient is not finite, which ends the run
     optimizer.step()
     return loss, depth
 
@@ -472,16 +470,15 @@ def train(args: Args, task: Task, models: Models, checkpoint: dict | None):
         if first < begin < last:
             optimizer.load_state_dict(checkpoint["optimizer"])
             losses += torch.tensor(state.pop("losses", []), device=args.device)
-        wanted, hidden = until_ctrl_c(range(begin, last)), RANK or None  # None: if nobody looks
+        wanted, hidden = until_ctrl_c(range(begin, last)), RANK or None  # None: if no terminal
         for step in tqdm(wanted, phase, steps, initial=begin - first, disable=hidden):
             optimizer.param_groups[0]["lr"] = learning_rate(step - first, steps, peak)
-            x, y = task.batch("train", step, rows)  # (B, T)
             bits = random_bits((args.seed, phase, step), rows, task.T)  # (B, T) for the loss
-            batch = x, y, bits, (step - first) / steps
+            batch = *task.batch("train", step, rows), bits, (step - first) / steps
             loss, depth = update(networks, trained, optimizer, loss_of, batch, args)
             losses.append(loss)  # .item() here would make the host wait for the device
             state["step"], state["depth"] = step + 1, state["depth"] + depth
-            state["tokens"] += x.numel() * RANKS
+            state["tokens"] += bits.numel() * RANKS
             if (step + 1 - first) % args.eval_every == 0 or step + 1 == last:
                 train_loss = mean_loss(losses, phase, step)  # waits for the device: clock is right
                 state["seconds"] += time.perf_counter() - clock
@@ -496,18 +493,18 @@ def train(args: Args, task: Task, models: Models, checkpoint: dict | None):
             state["seconds"] += time.perf_counter() - clock
             save(args, models, optimizer, state)
             raise KeyboardInterrupt
-    if not state["done"]:
+    if not state["ended"]:
         figures = evaluate(models, task, "test")  # val_loss and so on, now of the test split
-        for times in [k for k in (2, 4, 8) if k <= args.eval_length and task.axis]:
-            longer = evaluate(models, task.longer(times), "test")
-            figures |= {f"{name}_{times}x": value for name, value in longer.items()}
+        for factor in [k for k in (2, 4, 8) if k <= args.eval_length and task.axis]:
+            longer = evaluate(models, task.longer(factor), "test")
+            figures |= {f"{name}_{factor}x": value for name, value in longer.items()}
         report(state, "final", None, figures)
-        save(args, models, None, state | {"done": True})
+        save(args, models, None, state | {"ended": True})
 
 
 # --------------------------------------------------------------------------------- the command line
 def parser() -> Parser:
-    """Every option with its meaning and default. A task's own options and defaults: data.py."""
+    """Every option with its meaning and default. A task's own, and how to add one: data.py."""
     p = Parser(description=__doc__.splitlines()[0], allow_abbrev=False)
     add = p.add
     add_task(p)
@@ -518,14 +515,19 @@ def parser() -> Parser:
     add("--heads", 4, whole(1), "attention heads")
     add("--cell-depth", 1, whole(1), "layers of the cell (the GRU has one)")
     add("--encoder-depth", 2, whole(1), "layers of the encoder")
-    add("--decoder-depth", 2, whole(1), "layers of the decoder and of the readout")
+    add("--decoder-depth", 2, whole(1), "layers of D and g")
     add("--encoder", "one-pass", ["one-pass", "bidirectional"], "the paper's takes a pass a label")
     add("--registers", "start", ["start", "now"], "a label's position: before x_0, or after x_t")
-    add("--context", LARGEST, whole(1), "w, inputs a layer sees; one-pass: depth x (w - 1) + 2")
+    add(
+        "--context",
+        LARGEST,
+        whole(1),
+        "w, inputs a layer sees; one-pass labels see depth x (w - 1) + 2",
+    )
     add("--future", LARGEST, whole(1), "Tf, targets decoded from a label; larger than T: all")
     add("--decoder-context", LARGEST, whole(1), "inputs that a layer of the decoder sees")
     add("--labels", 16, whole(1), "n, transitions of a sequence in an SMT step")
-    add("--decoded", 4, whole(1), "how many of their labels are decoded and kept apart")
+    add("--decoded", 4, whole(1), "how many of their labels are under L_dec and L_unif")
     add("--lambda-dec", 1.0, number(0), "λ_dec, weight of the decoding loss")
     add("--lambda-readout", 0.3, number(0), "extra weight in it of y_t, the readout's target")
     add("--lambda-tok", 1.0, number(0), "λ_tok, weight of the loss of the encoder's own tokens")
@@ -540,13 +542,13 @@ def parser() -> Parser:
     add("--window", 16, whole(1), "H, most steps of DMT's gradient; the paper's DAgger: 1")
     add("--rollout", 64, whole(1), "R, steps the RNN goes on its own in DMT (at least --window)")
     add("--batch-size", 32, whole(1), "sequences in a step")
-    add("--seed", 0, whole(0), "of weights, data and sampled times")
+    add("--seed", 0, whole(0), "of weights, data and all that is drawn")
     add("--device", "auto", device, "cuda, mps, cpu, or auto: the best there is")
     add("--precision", None, ["fp32", "bf16"], "of products; None: bf16 on CUDA, else fp32")
     add("--eval-every", 200, whole(1), "steps from one evaluation and checkpoint to the next")
     add("--eval-rows", 128, whole(1), "held-out sequences in these evaluations")
     add("--eval-length", 1, whole(1, 8), "measure also 2, 4, 8 times the length, up to this")
-    add("--out", None, str, "directory of the run; None: runs/<task>-smt")
+    add("--out", None, str, f"directory of the run; None: runs/<task>-{METHOD}")
     add("--init", None, str, "a run's directory: start from its weights, with its options")
     p.add_argument("--resume", action="store_true", help="go on with the run in --out")
     add("--sample", 0, whole(0), "show so many samples of the run in --out, train nothing")
@@ -556,14 +558,14 @@ def parser() -> Parser:
 
 def settings(argv: list[str]) -> tuple:
     """Options -> args, task, models, checkpoint to go on from; finds what is wrong with them."""
-    args, run, source = resolve(parser(), argv, METHOD, TASKS)
+    args, checkpoint, source = resolve(parser(), argv, METHOD, TASKS)  # source: or --init's
     task = make_task(args)
     fit(args, task.T)
-    agree(args, inherited(run, args))
+    agree(args, inherited(checkpoint, args))
     torch.manual_seed(args.seed)
     models = build(args, task.vocab)
     restore(models, source, args)
-    return args, task, models.to(args.device), run
+    return args, task, models.to(args.device), checkpoint
 
 
 def fit(args: Args, T: int):
@@ -584,12 +586,12 @@ def build(args: Args, vocab: int):
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Train, or with --sample only show. The exit status: 0, 2 for wrong input, 130 for Ctrl-C."""
+    """Train and show; with --sample, show. Exit status: 0, 2 for wrong input, 130 for Ctrl-C."""
 
     def work():
-        args, task, models, run = settings(sys.argv[1:] if argv is None else argv)
+        args, task, models, checkpoint = settings(sys.argv[1:] if argv is None else argv)
         if not args.sample:
-            train(args, task, models, run)
+            train(args, task, models, checkpoint)
         if not RANK:
             show(models["rnn"], task, args.sample or 4, args)
 

@@ -133,20 +133,24 @@ class Retrieval(Task):
 class Stack(Task):
     """Random pushes of 4 symbols and pops; the answer at a pop is what it pops, on top till then.
 
-    No loss at a push. Pushes and pops are as likely where both can be. T = length.
+    No loss at a push. Pushes and pops are as likely where both can be; in training they also come
+    in runs of 2, 4 or 8: else few futures ask for what lies deep, and labels don't hold it.
+    T = length.
     """
 
     options, sizes = {"length": 32, "depth": 8}, {"cell_depth": 2, "decoder_depth": 1}
-    smt = {"encoder_depth": 3, "decoded": 16, "future": 4, "cell_only": 0.15, "dmt_steps": 1500}
+    smt = {"encoder_depth": 3, "decoded": 16, "future": 8, "cell_only": 0.15, "dmt_steps": 1500}
     letters = "abcd-"  # the last is a pop
 
     def batch(self, split: str, step: int, rows: Tensor) -> Batch:
-        bits = self.bits(split, step, rows, self.T)
+        bits, t = self.bits(split, step, rows, self.T + 1), torch.arange(self.T).to(rows.device)
+        run = 2 ** (bits[:, -1:] % 4 * (split == "train"))  # (B, 1)
+        wish, bits = bits.gather(1, t // run * run), bits[:, :-1]  # each (B, T)
         depth = torch.zeros_like(bits[:, :1])
         stack = depth.expand(-1, self.depth + 1).clone()
         x, y = [], []
-        for b in bits.split(1, 1):  # (B, 1): how deep the stack is, each time tells the next
-            pop = (depth > 0) & ((b % 8 >= 4) | (depth == self.depth))
+        for b, w in zip(bits.split(1, 1), wish.split(1, 1)):  # each depth tells the next
+            pop = (depth > 0) & ((w % 8 >= 4) | (depth == self.depth))
             x.append(torch.where(pop, 4, b % 4))
             y.append(torch.where(pop, stack.gather(1, (depth - 1).clamp(min=0)), -1))
             stack.scatter_(1, depth, b % 4)  # at a pop: into a place that is free

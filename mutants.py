@@ -154,6 +154,8 @@ MUTANTS = [
     ("needle = x.gather(1, place[:, :1] + 1)", "needle = x.gather(1, place[:, 1:2] + 1)"
      " if self.distractors else x.gather(1, place[:, :1] + 1)", "a distractor asked for"),
     ("(depth - 1).clamp(min=0)), -1", "(depth - 2).clamp(min=0)), -1", "pops the one below"),
+    ("% 4 * (split == \"train\")", "% 4", "the stack is tested on runs"),
+    ("wish, bits = bits.gather(1, t // run * run)", "wish, bits = bits.gather(1, t)", "no runs"),
     ("values.gather(1, asked)", "values.gather(1, asked * 0)", "value of the first key"),
     ("(w * a + b) % V", "(w * a) % V", "b left out"),
     ("else self.pairs // 2\n", "else 0\n", "loss on pairs that can't be known"),

@@ -212,6 +212,16 @@ def test_stack_by_hand():
     assert x.flatten().bincount().float()[:4].std() < 60  # of some 1,000 pushes of each symbol
     free = (x[:, 1:] == 4).float().mean()
     assert 0.45 < free < 0.55
+    # In training alone they come in runs: one of 8 pops empties a full stack.
+    task = toy_task("stack", length=32, depth=8)
+    pops = {
+        split: (task.batch(split, 0, torch.arange(200))[0] == 4).float()
+        for split in ("train", "val", "test")
+    }
+    runs = {
+        split: (p.unfold(1, 8, 1).sum(2) == 8).any(1).float().mean() for split, p in pops.items()
+    }
+    assert runs["train"] > 0.1 and runs["val"] < 0.05 and runs["test"] < 0.05
 
 
 def test_recall_by_hand():

@@ -14,15 +14,20 @@ as does
     python figures.py forgetting RUN  what a linear probe reads from its last memory: retrieval
     python figures.py position RUN    its loss by position, to 8 times the training length: text
     python figures.py explain         a batch through a tiny untrained SMT, as on a board
+    python figures.py CLAIM           an experiment of claims.py: gradient, path, drift, cost or
+                                      geometry; with --quick one seed and fewer points
+    python figures.py all             draws all that was found of claims anew
 
 depth, forgetting and position need checkpoint.pt; they print what they find and keep it in the
 run, as JSON.
 """
 
 import argparse
+import glob
 import json
 import os
 import sys
+import time
 
 import numpy as np
 import torch
@@ -30,6 +35,7 @@ import torch.nn.functional as F
 
 import bptt_baseline
 import smt
+from claims import CLAIMS
 from run import Parser, UsageError, random_bits, write
 
 ACROSS = {
@@ -407,6 +413,47 @@ def shape(tensor) -> str:
     return str(tuple(tensor.shape))
 
 
+def claim(name: str, quick: bool) -> None:
+    """Run an experiment of claims.py; keep and draw what it found, in results/claims if in full."""
+    home = "runs/claims" if quick else "results/claims"
+    os.makedirs(home, exist_ok=True)
+    begin = time.perf_counter()
+    found = {"panels": CLAIMS[name](1 if quick else 3, quick), "title": CLAIMS[name].__doc__}
+    found |= {"seconds": time.perf_counter() - begin, "torch": torch.__version__}
+    write(f"{home}/{name}.json", json.dumps(found).encode())
+    for panel in found["panels"]:
+        print(panel["title"])
+        for label, points in panel.get("lines", {}).items():
+            print(f"{label:>24}", *(f"{x}: {y:.3g}" for x, y, *_ in points), sep="  ")
+    draw_claim(f"{home}/{name}")
+
+
+def draw_claim(path: str) -> None:
+    """Draw path.json, as claim() keeps it, as path.png: a panel beside the other."""
+    with open(f"{path}.json") as file:
+        panels = json.load(file)["panels"]
+    plt = pyplot()
+    figure, axes = plt.subplots(1, len(panels), figsize=(1 + 6 * len(panels), 5.5), squeeze=False)
+    for axis, panel in zip(axes[0], panels):
+        axis.set_title(panel["title"], color=GREY)
+        if "points" in panel:
+            axis.scatter(*zip(*[point[:2] for point in panel["points"]]), s=14, cmap="tab10",
+                         c=[point[2] for point in panel["points"]])  # fmt: skip
+            axis.set(xlabel="first principal component", ylabel="second")
+            continue
+        for (label, points), colour in zip(panel["lines"].items(), COLOURS):
+            x, mean, least, most = zip(*points)
+            axis.plot(x, mean, "-o", color=colour, label=label, markersize=4)
+            axis.fill_between(x, least, most, color=colour, alpha=0.25, linewidth=0)
+        axis.set(xlabel=panel["x"], ylabel=panel["y"])
+        if "x" in panel["log"]:
+            axis.set_xscale("log", base=2)
+        if "y" in panel["log"]:
+            axis.set_yscale("log")
+        axis.legend(frameon=False, fontsize=12)
+    figure.savefig(f"{path}.png", transparent=True, dpi=70)
+
+
 DRAWN = {"samples": samples, "growth": growth}
 MEASURES = {"depth": depth, "forgetting": forgetting, "position": position}
 
@@ -424,11 +471,19 @@ def main(argv=None) -> int:
     p = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("what", nargs="+", metavar="RUN", help="the --out of a run, or as told above")
     p.add("--out", "runs.png", str, "the picture's file")
+    p.add_argument("--quick", action="store_true", help="of a claim: one seed, fewer points")
     try:
         args = p.parse_args(argv)
         what, *directories = args.what
         if what == "explain":
             explain()
+            return 0
+        if what in CLAIMS:
+            claim(what, args.quick)
+            return 0
+        if what == "all":
+            for path in sorted(glob.glob("results/claims/*.json")):
+                draw_claim(path.removesuffix(".json"))
             return 0
         if what in ("table", "tasks"):
             print(table(directories) if what == "table" else tasks(directories))
@@ -443,6 +498,9 @@ def main(argv=None) -> int:
             add_origin(run, runs)
         draw(runs, args.out)
         return 0
+    except KeyboardInterrupt:
+        print("figures.py: stopped; the same command goes on", file=sys.stderr)
+        return 130
     except UsageError as error:
         message = str(error)
     except (OSError, ValueError) as error:  # ValueError: a kind of picture that is not known

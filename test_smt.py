@@ -29,6 +29,7 @@ from torch import nn
 
 import bench
 import bptt_baseline
+import claims
 import data
 import figures
 import smt
@@ -2022,6 +2023,45 @@ def test_the_walk_through_a_batch(capsys):
         "L_unif": [True, False, False, False],
         "L_dmt": [False, False, True, True],
     }
+
+
+def test_the_longest_chain_of_products_by_hand():
+    embed, a, b = nn.Embedding(3, 2), nn.Linear(2, 2), nn.Linear(2, 2)
+    e = embed(torch.tensor([[0, 1]]))
+    assert claims.chain((b(a(e)) + a(e)).sum()) == 2
+    assert claims.chain((a(e) + a(torch.ones(2)) @ torch.ones(2, 2)).sum()) == 1  # from a token
+
+
+def test_a_step_of_smt_has_the_same_chain_at_each_t_and_bptt_s_grows():
+    (panel,) = claims.path(1, True)
+    chains = {name: [mean for _, mean, _, _ in points] for name, points in panel["lines"].items()}
+    assert len({*chains["SMT"]}) == len({*chains["DMT, H = 16"]}) == 1
+    assert chains["BPTT"][1] - chains["BPTT"][0] == 2 * 32  # an MLP of two layers a step
+
+
+def test_gradients_of_bptt_are_those_of_finite_differences_and_fade_with_a_fading_cell():
+    x, y = torch.tensor([[0, 1, 1, 0]]), torch.tensor([[-1, -1, -1, 1]])
+    args, task, models = build_bptt("--cell", "mlp")
+    rnn = models["rnn"].double()
+    slopes = claims.bptt_slopes(rnn, x, y, [0, 2])
+    memory = rnn.rollout(x[:, :3])[:, -1].detach()  # m_2, one step from the end
+    memory.requires_grad_()
+    logits = rnn.readout(rnn.step(memory, x[:, 3]))[:, 0]
+    loss = torch.nn.functional.cross_entropy(logits, y[:, 3])
+    assert slopes[1] == pytest.approx(torch.autograd.grad(loss, memory)[0].norm().item())
+    assert set(slopes) == {1, 3}
+
+
+def test_a_claim_is_measured_kept_and_drawn_anew(capsys):
+    pytest.importorskip("matplotlib")
+    assert figures.main(["path", "--quick"]) == 0
+    kept = json.loads(Path("runs/claims/path.json").read_text())
+    assert kept["panels"][0]["lines"]["SMT"][0][0] == 32 and kept["seconds"] > 0
+    assert Path("runs/claims/path.png").stat().st_size < 200_000
+    Path("results").mkdir()
+    Path("runs/claims").rename("results/claims")
+    Path("results/claims/path.png").unlink()
+    assert figures.main(["all"]) == 0 and Path("results/claims/path.png").exists()
 
 
 def test_measurements_are_kept_in_the_run(capsys):

@@ -1,0 +1,236 @@
+"""Experiments on what is claimed of SMT; figures.py runs and draws them: python figures.py gradient
+
+Each returns panels, {"title", "x", "y": names of the axes, "log": which are logarithmic, "lines":
+{name: [[x, mean over seeds, least, most], ..]}}, which figures.py keeps as JSON. Runs that they
+train lie in runs/claims and are gone on with where they were stopped. seeds: 0, 1, .. of them.
+"""
+
+import os
+import time
+
+import torch
+import torch.nn.functional as F
+
+import bptt_baseline
+import smt
+from run import UsageError
+
+PRODUCTS = "AddmmBackward", "MmBackward", "BmmBackward", "ScaledDotProduct"  # nodes of the graph
+SMALL = "--task copy --length 4 --delay 8 --steps 1000 --dmt-steps 200"  # a minute and a half
+
+
+def lines(measured: dict) -> dict:
+    """{name: [{x: value} of a seed, ..]} -> {name: [[x, mean, least, most], ..]}."""
+    found = {}
+    for name, curves in measured.items():
+        columns = {x: [curve[x] for curve in curves] for x in curves[0]}
+        found[name] = [[x, sum(v) / len(v), min(v), max(v)] for x, v in columns.items()]
+    return found
+
+
+def trained(program, name: str, options: str):
+    """args, task, models of a run in runs/claims, trained first where it has not ended yet."""
+    out = f"runs/claims/{name}"
+    again = ["--resume"] if os.path.exists(f"{out}/checkpoint.pt") else []
+    if code := program.main([*options.split(), "--out", out, *again]):
+        raise KeyboardInterrupt if code == 130 else UsageError(f"{out}: see the line above")
+    return program.settings(["--out", out, "--sample", "1"])[:3]
+
+
+def fresh(program, options: str):
+    """args, task, models of a command line, untrained."""
+    return program.settings([*options.split(), "--out", "runs/claims/none"])[:3]
+
+
+# ------------------------------------------------------- the gradient fades with distance, or not
+def bptt_slopes(rnn, x, y, at: list[int]) -> dict:
+    """{distance: |d loss / d m_t|} of the answer at T - 1 through the RNN's own steps."""
+    memory, memories = rnn.empty.expand(len(x), -1, -1), []
+    for token in x.unbind(1):
+        memories.append(memory := rnn.step(memory, token))
+    loss = F.cross_entropy(rnn.readout(memory)[:, 0], y[:, -1], reduction="sum")
+    grads = torch.autograd.grad(loss, [memories[t] for t in at])
+    return {x.shape[1] - 1 - t: norm(grad) for t, grad in zip(at, grads)}
+
+
+def label_slopes(teacher, x, y, at: list[int]) -> dict:
+    """{distance: |d loss / d m_t|} of the answer at T - 1 that D reads from the label m_t."""
+    found = {}
+    for t in at:
+        labels, _ = teacher["encoder"](x, torch.full_like(x[:, :1], t))
+        logits = teacher["decoder"](labels[:, 0], x[:, t + 1 :])[:, -1]
+        loss = F.cross_entropy(logits, y[:, -1], reduction="sum")
+        found[x.shape[1] - 1 - t] = norm(torch.autograd.grad(loss, labels)[0])
+    return found
+
+
+def input_slopes(teacher, x, y, at: list[int]) -> dict:
+    """{distance: |d loss / d x_t|}, x_t embedded, of the answer read from the last label."""
+    embedded = []
+    hook = teacher["encoder"].embed.register_forward_hook(lambda *call: embedded.append(call[2]))
+    labels, _ = teacher["encoder"](x, torch.full_like(x[:, :1], x.shape[1] - 1))
+    hook.remove()
+    logits = teacher["decoder"](labels[:, 0])[:, 0]
+    loss = F.cross_entropy(logits, y[:, -1], reduction="sum")
+    grad = torch.autograd.grad(loss, embedded[0])[0]  # (B, T, d)
+    return {x.shape[1] - 1 - t: norm(grad[:, t]) for t in at}
+
+
+def norm(grad) -> float:
+    """The mean over sequences of a gradient's length, at least what a float32 can tell from 0."""
+    return max(1e-30, grad.flatten(1).norm(dim=1).mean().item())
+
+
+def gradient(seeds: int, quick: bool) -> list[dict]:
+    """Lengths of gradients against the distance to the answer: retrieval, T = 128."""
+    task_options, at = "--task retrieval --length 128 --batch-size 32", [*range(0, 127, 7), 126]
+    budget = "--steps 200" if quick else "--steps 1200"
+    panels = []
+    for title, scale in [("scale 0.5", 0.5), ("scale 1", 1.0), ("scale 2", 2.0), ("trained", None)]:
+        found = {"BPTT, m_t": [], "SMT, label m_t": [], "SMT, x_t": []}
+        for seed in range(seeds):
+            nets = {}
+            for program in smt, bptt_baseline:
+                options = f"{task_options} --seed {seed} {budget}"
+                name = f"gradient-{program.METHOD}-{'quick-' * quick}{seed}"
+                if scale is None:
+                    _, task, nets[program] = trained(program, name, options)
+                else:
+                    _, task, nets[program] = fresh(program, options)
+                    scaled(nets[program], scale)
+            x, y = task.batch("val", 0, torch.arange(16, device=task.device))
+            teacher = nets[smt]["teacher"]
+            found["BPTT, m_t"].append(bptt_slopes(nets[bptt_baseline]["rnn"], x, y, at))
+            found["SMT, label m_t"].append(label_slopes(teacher, x, y, at))
+            found["SMT, x_t"].append(input_slopes(teacher, x, y, at))
+        axes = {"x": "distance to the answer", "y": "length of the gradient", "log": "y"}
+        panels.append({"title": title, **axes, "lines": lines(found)})
+    return panels
+
+
+@torch.no_grad()
+def scaled(models, scale: float) -> None:
+    """Multiply the initial weight matrices of cell and encoder."""
+    for name, weights in models.named_parameters():
+        if weights.dim() == 2 and ("cell" in name or "encoder.body" in name):
+            weights.mul_(scale)
+
+
+# --------------------------------------------------------------------- the longest chain of layers
+def chain(loss) -> int:
+    """Most matrix products in a row from the loss back to a token, in its autograd graph."""
+    longest, stack = {}, [loss.grad_fn]
+    while stack:
+        node = stack[-1]
+        below = [child for child, _ in node.next_functions if child is not None]
+        if waiting := [child for child in below if child not in longest]:
+            stack += waiting
+            continue
+        stack.pop()
+        ends = [longest[child] for child in below if longest[child] is not None]
+        starts = node.name().startswith("EmbeddingBackward")
+        here = node.name().startswith(PRODUCTS)
+        longest[node] = 0 if starts else max(ends) + here if ends else None
+    return longest[loss.grad_fn]
+
+
+def path(seeds: int, quick: bool) -> list[dict]:
+    """Matrix products in a row between a token and the loss against T: copy, default sizes."""
+    losses = {"SMT": (smt, 0), "DMT, H = 16": (smt, -1), "BPTT": (bptt_baseline, 0)}
+    found = {name: {} for name in losses}
+    for T in [32, 64, 128, 256] if quick else [32, 64, 128, 256, 512, 1024]:
+        for name, (program, phase) in losses.items():
+            options = f"--task copy --delay {T - 16} --batch-size 2"
+            args, task, models = fresh(program, options)
+            x, y = task.batch("train", 0, torch.arange(2, device=task.device))
+            loss_of = program.phases(args)[phase][1]
+            loss, _ = loss_of(models, x, y, torch.arange(2 * T).view(2, T).to(x.device), 0.5, args)
+            found[name][T] = chain(loss)
+    axes = {"x": "T", "y": "matrix products in a row", "log": "xy"}
+    return [{"title": "a step's graph", **axes, "lines": lines({k: [v] for k, v in found.items()})}]
+
+
+# ----------------------------------------------------------------------------------- drift and DMT
+@torch.no_grad()
+def drift_by_time(task, models) -> dict:
+    """{t: MSE(m̂_t, m_t) over the labels' variance across sequences and times}, 512 sequences."""
+    x, _ = task.batch("test", 0, torch.arange(512, device=task.device))
+    times = torch.arange(task.T, device=x.device).expand(x.shape)
+    labels, _ = models["teacher"]["encoder"](x, times)
+    error = (models["rnn"].rollout(x) - labels).square().mean((0, 2, 3))  # (T,)
+    variance = labels.var((0, 1), correction=0).mean()
+    return dict(enumerate((error / variance).tolist()))
+
+
+def drift(seeds: int, quick: bool) -> list[dict]:
+    """Drift against t before DMT and after its variants, from one SMT run each: a small copy."""
+    variants = {"H = 1": "--window 1", "H = 4": "--window 4", "H = 16, all of T": "--window 16"}
+    found = {"before DMT": [], **{name: [] for name in variants}}
+    for seed in range(seeds):
+        begin = f"drift-smt-{seed}"
+        _, task, models = trained(smt, begin, f"{SMALL} --dmt-steps 0 --seed {seed}")
+        found["before DMT"].append(drift_by_time(task, models))
+        for name, options in variants.items():
+            options = f"--init runs/claims/{begin} --steps 0 --dmt-steps 200 {options}"
+            out = f"drift-{options.split()[-1]}-{seed}"
+            _, task, models = trained(smt, out, options)
+            found[name].append(drift_by_time(task, models))
+    axes = {"x": "t", "y": "drift", "log": "y"}
+    return [{"title": "copy of 4 over a delay of 8", **axes, "lines": lines(found)}]
+
+
+# ------------------------------------------------------------------------------- cost per token
+def cost(seeds: int, quick: bool) -> list[dict]:
+    """Seconds of a further token, and numbers kept for it, against the tokens before: text."""
+    seconds, kept = {"RNN": {}, "teacher": {}}, {"RNN": {}, "teacher": {}}
+    for T in [64, 256, 1024] if quick else [64, 128, 256, 512, 1024, 2048]:
+        args, task, models = fresh(smt, f"--task text --length {T} --device cpu")
+        x, _ = task.batch("val", 0, torch.arange(1))
+        last, memory = torch.tensor([[T - 1]]), models["rnn"].empty[None]
+        encoder, decoder, rnn = *models["teacher"].values(), models["rnn"]
+        ways = {
+            "RNN": lambda: rnn.readout(rnn.step(memory, x[:, -1])),
+            "teacher": lambda: decoder(encoder(x, last)[0][:, 0]),
+        }
+        for name, way in ways.items():
+            spent = []
+            for _ in range(11):
+                begin = time.perf_counter()
+                with torch.no_grad():
+                    way()
+                spent.append(time.perf_counter() - begin)
+            seconds[name][T] = sorted(spent)[5]
+        kept["RNN"][T], kept["teacher"][T] = memory.numel(), T
+    titles = {"median seconds of a token": seconds, "numbers kept: memory, or all tokens": kept}
+    return [
+        {"title": title, "x": "tokens before", "y": title, "log": "xy",
+         "lines": lines({name: [values] for name, values in found.items()})}
+        for title, found in titles.items()
+    ]  # fmt: skip
+
+
+# ------------------------------------------------------------------------- the memory's geometry
+@torch.no_grad()
+def components(task, models, t: int, symbols) -> list[list[float]]:
+    """The first two principal components of m̂_t and what to colour them by: 400 sequences."""
+    x, _ = task.batch("test", 0, torch.arange(400, device=task.device))
+    memories = models["rnn"].rollout(x)[:, t].flatten(1)  # (400, K d)
+    centred = memories - memories.mean(0)
+    plane = centred @ torch.linalg.svd(centred, full_matrices=False).Vh[:2].T  # (400, 2)
+    return [[*point, symbol] for point, symbol in zip(plane.tolist(), symbols(x).tolist())]
+
+
+def geometry(seeds: int, quick: bool) -> list[dict]:
+    """Points (component 1, component 2, symbol) of memories that hold one symbol, or four."""
+    panels = []
+    _, task, models = trained(smt, "geometry-retrieval", "--task retrieval")
+    _, y = task.batch("test", 0, torch.arange(400, device=task.device))
+    points = components(task, models, task.T - 2, lambda x: y[:, -1])
+    panels.append({"title": "retrieval, before the query: the needle", "points": points})
+    _, task, models = trained(smt, "geometry-copy", SMALL)
+    points = components(task, models, task.T - 5, lambda x: x[:, 0])
+    panels.append({"title": "copy, before the answer: the first of 4", "points": points})
+    return panels
+
+
+CLAIMS = {"gradient": gradient, "path": path, "drift": drift, "cost": cost, "geometry": geometry}

@@ -344,7 +344,7 @@ def parser() -> Parser:
     return p
 
 
-def settings(argv: list[str]) -> tuple:
+def settings(argv: list[str] | None) -> tuple:
     """Options -> args, task, models, checkpoint to go on from; finds what is wrong with them."""
     args, checkpoint, source = resolve(parser(), argv, METHOD, TASKS)  # source: or --init's
     task = make_task(args)
@@ -370,7 +370,7 @@ def main(argv: list[str] | None = None) -> int:
     """Train and show; with --sample, show. Exit status: 0, 2 for wrong input, 130 for Ctrl-C."""
 
     def work():
-        args, task, models, checkpoint = settings(sys.argv[1:] if argv is None else argv)
+        args, task, models, checkpoint = settings(argv)
         if not args.sample:
             train(args, task, models, checkpoint)
         if not RANK:

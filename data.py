@@ -16,16 +16,15 @@ run can be resumed, or its rows split over processes, with nothing to save. Spli
 (looked at while training) and "test" (for the final figure; of text, the same held-out tenth).
 """
 
-import argparse
 import string
-import sys
+from argparse import Namespace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from run import LARGEST, Parser, UsageError, default_text, described, random_bits, read_bytes
-from run import read_images, whole
+from run import LARGEST, Parser, UsageError, default_text, random_bits, read_bytes, read_images
+from run import task_of, whole
 
 
 # The tasks' own options, as argparse takes them. A task lists those it has, with its defaults.
@@ -327,7 +326,7 @@ TASKS = {"copy": Copy, "retrieval": Retrieval, "stack": Stack, "recall": Recall}
 TASKS |= {"modular": Modular, "parity": Parity, "text": Text, "pixels": Pixels}
 
 
-def make_task(args: argparse.Namespace) -> Task:
+def make_task(args: Namespace) -> Task:
     """The task that the options ask for; UsageError if one of them is another task's."""
     task = TASKS[args.task]
     for name in OPTIONS:
@@ -343,16 +342,6 @@ def make_task(args: argparse.Namespace) -> Task:
 
 def add_task(p: Parser):
     """The option --task, and those of all tasks; their defaults come with the task."""
-    p.add("--task", "copy", task_name, "what to learn; list: tells what there is")
+    p.add("--task", "copy", task_of(TASKS), "what to learn; list: tells what there is")
     for name, kind in OPTIONS.items():
         p.add_argument("--" + name, **kind)
-
-
-def task_name(text: str) -> str:
-    """An option's type: a task's name. list prints what there is, and ends the program."""
-    if text in TASKS:
-        return text
-    if text != "list":
-        raise argparse.ArgumentTypeError(f"{text} is not a task; give list, {', '.join(TASKS)}")
-    print(*(described(name, task) for name, task in TASKS.items()), sep="\n")
-    sys.exit(0)

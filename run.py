@@ -129,7 +129,7 @@ def inherited(source, args) -> dict:
     return {k: v for k, v in config.items() if k in vars(args) and k not in own}
 
 
-def resolve(p: Parser, argv: list[str], method: str, tasks: dict) -> tuple:
+def resolve(p: Parser, argv: list[str] | None, method: str, tasks: dict) -> tuple:
     """Options -> args, the checkpoint to go on with, that to start from (None: there is none).
 
     What is not given comes from the run that this one starts from, --preset or the task's defaults.
@@ -304,6 +304,21 @@ def report(state, phase, train_loss, figures):
     shown = "  ".join(f"{k} {v:.4f}" for k, v in figures.items() if v is not None)
     if not RANK:
         tqdm.write(f"{phase:5}  step {state['step']:5}  {state['seconds']:4.0f} s  {shown}")
+
+
+def task_of(tasks: dict):
+    """An option's type: one of the tasks by its name; "list" prints them, and ends the program."""
+
+    def parse(text: str) -> str:
+        if text == "list":
+            print(*(described(name, task) for name, task in tasks.items()), sep="\n")
+            sys.exit(0)
+        if text not in tasks:
+            known = ", ".join(tasks)
+            raise argparse.ArgumentTypeError(f"{text} is not a task; give list, {known}")
+        return text
+
+    return parse
 
 
 def described(name: str, kind) -> str:

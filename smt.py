@@ -18,8 +18,7 @@ Glossary
   D        decoder       m_t, x_{t+1..t+Tf-1} -> logits of the Tf targets y_t..y_{t+Tf-1}
   g        rnn.readout   D given no future token: m_t -> logits of y_t
   f        rnn.cell      m_t, x_{t+1} -> m_{t+1}, with rnn.embed for x
-  Tf       args.future   targets that are decoded from a label
-  R, H     args.rollout  steps of the RNN alone in DMT; args.window: those a gradient passes through
+  Tf, R, H args.future, rollout, window: targets decoded, steps of DMT's rollouts, of their gradient
   B sequences of T times, n labels or transitions in each; V kinds of token; N, S of anything
 """
 
@@ -556,7 +555,7 @@ def parser() -> Parser:
     return p
 
 
-def settings(argv: list[str]) -> tuple:
+def settings(argv: list[str] | None) -> tuple:
     """Options -> args, task, models, checkpoint to go on from; finds what is wrong with them."""
     args, checkpoint, source = resolve(parser(), argv, METHOD, TASKS)  # source: or --init's
     task = make_task(args)
@@ -570,8 +569,7 @@ def settings(argv: list[str]) -> tuple:
 
 def fit(args: Args, T: int):
     """Shorten what goes beyond the T times; UsageError for what can't be."""
-    alone = round(args.cell_only * args.steps)
-    if alone == args.steps and (alone or args.dmt_steps) and not args.init:
+    if round(args.cell_only * args.steps) == args.steps and not args.init:
         shown = f"--steps {args.steps} --cell-only {args.cell_only}"
         raise UsageError(f"{shown}: f needs a teacher; leave some steps to it, or give --init RUN")
     args.rollout = max(args.rollout, args.window)
@@ -589,7 +587,7 @@ def main(argv: list[str] | None = None) -> int:
     """Train and show; with --sample, show. Exit status: 0, 2 for wrong input, 130 for Ctrl-C."""
 
     def work():
-        args, task, models, checkpoint = settings(sys.argv[1:] if argv is None else argv)
+        args, task, models, checkpoint = settings(argv)
         if not args.sample:
             train(args, task, models, checkpoint)
         if not RANK:

@@ -1395,7 +1395,6 @@ def test_text_trains_and_samples(capsys):
         "--dmt-steps 0 --lambda-dec 0 --lambda-dyn 0",
         "--cell-only 0.5 --labels 99 --decoded 99",
         "--cell-only 0",
-        "--steps 0 --dmt-steps 0",
         "--length 1 --delay 0 --labels 2 --batch-size 1",
     ],
 )

@@ -5,6 +5,8 @@ Each returns panels, {"title", "x", "y": names of the axes, "log": which are log
 train lie in runs/claims and are gone on with where they were stopped. seeds: 0, 1, .. of them.
 """
 
+import glob
+import json
 import os
 import time
 
@@ -233,4 +235,26 @@ def geometry(seeds: int, quick: bool) -> list[dict]:
     return panels
 
 
+# --------------------------------------------------------------------- longer than in training
+def extrapolation(seeds: int, quick: bool) -> list[dict]:
+    """Accuracy on sequences 1 to 8 times as long as those trained on, from runs in results/."""
+    panels = []
+    for task in "parity", "stack":
+        found = {}
+        for path in sorted(glob.glob(f"results/{task}-*-mlp-seed*/metrics.jsonl")):
+            with open(path) as file:
+                last = json.loads(file.read().splitlines()[-1])
+            ends = {1: "", **{k: f"_{k}x" for k in (2, 4, 8)}}
+            both = {"RNN, BPTT": "val_acc"}
+            if last["teacher_acc"] is not None:
+                both = {"RNN, SMT → DMT": "val_acc", "its teacher": "teacher_acc"}
+            for name, figure in both.items():
+                curve = {k: last[figure + end] for k, end in ends.items()}
+                found.setdefault(name, []).append(curve)
+        axes = {"x": "times the length trained on", "y": "accuracy", "log": "x"}
+        panels.append({"title": task, **axes, "lines": lines(found)})
+    return panels
+
+
 CLAIMS = {"gradient": gradient, "path": path, "drift": drift, "cost": cost, "geometry": geometry}
+CLAIMS |= {"extrapolation": extrapolation}

@@ -14,8 +14,8 @@ as does
     python figures.py forgetting RUN  what a linear probe reads from its last memory: retrieval
     python figures.py position RUN    its loss by position, to 8 times the training length: text
     python figures.py explain         a batch through a tiny untrained SMT, as on a board
-    python figures.py CLAIM           an experiment of claims.py: gradient, path, drift, cost or
-                                      geometry; with --quick one seed and fewer points
+    python figures.py CLAIM           an experiment of claims.py: gradient, path, drift, cost,
+                                      geometry, extrapolation; --quick: one seed, fewer points
     python figures.py all             draws all that was found of claims anew
 
 depth, forgetting and position need checkpoint.pt; they print what they find and keep it in the

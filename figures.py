@@ -15,7 +15,7 @@ as does
     python figures.py position RUN    its loss by position, to 8 times the training length: text
     python figures.py explain         a batch through a tiny untrained SMT, as on a board
     python figures.py CLAIM           an experiment of claims.py: gradient, path, drift, cost,
-                                      geometry, extrapolation; --quick: one seed, fewer points
+                                      parts, geometry, extrapolation; --quick: less of it
     python figures.py all             draws all that was found of claims anew
 
 depth, forgetting and position need checkpoint.pt; they print what they find and keep it in the
@@ -423,7 +423,7 @@ def claim(name: str, quick: bool) -> None:
     write(f"{home}/{name}.json", json.dumps(found).encode())
     for panel in found["panels"]:
         print(panel["title"])
-        for label, points in panel.get("lines", {}).items():
+        for label, points in panel.get("lines", panel.get("bars", {})).items():
             print(f"{label:>24}", *(f"{x}: {y:.3g}" for x, y, *_ in points), sep="  ")
     draw_claim(f"{home}/{name}")
 
@@ -440,6 +440,17 @@ def draw_claim(path: str) -> None:
             axis.scatter(*zip(*[point[:2] for point in panel["points"]]), s=14, cmap="tab10",
                          c=[point[2] for point in panel["points"]])  # fmt: skip
             axis.set(xlabel="first principal component", ylabel="second")
+            continue
+        if "bars" in panel:
+            for k, ((label, points), colour) in enumerate(zip(panel["bars"].items(), COLOURS)):
+                names, mean, least, most = zip(*points)
+                at = np.arange(len(names)) + 0.27 * (k - 1)
+                errors = [np.subtract(mean, least), np.subtract(most, mean)]
+                axis.barh(at, mean, 0.25, xerr=errors, ecolor=GREY, color=colour, label=label)
+            axis.set_yticks(np.arange(len(names)), names)
+            axis.invert_yaxis()
+            axis.set_xlabel(panel["x"])
+            figure.legend(loc="outside lower center", ncols=3, frameon=False)
             continue
         for (label, points), colour in zip(panel["lines"].items(), COLOURS):
             x, mean, least, most = zip(*points)

@@ -434,6 +434,7 @@ def draw_claim(path: str) -> None:
         panels = json.load(file)["panels"]
     plt = pyplot()
     figure, axes = plt.subplots(1, len(panels), figsize=(1 + 6 * len(panels), 5.5), squeeze=False)
+    colours = {}
     for axis, panel in zip(axes[0], panels):
         axis.set_title(panel["title"], color=GREY)
         if "points" in panel:
@@ -452,13 +453,15 @@ def draw_claim(path: str) -> None:
             axis.set_xlabel(panel["x"])
             figure.legend(loc="outside lower center", ncols=3, frameon=False)
             continue
-        for (label, points), colour in zip(panel["lines"].items(), COLOURS):
+        for label, points in panel["lines"].items():
+            colour = colours.setdefault(label, COLOURS[len(colours)])  # the same in each panel
             x, mean, least, most = zip(*points)
             axis.plot(x, mean, "-o", color=colour, label=label, markersize=4)
             axis.fill_between(x, least, most, color=colour, alpha=0.25, linewidth=0)
         axis.set(xlabel=panel["x"], ylabel=panel["y"])
         if "x" in panel["log"]:
             axis.set_xscale("log", base=2)
+            axis.set_xticks(x, x)
         if "y" in panel["log"]:
             axis.set_yscale("log")
         axis.legend(frameon=False, fontsize=12)

@@ -267,7 +267,9 @@ def until_ctrl_c(steps):
         asked.append(True)
         signal.signal(signal.SIGINT, usual)
 
-    usual = signal.signal(signal.SIGINT, handler)
+    usual = signal.getsignal(signal.SIGINT)
+    if usual != signal.SIG_IGN:  # ignored: a background job, which the keyboard does not mean
+        signal.signal(signal.SIGINT, handler)
     try:
         for step in steps:
             if asked:

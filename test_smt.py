@@ -33,7 +33,7 @@ import claims
 import data
 import figures
 import smt
-from run import UsageError, load, random_bits
+from run import UsageError, load, random_bits, until_ctrl_c
 
 torch.set_num_threads(1)  # with matrices this small a second thread only gets in the way
 
@@ -56,6 +56,7 @@ def directory_of_its_own(tmp_path, monkeypatch):
     """
     monkeypatch.setattr("torch.accelerator.is_available", lambda: False)
     monkeypatch.chdir(tmp_path)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job would ignore it
 
 
 def build(*options, of=COPY):
@@ -1160,6 +1161,15 @@ def test_ctrl_c_ends_the_step_saves_and_can_be_gone_on_from(
     assert run("--resume") == 0
     assert same_weights(checkpoint()["models"], checkpoint(finished)["models"])
     assert without_seconds(metrics()) == without_seconds(metrics(finished))  # also the mean losses
+
+
+def test_a_background_job_ignores_ctrl_c():
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    seen = []
+    for step in until_ctrl_c(range(3)):
+        signal.raise_signal(signal.SIGINT)
+        seen.append(step)
+    assert seen == [0, 1, 2] and signal.getsignal(signal.SIGINT) == signal.SIG_IGN
 
 
 def test_a_second_ctrl_c_stops_at_once(monkeypatch):

@@ -103,8 +103,8 @@ MUTANTS = [
     ("rnn.readout(memories.detach()", "rnn.readout(memories", "readout trained through"),
     ("return dyn + dec, args.encoder_depth", "return dyn, args.encoder_depth", "readout untrained"),
     ("R * rnn.cell.depth + args", "rnn.cell.depth + args", "depth without the rollout"),
-    ('("dmt", dmt_loss, ("rnn",)', '("dmt", dmt_loss, ("teacher", "rnn")', "teacher not frozen"),
-    ('("smt", cell_loss, ("rnn",)', '("smt", cell_loss, ("teacher", "rnn")', "teacher decays"),
+    ("args.dmt_steps, args.dmt_lr)", "args.dmt_steps, args.lr)", "DMT at SMT's rate"),
+    ("alone = round(args.cell_only * args.steps)", "alone = 0", "no time for the cell alone"),
     # BPTT
     ("memories[-1][:, -1].detach() if memories", "memories[-1][:, -1] if memories",
      "not truncated"),

@@ -1318,6 +1318,15 @@ def test_after_smt_the_rnn_has_readout_and_empty_memory_of_its_teacher():
     assert same_weights(before, models["rnn"].state_dict())
 
 
+def test_the_phases_and_what_they_train_by_hand():
+    options = "--steps 10 --cell-only 0.4 --dmt-steps 5 --lr 0.1 --dmt-lr 0.2"
+    assert smt.phases(build(*options.split())[0]) == [
+        ("smt", smt.smt_loss, ("teacher", "rnn"), 6, 0.1),
+        ("smt", smt.cell_loss, ("rnn",), 4, 0.1),
+        ("dmt", smt.dmt_loss, ("rnn",), 5, 0.2),
+    ]
+
+
 def test_the_learning_rate_warms_up_and_ends_at_0():
     rates = [smt.learning_rate(step, 1000, 2e-3) for step in range(1000)]
     top = rates.index(max(rates))

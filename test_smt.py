@@ -12,6 +12,7 @@ import json
 import math
 import os
 import random
+import re
 import signal
 import socket
 import struct
@@ -26,6 +27,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from tqdm import tqdm
 
 import bench
 import bptt_baseline
@@ -1193,6 +1195,7 @@ def test_sigkill_at_random_moments_changes_nothing(program, steps):
     for kill in range(6):
         resume = ["--resume"] if Path("run/checkpoint.pt").exists() else []
         if not (child := os.fork()):
+            tqdm.set_lock(threading.RLock())  # that of its parent is shared; one killed may hold it
             try:
                 os._exit(program.main([*options, "--out", "run", *resume]))
             finally:
@@ -1892,6 +1895,27 @@ def test_neither_program_goes_on_with_a_run_of_the_other(finished, capsys):
 def test_the_baseline_offers_nothing_of_smt_alone(option, capsys):
     assert run_bptt(*option.split()) == 2
     assert option.split()[0] in capsys.readouterr().err and not Path("bptt").exists()
+
+
+# --------------------------------------------------------------------------------------- the README
+HOME = Path(smt.__file__).parent
+
+
+def test_the_tour_links_to_the_sections():
+    links = re.findall(r"- \[(.*?)\]\(smt\.py#L(\d+)\)", (HOME / "README.md").read_text())
+    lines = (HOME / "smt.py").read_text().splitlines()
+    sections = {n: line.split("- ")[-1] for n, line in enumerate(lines, 1) if line[:5] == "# ---"}
+    assert {int(n): name for name, n in links} == sections
+
+
+def test_labels_written_by_hand_are_learnt(monkeypatch):
+    (code,) = re.findall(r"```python\n(.*?)```", (HOME / "README.md").read_text(), re.S)
+    monkeypatch.setattr(smt, "Encoder", smt.Encoder)  # which the code replaces: put back afterwards
+    for known, less in {"300": "100 --eval-rows 8 --device cpu", "--eval-length 8": ""}.items():
+        assert known in code
+        code = code.replace(known, less)
+    exec(code, {})
+    assert metrics("runs/oracle")[-1]["val_acc"] == 1
 
 
 # ------------------------------------------------------------------------------------- the pictures

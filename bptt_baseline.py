@@ -92,7 +92,7 @@ class Decoder(nn.Module):
     def forward(self, memory: Tensor, future: Tensor = None, context: int = LARGEST) -> Tensor:
         h = memory if future is None else torch.cat([memory, self.embed(future)], 1)
         s, K = torch.arange(h.shape[1], device=h.device), memory.shape[1]
-        # Causal. Inputs see all the memory but few of one another: D must rely on the memory.
+        # Causal. Inputs see all the memory; if context is small, D must rely on the memory.
         mask = (s <= s[:, None]) & ((s > s[:, None] - context) | (s < K))
         return self.logits(self.body(h, mask=mask)[:, K - 1 :])
 

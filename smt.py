@@ -5,7 +5,7 @@ writes a memory, its label, and a decoder predicts the future from it. How to up
 then plain regression, from a label and the next input to the next label: no RNN is unrolled. SMT
 trains encoder, decoder and cell, then the cell alone on labels that stay. Run alone, the RNN meets
 its own errors, in memories unlike those it learnt on, and drifts: DAgger Memory Training (DMT)
-trains it on these. Cell, readout and an empty memory remain.
+trains it on these, in short windows. Cell, readout and an empty memory remain.
 Source: Kumar & Isola, Pretraining Recurrent Networks without Recurrence, arXiv:2606.06479.
 
 Glossary
@@ -90,7 +90,7 @@ def encoder_mask(times: Tensor, T: int, K: int, context: int, bidirectional: boo
     """What attends to what in the encoder: times (B, n) -> (B, 1, T + nK, T + nK), True = seen."""
     B, n = times.shape
     s = torch.arange(T, device=times.device)
-    # One-pass: token s sees x_<=s and no register, which serves all t; registers of t see x_<=t.
+    # One-pass: token s serves all t: it sees x_<=s and no register; registers of t see x_<=t.
     last = times if bidirectional else s.expand(B, T)  # bidirectional: n = 1, all see x_<=t
     last = torch.cat([last.expand(B, T), times.repeat_interleave(K, 1)], 1)  # (B, T + nK)
     sees_token = (s <= last[..., None]) & (s > last[..., None] - context)
@@ -115,16 +115,16 @@ class Encoder(nn.Module):
         B, n, K = *times.shape, len(self.registers)
         if self.bidirectional:  # a label a pass: its tokens see one another up to its t, no further
             x, times = x.repeat_interleave(n, 0), times.reshape(B * n, 1)
-        T, when = x.shape[1], times.repeat_interleave(K, 1)  # (B, nK) of each register
+        T, when = x.shape[1], times.repeat_interleave(K, 1)  # (N, nK) of each register
         token = torch.arange(1, T + 1, device=x.device).expand(len(x), T)
         position = torch.cat([token, when + 2 if self.now else when * 0], 1)
         mask = encoder_mask(times, T, K, self.context, self.bidirectional)
-        e = self.embed(x)  # (B, T, d)
+        e = self.embed(x)  # (N, T, d)
         # A token knows the one before it: to look one back is what attention learns slowest.
         tokens = e + self.before(F.pad(x[:, :-1], (1, 0), value=len(self.before.weight) - 1))
         # A label's registers know x_t: with one position for all t they couldn't tell the latest.
         latest = F.pad(e, (0, 0, 1, 0)).take_along_dim(when[..., None] + 1, 1)  # t = -1: 0
-        registers = self.registers.repeat(times.shape[1], 1) + latest  # (B, nK, d)
+        registers = self.registers.repeat(times.shape[1], 1) + latest  # (N, nK, d)
         h = self.body(torch.cat([tokens, registers], 1), position, mask)
         return F.rms_norm(h[:, T:], h.shape[-1:]).reshape(B, n, K, -1), h[:, :T]
 
@@ -142,7 +142,7 @@ class Decoder(nn.Module):
     def forward(self, memory: Tensor, future: Tensor = None, context: int = LARGEST) -> Tensor:
         h = memory if future is None else torch.cat([memory, self.embed(future)], 1)
         s, K = torch.arange(h.shape[1], device=h.device), memory.shape[1]
-        # Causal. Inputs see all the memory but few of one another: D must rely on the memory.
+        # Causal. Inputs see all the memory; if context is small, D must rely on the memory.
         mask = (s <= s[:, None]) & ((s > s[:, None] - context) | (s < K))
         return self.logits(self.body(h, mask=mask)[:, K - 1 :])
 
@@ -299,7 +299,7 @@ def consecutive(y: Tensor, bits: Tensor, length: int) -> Tensor:
 def blur(labels: Tensor, bits: Tensor, noise: float) -> Tensor:
     """Labels (B, n, K, d) with uniform noise of this deviation, from each row's bits (B, T).
 
-    It drowns what the future does not need. Without it the labels of the task parity count ones,
+    It drowns what the future does not need; the default is 0. Without it parity's labels count ones
     and its RNN fails on sequences longer than those it learnt from.
     """
     if not noise:
@@ -327,7 +327,7 @@ def smt_loss(models: Models, x: Tensor, y: Tensor, bits: Tensor, done: float, ar
     # first what to remember, then in a form that f can follow.
     dyn = 100 ** min(0, 1.25 * done - 1) * dynamics(rnn, labels, blurred, times, x)
     # L_dec and L_unif of some labels: neighbours hold much the same, and decoding is what costs.
-    pick = bits[:, :n].argsort(1)[:, : args.decoded] + 1  # not the first: it may be m_∅
+    pick = bits[:, :n].argsort(1)[:, : args.decoded] + 1  # 1..: m_∅ has no y to decode
     some = blurred.take_along_dim(pick[..., None, None], 1)  # (B, decoded, K, d)
     dec = decoding(teacher["decoder"], some, times.gather(1, pick), x, y, args)
     loss = args.lambda_dec * dec + args.lambda_tok * guessing(teacher["decoder"], states, times, y)
@@ -346,7 +346,7 @@ def cell_loss(models: Models, x: Tensor, y: Tensor, bits: Tensor, done: float, a
 
 @torch.no_grad()
 def hand_over(teacher: nn.ModuleDict, rnn: RNN):
-    """What no gradient of SMT reaches: m_∅ = E of the empty prefix, to stay so; g, a copy of D."""
+    """Copy into the RNN what SMT gives no gradient: m_∅, from E, which DMT keeps; g, from D."""
     x = torch.zeros(1, 1, dtype=torch.long, device=rnn.empty.device)  # t = -1 does not see it
     rnn.empty.copy_(teacher["encoder"](x, x - 1)[0][0, 0])
     rnn.readout.load_state_dict(teacher["decoder"].state_dict())
@@ -525,7 +525,7 @@ def parser() -> Parser:
     )
     add("--future", LARGEST, whole(1), "Tf, targets decoded from a label; larger than T: all")
     add("--decoder-context", LARGEST, whole(1), "inputs that a layer of the decoder sees")
-    add("--labels", 16, whole(1), "n, transitions of a sequence in an SMT step")
+    add("--labels", 16, whole(1), "n a sequence: SMT's transitions, DMT's labels")
     add("--decoded", 4, whole(1), "how many of their labels are under L_dec and L_unif")
     add("--lambda-dec", 1.0, number(0), "λ_dec, weight of the decoding loss")
     add("--lambda-readout", 0.3, number(0), "extra weight in it of y_t, the readout's target")

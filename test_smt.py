@@ -580,6 +580,17 @@ def test_a_rollout_is_its_steps_one_by_one(cell):
     assert torch.equal(rnn.rollout(changed)[:, :4], memories[:, :4])
 
 
+@pytest.mark.parametrize("cell", ["transformer", "mlp"])
+def test_a_cell_whose_branches_say_nothing_keeps_the_memory_in_place(cell):
+    cell = build("--cell", cell)[2]["rnn"].cell
+    with torch.no_grad():
+        for name, weights in cell.named_parameters():
+            if name.endswith("out.weight") or ".3." in name:  # the last layer of a branch
+                weights.zero_()
+    memory, e = torch.randn(3, 2, 8), torch.randn(3, 8)
+    assert torch.equal(cell(memory, e), memory)
+
+
 # ---------------------------------------------------------------------------- the parts of the loss
 def test_cross_entropy_by_hand():
     logits = torch.tensor([[0.0, 0.0], [math.log(3), 0.0], [7.0, -7.0]], requires_grad=True)

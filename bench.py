@@ -185,7 +185,8 @@ def run(argv: list[str]):
     known = options(smt) | options(bptt_baseline)
     if wrong := [f"{k} {v}" for k, v in zip(others[::2], others[1::2]) if k not in known]:
         raise UsageError(f"{wrong[0]}: neither program has it; python smt.py --help lists all")
-    if args.json and not os.access(os.path.dirname(args.json) or ".", os.W_OK):
+    home = os.path.dirname(args.json or "") or "."
+    if args.json and (os.path.isdir(args.json) or not os.access(home, os.W_OK)):
         raise UsageError(
             f"--json {args.json}: can't be written; give a path in a directory of yours"
         )
@@ -215,6 +216,9 @@ def main(argv=None) -> int:
     try:
         run(sys.argv[1:] if argv is None else argv)
         return 0
+    except KeyboardInterrupt:
+        print("bench.py: stopped", file=sys.stderr)
+        return 130
     except UsageError as error:
         message = str(error)
     except OSError as error:

@@ -47,8 +47,7 @@ LETTERS = string.digits + string.ascii_letters  # how tokens are shown
 class Task:
     """What the generated tasks share. letters: what shows token 0, 1, ..; V of them."""
 
-    sizes, smt, bptt = {}, {}, {}
-    test_rows = 1024
+    sizes, smt, bptt, test_rows = {}, {}, {}, 1024
     axis = "length"  # the option that longer sequences have more of; None: they have one length
 
     def __init__(self, seed: int, device: torch.device, **options):
@@ -133,13 +132,15 @@ class Stack(Task):
     """Random pushes of 4 symbols and pops; the answer at a pop is what it pops, on top till then.
 
     No loss at a push. Pushes and pops are as likely where both can be; in training they also come
-    in runs of 2, 4 or 8: else few futures ask for what lies deep, and labels don't hold it.
-    T = length.
+    in runs of 2, 4 or 8: else few futures ask for what lies deep, and labels lack it. T = length.
     """
 
     options, sizes = {"length": 32, "depth": 8}, {"cell_depth": 2, "decoder_depth": 1}
     smt = {"encoder_depth": 3, "decoded": 16, "future": 8, "cell_only": 0.15, "dmt_steps": 1500}
     letters = "abcd-"  # the last is a pop
+
+    def wrong(self) -> str:
+        return "--length 1: has no pop; give 2 or more" if self.length < 2 else ""
 
     def batch(self, split: str, step: int, rows: Tensor) -> Batch:
         bits, t = self.bits(split, step, rows, self.T + 1), torch.arange(self.T).to(rows.device)
@@ -239,8 +240,7 @@ class Text(Task):
         raw = read_bytes(data) if data else default_text()
         held_out = len(raw) // 10
         if held_out < length:
-            found = f"--data {data or 'the default text'}: {len(raw)} bytes are too few"
-            raise UsageError(f"{found}: a tenth must hold --length {length}")
+            raise UsageError(f"--data {data}: of {len(raw)} bytes no tenth holds --length {length}")
         everything = torch.frombuffer(bytearray(raw), dtype=torch.uint8).to(device)
         self.test_rows = min(held_out // length, -(-100_000 // length))
         self.train, self.held_out = everything[:-held_out], everything[-held_out:]
@@ -257,7 +257,9 @@ class Text(Task):
         return torch.cat([torch.full_like(y[:, :1], self.start), y[:, :-1]], 1), y
 
     def prompts(self, text: str, rows: Tensor) -> list[tuple]:
-        tokens = torch.tensor([self.start, *text.encode()], device=rows.device)
+        tokens = torch.tensor(
+            [self.start, *text.encode(errors="surrogateescape")], device=rows.device
+        )
         return [("sample", tokens.expand(len(rows), -1), len(tokens) + 4 * self.T)]
 
     def draw(self, tokens: Tensor) -> str:
@@ -334,8 +336,7 @@ def make_task(args: Namespace) -> Task:
     for name in OPTIONS:
         value = getattr(args, name)
         if value is not None and name not in task.options:
-            own = ", --".join(task.options)
-            raise UsageError(f"--{name} {value}: no option of task {args.task}, which has --{own}")
+            raise UsageError(f"--{name} {value}: no option of task {args.task}; see --task list")
     task = task(args.seed, args.device, **{name: getattr(args, name) for name in task.options})
     if args.eval_length > 1 and task.axis:
         task.longer(args.eval_length)  # finds out what can't be had before the run, not after it

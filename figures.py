@@ -469,6 +469,7 @@ def draw_claim(path: str) -> None:
 
 
 DRAWN = {"samples": samples, "growth": growth}
+ALONE = {"explain", "all", *CLAIMS}  # need no run
 MEASURES = {"depth": depth, "forgetting": forgetting, "position": position}
 
 
@@ -489,6 +490,8 @@ def main(argv=None) -> int:
     try:
         args = p.parse_args(argv)
         what, *directories = args.what
+        if (what in ("table", "tasks")) != bool(directories) and what in ALONE | {"table", "tasks"}:
+            raise UsageError(f"{what}: {len(directories)} runs given; see --help")
         if what == "explain":
             explain()
             return 0
@@ -519,6 +522,8 @@ def main(argv=None) -> int:
         message = str(error)
     except (OSError, ValueError) as error:  # ValueError: a kind of picture that is not known
         message = f"--out {args.out}: can't be written ({error})"
+    except (LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
+        message = f"{' '.join(args.what)}: holds something else than it should ({error!r})"
     print(f"figures.py: {message}", file=sys.stderr)
     return 2
 

@@ -22,8 +22,15 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 # This process's number and how many there are, as torchrun tells them. The first alone writes.
-RANK, RANKS = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+try:
+    RANK, RANKS = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    if not 0 <= RANK < RANKS:
+        raise ValueError
+except ValueError:
+    print("RANK, WORLD_SIZE: leave them to torchrun, or 0 <= RANK < WORLD_SIZE", file=sys.stderr)
+    sys.exit(2)
 LARGEST = 2**20  # bound of lengths and delays: far beyond what memory allows, to catch typos
+START = {"step": 0, "seconds": 0.0, "depth": 0, "tokens": 0, "lines": [], "ended": False}
 FORMAT = 1  # of checkpoint.pt; to be raised when its content changes
 
 # --preset paper: the authors' sizes, weights and rates (their notebook), of which a program takes
@@ -117,9 +124,26 @@ def origin(args, method: str):
     run = load(args.out, "--resume or --sample") if args.resume or args.sample else None
     if run and run["config"]["method"] != method:
         raise UsageError(f"--out {args.out}: {run['config']['method']} made this run, not {method}")
-    if not run and os.path.exists(f"{args.out}/metrics.jsonl"):
+    if not run and not free(args.out):
         raise UsageError(f"--out {args.out}: holds a run; --resume it, or give another --out")
     return run, load(args.init, "--init") if args.init and not run else run
+
+
+def free(out) -> bool:
+    """Whether a run can begin there: it holds no files of a run, or of one that made no step."""
+    if os.path.exists(f"{out}/checkpoint.pt"):
+        try:
+            state = load(out, "--out")["state"]
+        except UsageError:
+            return False
+        return state["step"] == 0 and not state["ended"]
+    if os.path.exists(f"{out}/config.json"):
+        try:
+            with open(f"{out}/config.json") as file:
+                json.load(file)["method"]
+        except (ValueError, TypeError, KeyError, OSError):
+            return False  # something else's
+    return not os.path.exists(f"{out}/metrics.jsonl")
 
 
 def inherited(source, args) -> dict:
@@ -139,6 +163,11 @@ def resolve(p: Parser, argv: list[str] | None, method: str, tasks: dict) -> tupl
     args.out = args.out or f"runs/{args.task}-{method}"
     run, source = origin(args, method)
     earlier = inherited(source, args)
+    for action in p._actions:  # what is inherited was not read from the command line
+        value = earlier.get(action.dest)
+        if value is not None and not valid(action, value):
+            where = args.out if run else args.init
+            raise UsageError(f"{where}: has {action.dest} {value}, which no run can have: damaged")
     task = tasks[earlier.get("task", args.task)]
     p.set_defaults(**task.options | task.sizes | getattr(task, method) | preset | earlier)
     args = p.parse_args(argv)  # once more, with these defaults
@@ -146,6 +175,15 @@ def resolve(p: Parser, argv: list[str] | None, method: str, tasks: dict) -> tupl
     agree(args, {k: v for k, v in earlier.items() if k == "task"})
     check(args)
     return args, run, source
+
+
+def valid(action, value) -> bool:
+    """Whether an option could have this value, by its type and choices."""
+    try:
+        parsed = action.type(str(value)) if action.type else value
+    except argparse.ArgumentTypeError:
+        return False
+    return parsed == value and (not action.choices or value in action.choices)
 
 
 def check(args):
@@ -167,7 +205,7 @@ def restore(models, source, args):
             models.load_state_dict({name: source["models"][name] for name in models.state_dict()})
     except (KeyError, RuntimeError):
         where = args.out if args.resume or args.sample else args.init
-        raise UsageError(f"--init/--resume {where}: other sizes") from None
+        raise UsageError(f"--init/--resume {where}: other sizes, or has no teacher") from None
 
 
 def agree(args, earlier: dict):
@@ -180,6 +218,7 @@ def agree(args, earlier: dict):
 
 def status(work, program: str, writes: str = "--out") -> int:
     """Call work() -> the exit status: 0, 2 for wrong input or output, 130 for Ctrl-C."""
+    sys.stdout.reconfigure(errors="replace")  # a terminal that can't show all
     try:
         work()
         return 0
@@ -190,7 +229,13 @@ def status(work, program: str, writes: str = "--out") -> int:
         message, code = f"{writes}: can't write {shown} ({error.strerror})", 2
     except KeyboardInterrupt:
         message, code = "stopped; --resume goes on from the last checkpoint", 130
-    print(f"{os.path.basename(program)}: {message}", file=sys.stderr)
+    except (MemoryError, RuntimeError) as error:
+        full = "allocate memory", "out of memory", "Storage size"
+        if isinstance(error, RuntimeError) and not any(text in str(error) for text in full):
+            raise
+        sizes = "--batch-size, --length, --dim, --memory, --eval-rows or --data"
+        message, code = f"out of memory; give a smaller {sizes}", 2
+    print(f"{os.path.basename(program)}: {message}".replace("\n", "\\n"), file=sys.stderr)
     return code
 
 
@@ -216,8 +261,13 @@ def load(directory, option):
         if zipfile.ZipFile(path).testzip():  # torch.load does not look at the checksums
             raise ValueError
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        checkpoint["config"]["method"], checkpoint["models"].items(), checkpoint["state"]["lines"]
-        found = checkpoint["format"]
+        checkpoint["config"]["method"], checkpoint["models"].items()
+        found, state = int(checkpoint["format"]), checkpoint["state"]
+        sound = all(type(state[name]) is type(value) for name, value in START.items())
+        if found == FORMAT and not (
+            sound and all(isinstance(line, str) for line in state["lines"])
+        ):
+            raise ValueError
     except Exception:  # what damaged files make torch raise is of many kinds
         raise UsageError(f"{option}: {path} is damaged, or of another program") from None
     if found != FORMAT:
@@ -236,8 +286,7 @@ def share(models):
 
 def open_run(args, models, checkpoint) -> dict:
     """Make the run's directory, config.json and metrics.jsonl -> how far the run is."""
-    start = {"step": 0, "seconds": 0.0, "depth": 0, "tokens": 0, "lines": [], "ended": False}
-    state = checkpoint["state"] if checkpoint else start
+    state = checkpoint["state"] if checkpoint else START | {"lines": []}
     os.makedirs(args.out, exist_ok=True)
     machine = torch.cuda.get_device_name() if args.device == "cuda" else args.device
     sizes = {k: sum(p.numel() for p in model.parameters()) for k, model in models.items()}
@@ -257,6 +306,14 @@ def save(args, models, optimizer, state):
     torch.save(content, buffer := io.BytesIO())
     write(f"{args.out}/checkpoint.pt", buffer.getvalue())
     write(f"{args.out}/metrics.jsonl", "".join(state["lines"]).encode())
+
+
+def take_up(optimizer, checkpoint, args):
+    """Go on with the optimizer of a checkpoint; UsageError if that is of something else."""
+    try:
+        optimizer.load_state_dict(checkpoint["optimizer"])
+    except Exception:  # what damaged states make torch raise is of many kinds
+        raise UsageError(f"--resume {args.out}: its optimizer's state is damaged") from None
 
 
 def until_ctrl_c(steps):
@@ -299,7 +356,8 @@ def mean_loss(losses, phase, step):
 def report(state, phase, train_loss, figures):
     """Add a line to metrics.jsonl and print it; UsageError if the weights are no numbers."""
     if not math.isfinite(figures["val_loss"]):
-        raise UsageError(f"no finite weights at step {state['step']}; try a lower learning rate")
+        cause = "a lower --lr for weights that are no numbers, or more --eval-rows to hold a target"
+        raise UsageError(f"no finite loss on validation at step {state['step']}; try {cause}")
     row = {"phase": phase} | {k: state[k] for k in ("step", "seconds", "depth", "tokens")}
     figures = {k: v if math.isfinite(v) else None for k, v in figures.items()}
     state["lines"].append(json.dumps(row | {"train_loss": train_loss} | figures) + "\n")
@@ -342,7 +400,7 @@ def read_images(path: str):
         if raw[:2] == b"\x1f\x8b":
             raw = gzip.decompress(raw)
         if raw[:4] == b"\0\0\x08\x03":  # idx: unsigned bytes, three axes
-            shape = struct.unpack(">3i", raw[4:16])
+            shape = struct.unpack(">3I", raw[4:16])
             images = np.frombuffer(raw, np.uint8, offset=16).reshape(shape).copy()
         else:
             images = np.load(io.BytesIO(raw), allow_pickle=False)
@@ -365,6 +423,8 @@ def npz(arrays: dict) -> bytes:
 
 def read_bytes(path: str) -> bytes:
     """The bytes of a file; UsageError if it can't be read."""
+    if os.path.exists(path) and not os.path.isfile(path):  # a pipe or device may have no end
+        raise UsageError(f"--data {path}: is no file; give a readable one")
     try:
         return Path(path).read_bytes()
     except OSError as error:

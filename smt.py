@@ -34,7 +34,7 @@ from tqdm import tqdm
 from data import TASKS, Task, add_task, make_task
 from run import LARGEST, RANK, RANKS, Parser, agree, device, inherited, learning_rate, mean_loss
 from run import npz, number, open_run, random_bits, report, resolve, restore, save, share, status
-from run import until_ctrl_c, whole, write, UsageError
+from run import take_up, until_ctrl_c, whole, write, UsageError
 
 Loss = tuple[Tensor, int]  # nats; how many layers had to run one after another
 
@@ -64,7 +64,7 @@ class Block(nn.Module):
 
     def forward(self, h: Tensor, position: Tensor, mask: Tensor | None) -> Tensor:
         N, S, d = h.shape
-        qkv = self.qkv(self.norm(h)).view(N, S, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        qkv = self.qkv(self.norm(h)).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         (q, k), v = rotate(qkv[:2], position), qkv[2]  # each (N, heads, S, d / heads)
         a = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         h = h + self.out(a.transpose(1, 2).reshape(N, S, d))
@@ -467,7 +467,7 @@ def train(args: Args, task: Task, models: Models, checkpoint: dict | None):
         optimizer = torch.optim.AdamW(trained.parameters(), betas=(0.9, 0.95), weight_decay=0.01)
         losses, clock = [], time.perf_counter()
         if first < begin < last:
-            optimizer.load_state_dict(checkpoint["optimizer"])
+            take_up(optimizer, checkpoint, args)
             losses += torch.tensor(state.pop("losses", []), device=args.device)
         wanted, hidden = until_ctrl_c(range(begin, last)), RANK or None  # None: if no terminal
         for step in tqdm(wanted, phase, steps, initial=begin - first, disable=hidden):

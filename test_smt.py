@@ -8,6 +8,7 @@ from, and a shift by one shows.
 import ast
 import difflib
 import gzip
+import itertools
 import json
 import math
 import os
@@ -35,7 +36,7 @@ import claims
 import data
 import figures
 import smt
-from run import UsageError, load, random_bits, until_ctrl_c
+from run import UsageError, load, random_bits, take_up, until_ctrl_c
 
 torch.set_num_threads(1)  # with matrices this small a second thread only gets in the way
 
@@ -981,6 +982,23 @@ def test_evaluation_by_hand():
     }
 
 
+def test_evaluation_is_on_the_split_asked_for():
+    splits = []
+
+    class Spied(CountingTask):
+        def batch(self, split, step, rows):
+            splits.append(split)
+            return super().batch(split, step, rows)
+
+    rnn = SimpleNamespace(readout=lambda memory: torch.zeros(len(memory), 1, 202))
+    rnn.rollout = lambda x: x[..., None, None].float()
+    teacher = {"encoder": lambda x, t: (x.gather(1, t)[..., None, None].float(), None)}
+    teacher["decoder"] = rnn.readout
+    for split in "val", "test":
+        smt.evaluate({"rnn": rnn, "teacher": teacher}, Spied(), split, 3)
+    assert splits == ["val", "test"]
+
+
 class LastToken:
     """An RNN whose memory is its last input and whose logits are a table's row."""
 
@@ -1332,6 +1350,21 @@ def test_after_smt_the_rnn_has_readout_and_empty_memory_of_its_teacher():
     assert same_weights(before, models["rnn"].state_dict())
 
 
+def test_seed_and_step_decide_batch_and_bits(monkeypatch):
+    seen, original = [], smt.update
+
+    def spied(*args):
+        seen.append(args[4])
+        return original(*args)
+
+    monkeypatch.setattr(smt, "update", spied)
+    for seed in "01":
+        assert run("--seed", seed, "--out", seed, "--steps", "2", "--dmt-steps", "0") == 0
+    for first, second in itertools.combinations(seen, 2):
+        assert not torch.equal(first[0], second[0]) and not torch.equal(first[2], second[2])
+    assert [done for *_, done in seen] == [0, 0, 0, 0]  # a step of each phase
+
+
 def test_the_phases_and_what_they_train_by_hand():
     options = "--steps 10 --cell-only 0.4 --dmt-steps 5 --lr 0.1 --dmt-lr 0.2"
     assert smt.phases(build(*options.split())[0]) == [
@@ -1584,6 +1617,7 @@ def test_wrong_input_to_the_baseline_gets_one_line(files, options, option, value
         ("--repeat 0", "--repeat", "0"),
         ("--only rnn", "--only", "rnn"),
         ("--json no/such/place.json", "--json", "no/such/place.json"),
+        ("--json .", "--json", "."),
         ("--labels", "--labels", ""),
         ("--no-such-option 3", "--no-such-option", "3"),
         ("--task chess", "--task", "chess"),
@@ -1642,6 +1676,104 @@ def test_flipped_bits_are_noticed(finished, capsys):
             assert same_weights(found["models"], weights["models"])
             assert found["state"] == weights["state"] and found["config"] == weights["config"]
     assert refused > 50
+
+
+def edited(change):
+    """A checkpoint in run/, after a change to it."""
+    Path("run").mkdir(exist_ok=True)
+    content = checkpoint("whole")
+    change(content)
+    torch.save(content, "run/checkpoint.pt")
+
+
+@pytest.mark.parametrize(
+    "part, name, value",
+    [
+        *[("state", "step", value) for value in ("2", 1.5, None)],
+        *[("state", "lines", value) for value in (None, "text", [1])],
+        ("state", "seconds", "1"),
+        ("state", "ended", None),
+        *[("config", "dim", value) for value in (8.0, 0, "x")],
+        ("config", "cell", "lstm"),
+        ("config", "task", "chess"),
+        ("config", "lr", "fast"),
+        ("config", "eval_every", 0),
+    ],
+)
+def test_a_checkpoint_with_wrong_values_gets_one_line(finished, part, name, value, capsys):
+    Path("whole").symlink_to(finished)
+    edited(lambda content: content[part].update({name: value}))
+    assert_one_line_and_nothing_written(["--resume", "--out", "run"], "run", "damaged", capsys)
+
+
+def test_a_damaged_optimizer_gets_one_line(capsys):
+    assert run("--out", "whole") == 0
+    with pytest.raises(UsageError, match="optimizer"):
+        take_up(
+            torch.optim.AdamW([torch.ones(2)]),
+            {"optimizer": {"state": 3}},
+            SimpleNamespace(out="run"),
+        )
+
+
+@pytest.mark.parametrize("name", ["checkpoint.pt", "metrics.jsonl", "config.json"])
+def test_what_lies_in_out_is_not_overwritten(finished, name, capsys):
+    Path("run").mkdir()
+    content = (finished / name).read_bytes() if name != "config.json" else b'{"mine": 1}'
+    Path("run", name).write_bytes(content)
+    argv = f"{NETWORKS} {TRAINING} {COPY} --out run".split()
+    assert_one_line_and_nothing_written(argv, "--out", "run", capsys)
+
+
+def test_a_run_that_made_no_step_can_be_begun_anew_with_other_options(finished):
+    assert run("--lr", "1e30", "--eval-every", "1") == 2  # stopped before its first checkpoint
+    assert run() == 0
+    assert same_weights(checkpoint()["models"], checkpoint(finished)["models"])
+
+
+def test_too_little_memory_gets_one_line(monkeypatch, capsys):
+    def full(*args):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate all")
+
+    monkeypatch.setattr(smt, "smt_loss", full)
+    assert run() == 2
+    assert "out of memory" in capsys.readouterr().err.splitlines()[-1]
+    monkeypatch.setattr(smt, "smt_loss", lambda *args: 1 / 0)
+    with pytest.raises(ZeroDivisionError):  # a bug is to be seen
+        run("--out", "other")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes")
+def test_a_pipe_is_no_data(capsys):
+    os.mkfifo("pipe")
+    argv = "--task text --length 8 --data pipe --out run".split()
+    assert smt.main(argv) == 2 and "--data pipe" in capsys.readouterr().err
+
+
+def test_a_batch_without_a_target_is_no_obstacle():
+    options = "--task stack --length 2 --memory 2 --dim 8 --heads 2 --device cpu --batch-size 1"
+    argv = f"{options} --eval-rows 32 --eval-every 9 --steps 9".split()
+    task = toy_task("stack", length=2)
+    pops = [(task.batch("train", n, torch.arange(1))[1] >= 0).sum() for n in range(9)]
+    assert 0 in pops  # of the 9 batches
+    assert bptt_baseline.main([*argv, "--out", "bptt"]) == 0
+    assert smt.main([*argv, "--dmt-steps", "9", "--out", "smt"]) == 0
+
+
+def test_any_bytes_can_be_a_prompt(capsys):
+    prompt = b"a\xff".decode(errors="surrogateescape")  # as the shell's arguments come
+    options = f"{NETWORKS} {TRAINING} --task text --length 4 --steps 1 --dmt-steps 0 --cell-only 0"
+    assert smt.main([*options.split(), "--prompt", prompt, "--out", "run"]) == 0
+    with np.load("run/samples.npz") as kept:
+        assert kept["sample"][0, :3].tolist() == [256, 97, 255]
+
+
+@pytest.mark.parametrize("rank", ["x", "-1", "2"])
+def test_wrong_ranks_get_one_line(rank):
+    command = [sys.executable, "-c", "import run"]
+    environment = os.environ | {"RANK": rank, "WORLD_SIZE": "2", "PYTHONPATH": str(HOME)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "WORLD_SIZE" in done.stderr
 
 
 def test_a_checkpoint_of_a_newer_format_gets_one_line(finished, capsys):
@@ -2152,6 +2284,11 @@ def test_wrong_measurements_get_one_line(finished, argv, said, capsys):
         (["a", "empty"], "empty"),
         (["a", "half"], "half"),
         ([], "RUN"),
+        (["table"], "table"),
+        (["explain", "a"], "explain"),
+        (["table", "other"], "other"),
+        (["tasks", "other"], "other"),
+        (["other"], "other"),
         (["a", "--out", "no/such/place.png"], "--out"),
         (["a", "--out", "picture.xyz"], "--out"),
     ],
@@ -2163,6 +2300,8 @@ def test_wrong_runs_get_one_line(argv, said, capsys):
         fake_run(name, "smt")
     Path("empty/metrics.jsonl").write_text("")
     Path("half/metrics.jsonl").write_text('{"phase": "sm')
+    fake_run("other", "smt", cell=None, task=None)
+    Path("other/metrics.jsonl").write_text('{"phase": "final"}\n')
     assert figures.main(argv) == 2
     printed = capsys.readouterr().err
     assert printed.count("\n") == 1 and said in printed

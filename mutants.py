@@ -145,7 +145,7 @@ MUTANTS = [
     ('if phase == "smt":', 'if phase == "none":', "no m_∅ and readout for the RNN"),
     ('enabled=args.precision == "bf16"', "enabled=False", "--precision ignored"),
     ("torch.manual_seed(args.seed)", "torch.manual_seed(0)", "weights of seed 0"),
-    ('state["ended"]:\n        figures', 'state["ended"] == 1:\n        figures', "no final line"),
+    ('if not state["ended"]:', 'if state["ended"]:', "no final line"),
     # Tasks
     ("s.flip(1) if self.reverse else s", "s", "--reverse ignored"),
     ("answer[:, :-1]], 1)\n        return x, F.pad(answer, (self.T - self.length",
@@ -192,7 +192,7 @@ def noticed_by(number: int) -> str:
     home = Path(__file__).parent
     with tempfile.TemporaryDirectory() as copy:
         found = 0
-        for source in [*home.glob("*.py"), *home.glob("*.toml")]:
+        for source in [*home.glob("*.py"), home / "pyproject.toml", home / "README.md"]:
             text = source.read_text()
             if source.name in (*PROGRAMS, "data.py", "run.py"):
                 if text.count(before) > 1:

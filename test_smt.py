@@ -380,6 +380,15 @@ def test_images_are_read_from_files_of_each_kind(kind):
     assert (data.read_images("file") == images()).all()
 
 
+def test_the_last_tenth_of_the_images_is_held_out():
+    np.save("grey.npy", np.arange(20, dtype=np.uint8)[:, None, None].repeat(4, 1).repeat(4, 2))
+    task = toy_task("pixels", data="grey.npy", side=4, levels=256)
+    seen = {
+        split: task.batch(split, 0, torch.arange(500))[1].unique() for split in ("train", "val")
+    }
+    assert seen["train"].tolist() == [*range(18)] and seen["val"].tolist() == [18, 19]
+
+
 def test_strokes_are_thin_and_connected():
     u = torch.tensor([[0.0, 0.0, 0.0, 0.5, 0.0, 1.0, 1.0, 1.0]])  # right along row 1, then down
     picture = data.strokes(u, 8)[0]
@@ -788,6 +797,10 @@ def test_the_tokens_guess_at_each_target_from_what_their_label_may_see():
     assert smt.guessing(says, guesses, times, y).item() == pytest.approx(0)
     for s in range(8):  # of whichever other token it can't be the concern
         guesses[0, s] = right[0, 3] if s == 3 else right[0, s - 1]
+    assert smt.guessing(says, guesses, times, y).item() == pytest.approx(0)
+    y = torch.stack([y[0], (y[0] + 1) % 8])  # the last two labels are of the second row
+    right = 50 * nn.functional.one_hot(y, 8).float()
+    guesses[torch.arange(4), times.flatten()] = right[[0, 0, 1, 1], times.flatten()]
     assert smt.guessing(says, guesses, times, y).item() == pytest.approx(0)
 
 

@@ -1252,6 +1252,24 @@ def test_sigkill_at_random_moments_changes_nothing(program, steps):
     assert without_seconds(metrics()) == without_seconds(metrics("whole"))
 
 
+def test_a_directory_that_turns_read_only_gets_one_line(finished, monkeypatch, capsys):
+    original, calls = os.replace, []
+
+    def refused(*args):
+        calls.append(1)
+        if len(calls) > 6:
+            raise OSError(30, "Read-only file system", args[1])
+        return original(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", refused)
+        assert run() == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("smt.py: --out: can't write run/") and "Read-only" in error
+    assert run("--resume") == 0
+    assert same_weights(checkpoint()["models"], checkpoint(finished)["models"])
+
+
 def test_a_full_disk_gets_one_line_and_keeps_the_last_checkpoint(monkeypatch, capsys):
     resource = pytest.importorskip("resource")
     assert run("--steps", "2", "--dmt-steps", "0", "--cell-only", "0") == 0

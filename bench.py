@@ -50,7 +50,7 @@ def one_step(method: str, argv: list[str]):
     args, task, models, _ = program.settings([*own, "--out", "runs/bench"])
     _, loss_of, names, _, rate = program.phases(args)[phase]
     trained = nn.ModuleList(models[name] for name in names)
-    optimizer = torch.optim.AdamW(trained.parameters(), lr=rate / 100)
+    optimizer = torch.optim.AdamW(trained.parameters(), lr=rate / 100, **program.ADAMW)
     rows = torch.arange(args.batch_size, device=args.device)
 
     def step(n):

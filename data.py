@@ -136,7 +136,7 @@ class Stack(Task):
     """
 
     options, sizes = {"length": 32, "depth": 8}, {"cell_depth": 2, "decoder_depth": 1}
-    smt = {"encoder_depth": 3, "decoded": 16, "future": 8, "cell_only": 0.15, "dmt_steps": 1500}
+    smt = {"encoder_depth": 3, "decoded": 16, "future": 8, "cell_only": 0.15, "dmt_steps": 2800}
     letters = "abcd-"  # the last is a pop
 
     def wrong(self) -> str:
@@ -161,7 +161,9 @@ class Stack(Task):
 class Recall(Task):
     """Pairs of a key and its value, all keys different, then one of the keys: what is its value?
 
-    8 values, twice as many keys as pairs. Loss on the one answer. T = 2 pairs + 1.
+    8 values, twice as many keys as pairs. Loss on the one answer. T = 2 pairs + 1. In training
+    there are half as many pairs or more, and the rest of the T inputs are keys to be answered: one
+    question alone tells little of what a memory lacks.
     """
 
     options, axis = {"pairs": 8}, None
@@ -173,12 +175,14 @@ class Recall(Task):
         return f"--pairs {self.pairs}: of 52 keys; give at most 26" if self.pairs > 26 else ""
 
     def batch(self, split: str, step: int, rows: Tensor) -> Batch:
-        bits = self.bits(split, step, rows, 3 * self.pairs + 1)
-        keys = 8 + bits[:, : 2 * self.pairs].argsort(1)[:, : self.pairs]  # (B, pairs)
-        values = bits[:, 2 * self.pairs : -1] % 8
-        asked = bits[:, -1:] % self.pairs  # (B, 1)
-        x = torch.cat([torch.stack([keys, values], 2).flatten(1), keys.gather(1, asked)], 1)
-        return x, F.pad(values.gather(1, asked), (self.T - 1, 0), value=-1)
+        P, bits = self.pairs, self.bits(split, step, rows, 3 * self.pairs + 1 + self.T)
+        keys, t = 8 + bits[:, : 2 * P].argsort(1)[:, :P], torch.arange(self.T, device=rows.device)
+        values = bits[:, 2 * P : 3 * P] % 8
+        given = P - bits[:, 3 * P :][:, :1] % (P // 2 + 1) * (split == "train")  # (B, 1) pairs
+        asked = bits[:, -self.T :] % given  # (B, T)
+        pairs = F.pad(torch.stack([keys, values], 2).flatten(1), (0, 1))  # (B, T)
+        x = torch.where(t < 2 * given, pairs, keys.gather(1, asked))
+        return x, torch.where(t < 2 * given, -1, values.gather(1, asked))
 
 
 class Modular(Task):

@@ -40,13 +40,17 @@ Loss = tuple[Tensor, int]  # nats; how many layers had to run one after another
 
 
 # ---------------------------------------------------------------------------------- attention block
-def rotate(h: Tensor, position: Tensor) -> Tensor:
-    """Rotary positions: turn the halves of h (2, N, heads, S, size) by position (N or 1, S)."""
-    half = h.shape[-1] // 2
-    frequency = 10000.0 ** -(torch.arange(half, device=h.device) / half)
-    angle = position[:, None, :, None] * frequency  # (N or 1, 1, S, half)
-    (a, b), cos, sin = h.chunk(2, dim=-1), angle.cos(), angle.sin()
-    return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1).type_as(h)
+def rotation(position: Tensor, size: int) -> Tensor:
+    """Rotary positions (N or 1, S) as complex numbers of length 1, (N or 1, 1, S, size / 2)."""
+    frequency = 10000.0 ** (torch.arange(0, -size, -2, device=position.device) / size)
+    angle = position[:, None, :, None] * frequency
+    return torch.complex(angle.cos(), angle.sin())
+
+
+def rotate(h: Tensor, turn: Tensor) -> Tensor:
+    """Turn h (N, heads, S, size), two numbers of it being a complex one, by its positions."""
+    turned = torch.view_as_complex(h.type_as(turn.real).unflatten(-1, (-1, 2))) * turn
+    return torch.view_as_real(turned).flatten(-2).type_as(h)
 
 
 def mlp(size: int, hidden: int, d: int) -> nn.Module:
@@ -62,12 +66,11 @@ class Block(nn.Module):
         self.heads, self.norm, self.mlp = heads, nn.RMSNorm(d), mlp(d, 4 * d, d)
         self.qkv, self.out = nn.Linear(d, 3 * d, bias=False), nn.Linear(d, d, bias=False)
 
-    def forward(self, h: Tensor, position: Tensor, mask: Tensor | None) -> Tensor:
-        N, S, d = h.shape
+    def forward(self, h: Tensor, turn: Tensor, mask: Tensor | None) -> Tensor:
         qkv = self.qkv(self.norm(h)).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        (q, k), v = rotate(qkv[:2], position), qkv[2]  # each (N, heads, S, d / heads)
-        a = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-        h = h + self.out(a.transpose(1, 2).reshape(N, S, d))
+        q, k, v = qkv.unbind()  # each (N, heads, S, d / heads)
+        a = F.scaled_dot_product_attention(rotate(q, turn), rotate(k, turn), v, attn_mask=mask)
+        h = h + self.out(a.transpose(1, 2).flatten(2))
         return h + self.mlp(h)
 
 
@@ -80,8 +83,9 @@ class Transformer(nn.Module):
 
     def forward(self, h: Tensor, position: Tensor = None, mask: Tensor = None) -> Tensor:
         position = torch.arange(h.shape[1], device=h.device)[None] if position is None else position
+        turn = rotation(position, h.shape[-1] // self.blocks[0].heads)
         for block in self.blocks:
-            h = block(h, position, mask)
+            h = block(h, turn, mask)
         return h
 
 
@@ -431,6 +435,7 @@ def show(rnn: RNN, task: Task, count: int, args: Args):
 
 # -------------------------------------------------------------------------------- the training loop
 METHOD = "smt"  # names the runs, and the tasks' defaults for it
+ADAMW = {"betas": (0.9, 0.95), "weight_decay": 0.01, "fused": True}
 
 
 def phases(args: Args) -> list[tuple]:
@@ -464,7 +469,7 @@ def train(args: Args, task: Task, models: Models, checkpoint: dict | None):
         first, last = last, last + steps
         begin = min(max(first, state["step"]), last)
         trained = nn.ModuleList(models[name] for name in names)
-        optimizer = torch.optim.AdamW(trained.parameters(), betas=(0.9, 0.95), weight_decay=0.01)
+        optimizer = torch.optim.AdamW(trained.parameters(), **ADAMW)
         losses, clock = [], time.perf_counter()
         if first < begin < last:
             take_up(optimizer, checkpoint, args)
@@ -517,12 +522,7 @@ def parser() -> Parser:
     add("--decoder-depth", 2, whole(1), "layers of D and g")
     add("--encoder", "one-pass", ["one-pass", "bidirectional"], "the paper's takes a pass a label")
     add("--registers", "start", ["start", "now"], "a label's position: before x_0, or after x_t")
-    add(
-        "--context",
-        LARGEST,
-        whole(1),
-        "w, inputs a layer sees; one-pass labels see depth x (w - 1) + 2",
-    )
+    add("--context", LARGEST, whole(1), "w, inputs a layer sees; one-pass: depth x (w - 1) + 2")
     add("--future", LARGEST, whole(1), "Tf, targets decoded from a label; larger than T: all")
     add("--decoder-context", LARGEST, whole(1), "inputs that a layer of the decoder sees")
     add("--labels", 16, whole(1), "n a sequence: SMT's transitions, DMT's labels")

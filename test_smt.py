@@ -231,16 +231,20 @@ def test_stack_by_hand():
 
 def test_recall_by_hand():
     task = toy_task("recall", pairs=3)
-    x, y = task.batch("train", 0, torch.arange(500))
-    assert task.T == x.shape[1] == 7 and task.vocab == 8 + 6
-    assert (y[:, :-1] == -1).all()
-    asked = set()
-    for inputs, targets in zip(x.tolist(), y.tolist()):
-        keys, values = inputs[0:6:2], inputs[1:6:2]
-        assert len(set(keys)) == 3 and min(keys) >= 8 and max(values) < 8
-        asked.add(keys.index(inputs[-1]))
-        assert targets[-1] == dict(zip(keys, values))[inputs[-1]]
-    assert asked == {0, 1, 2} and x[:, 0].unique().tolist() == list(range(8, 14))
+    assert task.T == 7 and task.vocab == 8 + 6
+    for split, fewest in ("test", 3), ("train", 2):  # in training: 2 or 3 pairs, then questions
+        x, y = task.batch(split, 0, torch.arange(500))
+        asked, numbers = set(), set()
+        for inputs, targets in zip(x.tolist(), y.tolist()):
+            pairs = sum(target < 0 for target in targets) // 2
+            keys, values = inputs[0 : 2 * pairs : 2], inputs[1 : 2 * pairs : 2]
+            assert len(set(keys)) == pairs and min(keys) >= 8 and max(values) < 8
+            asked.add(keys.index(inputs[-1]))
+            answers = [dict(zip(keys, values))[key] for key in inputs[2 * pairs :]]
+            assert targets == [-1] * 2 * pairs + answers
+            numbers.add(pairs)
+        assert numbers == {fewest, 3} and asked == {0, 1, 2}
+        assert x[:, 0].unique().tolist() == list(range(8, 14))
 
 
 def test_modular_by_hand():
@@ -1943,9 +1947,10 @@ def test_the_baseline_defines_nothing_that_it_does_not_use():
 
 
 @pytest.mark.parametrize("cell", smt.CELLS)
-def test_the_sequence_gradient_is_that_of_finite_differences(cell):
+def test_the_sequence_gradient_is_that_of_finite_differences(cell, request):
+    request.addfinalizer(lambda: torch.set_default_dtype(torch.float32))
+    torch.set_default_dtype(torch.float64)
     args, task, models = build_bptt("--cell", cell)
-    models.double()
     x, y = task.batch("train", 0, torch.arange(2))
     loss = bptt_baseline.bptt_loss(models, x, y, None, 0, args)[0]
     names, weights = zip(*models["rnn"].named_parameters())

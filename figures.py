@@ -13,13 +13,14 @@ as does
     python figures.py depth RUN       accuracy of the RNN alone by depth of the stack: stack
     python figures.py forgetting RUN  what a linear probe reads from its last memory: retrieval
     python figures.py position RUN    its loss by position, to 8 times the training length: text
+    python figures.py holds RUN       what can be had from a label alone: stack, recall
     python figures.py explain         a batch through a tiny untrained SMT, as on a board
     python figures.py CLAIM           an experiment of claims.py: gradient, path, drift, cost,
                                       parts, geometry, extrapolation; --quick: less of it
     python figures.py all             draws all that was found of claims anew
 
-depth, forgetting and position need checkpoint.pt; they print what they find and keep it in the
-run, as JSON.
+depth, forgetting, position and holds need checkpoint.pt; they print what they find and keep it in
+the run, as JSON.
 """
 
 import argparse
@@ -254,18 +255,19 @@ def samples(directory: str, out: str) -> None:
 
 
 def restore(directory: str, wanted: str):
-    """The task of a finished run and its RNN; UsageError if it is of another task."""
+    """The task of a finished run and its models; UsageError if it is not of a task wanted."""
     program = {"smt": smt, "bptt": bptt_baseline}[read(directory)["config"]["method"]]
     args, task, models, _ = program.settings(["--out", directory, "--sample", "1"])
-    if args.task != wanted:
+    if args.task not in wanted.split(" or "):
         raise UsageError(f"{directory}: is of task {args.task}; give a run of --task {wanted}")
-    return task, models["rnn"]
+    return task, models
 
 
 @torch.no_grad()
 def depth(directory: str) -> dict:
     """{depth before the pop: share of right answers}, 8,192 held-out sequences."""
-    task, rnn = restore(directory, "stack")
+    task, models = restore(directory, "stack")
+    rnn = models["rnn"]
     hits, pops = torch.zeros(2, task.depth + 1, dtype=torch.double)
     for rows in torch.arange(8192, device=task.device).split(1024):
         x, y = task.batch("test", 0, rows)
@@ -280,7 +282,8 @@ def depth(directory: str) -> dict:
 @torch.no_grad()
 def forgetting(directory: str) -> dict:
     """{what: share of held-out sequences in which a linear probe reads it from the last memory}."""
-    task, rnn = restore(directory, "retrieval")
+    task, models = restore(directory, "retrieval")
+    rnn = models["rnn"]
     if not task.distractors:
         raise UsageError(
             f"{directory}: has no distractors; give a run with --distractors 1 or more"
@@ -308,7 +311,8 @@ def forgetting(directory: str) -> dict:
 @torch.no_grad()
 def position(directory: str) -> dict:
     """{positions: nats a character} of the RNN alone, in windows from every T-th held-out one."""
-    task, rnn = restore(directory, "text")
+    task, models = restore(directory, "text")
+    rnn = models["rnn"]
     T, text = task.T, task.held_out
     begin = torch.arange(0, len(text) - 8 * T, T, device=text.device)
     if not len(begin):
@@ -321,6 +325,42 @@ def position(directory: str) -> dict:
         losses.append(F.cross_entropy(rnn.readout(memory)[:, 0], target).double())
     losses = torch.stack(losses).view(8, T).mean(1).tolist()
     return {f"{k * T}..{(k + 1) * T - 1}": loss for k, loss in enumerate(losses)}
+
+
+@torch.no_grad()
+def holds(directory: str) -> dict:
+    """{what: share right} that is had from a label alone, without the inputs before: 1,024 rows.
+
+    Stack: the RNN goes on from the last label and pops all that it holds. Recall: from the label
+    before the query, the decoder and the RNN tell the value.
+    """
+    task, models = restore(directory, "stack or recall")
+    if "teacher" not in models:
+        raise UsageError(f"{directory}: has no labels; give a run of smt.py")
+    teacher, rnn = models["teacher"], models["rnn"]
+    x, y = task.batch("test", 0, torch.arange(1024, device=task.device))
+    if task.options.get("pairs"):
+        label = teacher["encoder"](x, torch.full_like(x[:, :1], task.T - 2))[0][:, 0]
+        told = {
+            "decoder": teacher["decoder"](label, x[:, -1:])[:, -1],
+            "RNN": rnn.readout(rnn.step(label, x[:, -1]))[:, 0],
+        }
+        right = {name: logits.argmax(-1) == y[:, -1] for name, logits in told.items()}
+        return {
+            f"{name}, from the query": hits.double().mean().item() for name, hits in right.items()
+        }
+    label = teacher["encoder"](x, torch.full_like(x[:, :1], task.T - 1))[0][:, 0]
+    pops = torch.full_like(x[:, : task.depth], task.vocab - 1)
+    memories = rnn.rollout(pops, label)  # (1024, depth, K, d)
+    told = rnn.readout(memories.flatten(0, 1))[:, 0].argmax(-1).view_as(pops).tolist()
+    hits, number = [0] * task.depth, [0] * task.depth
+    for inputs, answers in zip(x.tolist(), told):
+        stack = []
+        for token in inputs:
+            stack = stack[:-1] if token == task.vocab - 1 else [*stack, token]
+        for k, (truth, answer) in enumerate(zip(reversed(stack), answers)):
+            hits[k], number[k] = hits[k] + (truth == answer), number[k] + 1
+    return {f"pop {k + 1}": hits[k] / number[k] for k in range(task.depth) if number[k]}
 
 
 def rows_of(title: str, names: list[str], rows: list) -> None:
@@ -470,7 +510,7 @@ def draw_claim(path: str) -> None:
 
 DRAWN = {"samples": samples, "growth": growth}
 ALONE = {"explain", "all", *CLAIMS}  # need no run
-MEASURES = {"depth": depth, "forgetting": forgetting, "position": position}
+MEASURES = {"depth": depth, "forgetting": forgetting, "position": position, "holds": holds}
 
 
 def measure(what: str, directory: str) -> None:

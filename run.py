@@ -31,7 +31,7 @@ except ValueError:
     sys.exit(2)
 LARGEST = 2**20  # bound of lengths and delays: far beyond what memory allows, to catch typos
 START = {"step": 0, "seconds": 0.0, "depth": 0, "tokens": 0, "lines": [], "ended": False}
-FORMAT = 1  # of checkpoint.pt; to be raised when its content changes
+FORMAT = 2  # of checkpoint.pt; to be raised when its content changes
 
 # --preset paper: the authors' sizes, weights and rates (their notebook), of which a program takes
 # those that it has an option for.

@@ -2193,7 +2193,7 @@ def test_accuracy_by_depth_of_the_stack(monkeypatch):
         return before[:, 0] % 4
 
     task = toy_task("stack", length=12, depth=3)
-    monkeypatch.setattr(figures, "restore", lambda *_: (task, Recorder(last_push, 5)))
+    monkeypatch.setattr(figures, "restore", lambda *_: (task, {"rnn": Recorder(last_push, 5)}))
     found = figures.depth("run")
     assert list(found) == [1, 2, 3]
     assert found[3] == 1  # it is full only right after a push
@@ -2206,9 +2206,31 @@ def test_what_a_linear_probe_reads(monkeypatch):
     rnn.rollout = lambda x: nn.functional.one_hot(
         x.gather(1, (x == 8).long().argmax(1, keepdim=True) + 1), 8
     )[:, None].float()
-    monkeypatch.setattr(figures, "restore", lambda *_: (task, rnn))
+    monkeypatch.setattr(figures, "restore", lambda *_: (task, {"rnn": rnn}))
     found = figures.forgetting("run")
     assert found["needle"] == 1 and abs(found["distractor"] - found["chance"]) < 0.04
+
+
+def test_what_labels_hold(monkeypatch):
+    def written(x, times):  # a label: all the tokens up to its time, the last first
+        (t,) = set(times.flatten().tolist())
+        return x[:, : t + 1].flip(1)[:, None], None
+
+    task = toy_task("stack", length=4, depth=2)
+    rnn = Recorder(None, 5)
+    rnn.rollout = lambda pops, label: label[:, : pops.shape[1]]  # right where no pop was
+    rnn.readout = lambda memories: nn.functional.one_hot(memories, 10)[:, None]
+    models = {"rnn": rnn, "teacher": {"encoder": written}}
+    monkeypatch.setattr(figures, "restore", lambda *_: (task, models))
+    found = figures.holds("run")
+    assert list(found) == ["pop 1", "pop 2"] and found["pop 1"] == 1
+    assert 0.2 < found["pop 2"] < 0.8
+
+    task = toy_task("recall", pairs=1)
+    models["teacher"]["decoder"] = lambda label, query: nn.functional.one_hot(label[:, :1], 10)
+    rnn.step = lambda label, query: query[:, None]  # the key, which is no value
+    rnn.readout = lambda memory: nn.functional.one_hot(memory, 10)
+    assert figures.holds("run") == {"decoder, from the query": 1, "RNN, from the query": 0}
 
 
 def test_loss_by_position(monkeypatch):
@@ -2219,7 +2241,7 @@ def test_loss_by_position(monkeypatch):
 
     rnn = Recorder(follows, 257)
     rnn.empty = torch.zeros(1, 0, dtype=torch.long)
-    monkeypatch.setattr(figures, "restore", lambda *_: (task, rnn))
+    monkeypatch.setattr(figures, "restore", lambda *_: (task, {"rnn": rnn}))
     found = figures.position("run")
     assert list(found) == [f"{5 * k}..{5 * k + 4}" for k in range(8)]
     losses = list(found.values())
@@ -2301,6 +2323,7 @@ def test_measurements_are_kept_in_the_run(capsys):
         ("depth run", "stack"),
         ("forgetting run", "retrieval"),
         ("position run", "text"),
+        ("holds run", "stack or recall"),
         ("depth", "depth"),
         ("depth run run", "depth"),
         ("samples run", "pixels"),

@@ -13,6 +13,7 @@ import time
 import torch
 import torch.nn.functional as F
 
+import bench
 import bptt_baseline
 import smt
 from run import UsageError
@@ -25,7 +26,8 @@ def lines(measured: dict) -> dict:
     """{name: [{x: value} of a seed, ..]} -> {name: [[x, mean, least, most], ..]}."""
     found = {}
     for name, curves in measured.items():
-        columns = {x: [curve[x] for curve in curves] for x in curves[0]}
+        shared = [x for x in curves[0] if all(x in curve for curve in curves)]
+        columns = {x: [curve[x] for curve in curves] for x in shared}
         found[name] = [[x, sum(v) / len(v), min(v), max(v)] for x, v in columns.items()]
     return found
 
@@ -37,6 +39,14 @@ def trained(program, name: str, options: str):
     if code := program.main([*options.split(), "--out", out, *again]):
         raise KeyboardInterrupt if code == 130 else UsageError(f"{out}: see the line above")
     return program.settings(["--out", out, "--sample", "1"])[:3]
+
+
+def evaluations(directory: str) -> tuple[dict, list[dict]]:
+    """A run's options, and what it measured."""
+    with open(f"{directory}/config.json") as file:
+        config = json.load(file)
+    with open(f"{directory}/metrics.jsonl") as file:
+        return config, [json.loads(line) for line in file]
 
 
 def fresh(program, options: str):
@@ -211,6 +221,92 @@ def cost(seeds: int, quick: bool) -> list[dict]:
     ]  # fmt: skip
 
 
+# ------------------------------------------------------- less sequential compute for the same loss
+def sequential(seeds: int, quick: bool) -> list[dict]:
+    """Nats of the RNN alone against the layers that ran in a row so far, from runs in results/.
+
+    ratios: depth at which BPTT first is as good as SMT → DMT ends, or ends if it never is, over
+    the latter's; of seed 0.
+    """
+    panels = []
+    for task in "text", "pixels":
+        found, first = {}, {}
+        for directory in sorted(glob.glob(f"results/{task}-*-seed*")):
+            config, rows = evaluations(directory)
+            name = f"{config['cell']}, {'BPTT' if config['method'] == 'bptt' else 'SMT → DMT'}"
+            curve = {row["depth"]: row["val_loss"] for row in rows if row["phase"] != "final"}
+            found.setdefault(name, []).append(curve)
+            first.setdefault(config["cell"], {}).setdefault(config["method"], curve)
+        ratios = {}
+        for cell, curves in first.items():
+            if len(curves) == 2:
+                end = max(curves["smt"])
+                as_good = [n for n, loss in curves["bptt"].items() if loss <= curves["smt"][end]]
+                reached = min(as_good, default=max(curves["bptt"]))
+                ratios[cell + ("" if as_good else ", never")] = reached / end
+        axes = {"x": "sequential depth in layers", "y": "nats", "log": "x"}
+        panels.append({"title": task, **axes, "lines": lines(found), "ratios": ratios})
+    return panels
+
+
+# ------------------------------------------------------------------------------ long-range memory
+def delay(seeds: int, quick: bool) -> list[dict]:
+    """Accuracy of the RNN alone against the length over which it must remember: MLP cell.
+
+    Copy of 4 symbols over a delay; retrieval in sequences of so many, the needle in the first half.
+    """
+    tasks = {"copy": "--task copy --length 4 --delay", "retrieval": "--task retrieval --length"}
+    panels = []
+    for task, options in tasks.items():
+        found = {"SMT → DMT": [], "BPTT": []}
+        for seed in range(seeds):
+            for (name, curves), program in zip(found.items(), (smt, bptt_baseline)):
+                curves.append({})
+                for length in [32, 64] if quick else [32, 64, 128, 256, 512]:
+                    out = f"delay-{task}-{program.METHOD}-{length}-{seed}"
+                    shown = f"{options} {length} --seed {seed} --batch-size 32 --eval-every 500"
+                    trained(program, out, shown)
+                    curves[-1][length] = evaluations(f"runs/claims/{out}")[1][-1]["val_acc"]
+        axes = {"x": "delay, or length", "y": "accuracy", "log": "x"}
+        panels.append({"title": task, **axes, "lines": lines(found)})
+    return panels
+
+
+# ----------------------------------------------------------------- more compute, a smaller memory
+def memory(seeds: int, quick: bool) -> list[dict]:
+    """Loss of the RNN alone against steps for memories of K x 32 numbers, and the FLOP to a loss.
+
+    CPython's language reference, SMT alone; the least memory for each of three losses.
+    """
+    sizes, steps = ([1, 4], 150) if quick else ([1, 2, 4, 8, 16, 32], 800)
+    found, flops = {}, {}
+    for K in sizes:
+        options = f"--task text --dim 32 --memory {K} --steps {steps} --dmt-steps 0"
+        with bench.Counter() as counter:
+            bench.one_step("smt", options.split())[1](0)
+        flops[32 * K] = counter.flops
+        for seed in range(seeds):
+            out = f"memory-{32 * K}-{steps}-{seed}"
+            trained(smt, out, f"{options} --eval-every 50 --seed {seed}")
+            rows = evaluations(f"runs/claims/{out}")[1][:-1]
+            curve = {row["step"]: row["val_loss"] for row in rows}
+            found.setdefault(f"{32 * K} numbers", []).append(curve)
+    curves = lines(found)
+    ends = [points[-1][1] for points in curves.values()]
+    worst, best = max(ends), min(ends)
+    needed = {}
+    for loss in worst, (worst + best) / 2, best:
+        for size, points in zip(flops, curves.values()):
+            reached = [step for step, mean, *_ in points if mean <= loss]
+            if reached:
+                at = [reached[0] * flops[size], size, size, size]
+                needed.setdefault(f"{loss:.2f} nats", []).append(at)
+    axes = {"x": "steps", "y": "nats", "log": ""}
+    across = {"x": "FLOP", "y": "numbers in the memory", "log": "xy"}
+    first = {"title": "text, by size of the memory", **axes, "lines": curves}
+    return [first, {"title": "to a loss", **across, "lines": needed}]
+
+
 # ------------------------------------------------------------------------- the memory's geometry
 @torch.no_grad()
 def components(task, models, t: int, symbols) -> list[list[float]]:
@@ -246,6 +342,8 @@ PARTS = {  # what is changed: the options for it; --lambda-dyn 0 is to detach th
     "λ_dyn 1": "--lambda-dyn 1",
     "λ_dyn 100": "--lambda-dyn 100",
     "λ_unif 1": "--lambda-unif 1",
+    "λ_dyn 1, λ_unif 0.01": "--lambda-dyn 1 --lambda-unif 0.01",
+    "λ_dyn 100, λ_unif 1": "--lambda-dyn 100 --lambda-unif 1",
     "bidirectional encoder": "--encoder bidirectional",
     "the same, a third of the steps": "--encoder bidirectional --steps 333",
 }
@@ -258,8 +356,7 @@ def parts(seeds: int, quick: bool) -> list[dict]:
         for seed in range(seeds):
             out = f"parts-{options.replace('-', '').replace(' ', '-')}-{seed}"
             trained(smt, out, f"{SMALL} --seed {seed} {options}")
-            with open(f"runs/claims/{out}/metrics.jsonl") as file:
-                rows = [json.loads(line) for line in file]
+            _, rows = evaluations(f"runs/claims/{out}")
             before = [row for row in rows if row["phase"] == "smt"][-1]
             values = before["val_acc"], rows[-1]["val_acc"], rows[-1]["teacher_acc"]
             for kind, value in zip(found, values):
@@ -277,9 +374,8 @@ def extrapolation(seeds: int, quick: bool) -> list[dict]:
     panels = []
     for task in "parity", "stack":
         found = {}
-        for path in sorted(glob.glob(f"results/{task}-*-mlp-seed*/metrics.jsonl")):
-            with open(path) as file:
-                last = json.loads(file.read().splitlines()[-1])
+        for directory in sorted(glob.glob(f"results/{task}-*-mlp-seed*")):
+            last = evaluations(directory)[1][-1]
             ends = {1: "", **{k: f"_{k}x" for k in (2, 4, 8)}}
             both = {"RNN, BPTT": "val_acc"}
             if last["teacher_acc"] is not None:
@@ -293,4 +389,5 @@ def extrapolation(seeds: int, quick: bool) -> list[dict]:
 
 
 CLAIMS = {"gradient": gradient, "path": path, "drift": drift, "cost": cost, "geometry": geometry}
-CLAIMS |= {"parts": parts, "extrapolation": extrapolation}
+CLAIMS |= {"parts": parts, "extrapolation": extrapolation, "sequential": sequential}
+CLAIMS |= {"delay": delay, "memory": memory}

@@ -16,7 +16,8 @@ as does
     python figures.py holds RUN       what can be had from a label alone: stack, recall
     python figures.py explain         a batch through a tiny untrained SMT, as on a board
     python figures.py CLAIM           an experiment of claims.py: gradient, path, drift, cost,
-                                      parts, geometry, extrapolation; --quick: less of it
+                                      parts, geometry, extrapolation, sequential, delay,
+                                      memory; --quick: less of it
     python figures.py all             draws all that was found of claims anew
 
 depth, forgetting, position and holds need checkpoint.pt; they print what they find and keep it in
@@ -465,6 +466,8 @@ def claim(name: str, quick: bool) -> None:
         print(panel["title"])
         for label, points in panel.get("lines", panel.get("bars", {})).items():
             print(f"{label:>24}", *(f"{x}: {y:.3g}" for x, y, *_ in points), sep="  ")
+        if "ratios" in panel:
+            print(f"{'ratios':>24}", panel["ratios"])
     draw_claim(f"{home}/{name}")
 
 
@@ -494,14 +497,18 @@ def draw_claim(path: str) -> None:
             figure.legend(loc="outside lower center", ncols=3, frameon=False)
             continue
         for label, points in panel["lines"].items():
-            colour = colours.setdefault(label, COLOURS[len(colours)])  # the same in each panel
+            colour = colours.setdefault(
+                label, COLOURS[len(colours) % len(COLOURS)]
+            )  # the same in each panel
             x, mean, least, most = zip(*points)
             axis.plot(x, mean, "-o", color=colour, label=label, markersize=4)
             axis.fill_between(x, least, most, color=colour, alpha=0.25, linewidth=0)
         axis.set(xlabel=panel["x"], ylabel=panel["y"])
         if "x" in panel["log"]:
-            axis.set_xscale("log", base=2)
-            axis.set_xticks(x, x)
+            few = len(x) <= 8 and max(x) < 1e5
+            axis.set_xscale("log", base=2 if few else 10)
+            if few:
+                axis.set_xticks(x, x)
         if "y" in panel["log"]:
             axis.set_yscale("log")
         axis.legend(frameon=False, fontsize=12)

@@ -167,7 +167,7 @@ class Recall(Task):
     """
 
     options, axis = {"pairs": 8}, None
-    smt = {"batch_size": 64, "labels": 8, "decoded": 2, "lambda_dyn": 30.0, "dmt_steps": 800}
+    smt = {"labels": 8, "decoded": 8, "lambda_dyn": 30.0, "steps": 6000, "dmt_steps": 1600}
     T = property(lambda self: 2 * self.pairs + 1)
     letters = property(lambda self: LETTERS[:8] + LETTERS[10 : 10 + 2 * self.pairs])
 

@@ -111,8 +111,7 @@ class TransformerCell(nn.Module):
 
     def __init__(self, args: Args):
         super().__init__()
-        self.depth = args.cell_depth
-        self.body = Transformer(args.dim, args.heads, args.cell_depth)
+        self.depth, self.body = args.cell_depth, Transformer(args.dim, args.heads, args.cell_depth)
 
     def forward(self, memory: Tensor, e: Tensor) -> Tensor:
         return self.body(torch.cat([memory, e[:, None]], 1))[:, :-1]

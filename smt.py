@@ -161,8 +161,7 @@ class TransformerCell(nn.Module):
 
     def __init__(self, args: Args):
         super().__init__()
-        self.depth = args.cell_depth
-        self.body = Transformer(args.dim, args.heads, args.cell_depth)
+        self.depth, self.body = args.cell_depth, Transformer(args.dim, args.heads, args.cell_depth)
 
     def forward(self, memory: Tensor, e: Tensor) -> Tensor:
         return self.body(torch.cat([memory, e[:, None]], 1))[:, :-1]
@@ -360,19 +359,20 @@ def hand_over(teacher: nn.ModuleDict, rnn: RNN):
 def dmt_loss(models: Models, x: Tensor, y: Tensor, bits: Tensor, done: float, args: Args) -> Loss:
     """The RNN's own memories against n labels of a random run of R steps (section 5).
 
-    x, y, bits, done -> loss, depth as above. A run starts at a label and goes on from where the
-    RNN's own steps lead; its gradient is cut every H steps, whatever R and T are.
+    x, y, bits, done -> loss, depth as above. From a label the RNN runs on its own, without a graph;
+    then from each H-th of these memories H steps with one, side by side, whatever R and T are.
     """
-    teacher, rnn, R = models["teacher"], models["rnn"], args.rollout
+    teacher, rnn, R, H = models["teacher"], models["rnn"], args.rollout, args.window
     times = consecutive(y, bits, R)  # (B, R + 1), the start first
-    pick = bits[:, :R].argsort(1)[:, : args.labels] + 1  # (B, n) of 1..R: few, as labels cost
-    chosen = times.gather(1, pick)  # (B, n)
+    pick = bits[:, :R].argsort(1)[:, : args.labels]  # (B, n) of R steps: few, as labels cost
+    chosen = times.gather(1, pick + 1)
+    inputs = x.gather(1, times[:, 1:])  # (B, R)
     with torch.no_grad():  # frozen: with no L_dec to hold them, labels would come to meet the RNN
         labels, _ = teacher["encoder"](x, torch.cat([times[:, :1], chosen], 1))  # (B, 1 + n, K, d)
-    memories = [labels[:, :1]]
-    for inputs in x.gather(1, times[:, 1:]).split(args.window, 1):  # (B, H)
-        memories.append(rnn.rollout(inputs, memories[-1][:, -1].detach()))
-    memories = torch.cat(memories, 1).take_along_dim(pick[..., None, None], 1)  # (B, n, K, d)
+        own = rnn.rollout(inputs[:, :-H], labels[:, 0]) if R > H else labels[:, :0]
+        begins = torch.cat([labels[:, :1], own], 1)[:, ::H].flatten(0, 1)  # (B R / H, K, d)
+    memories = rnn.rollout(inputs.view(-1, H), begins).view(len(x), R, *labels.shape[2:])
+    memories = memories.take_along_dim(pick[..., None, None], 1)  # (B, n, K, d)
     dyn = F.mse_loss(memories, labels[:, 1:])
     # g learns on these memories, detached: f has the labels alone to follow.
     logits = rnn.readout(memories.detach().flatten(0, 1))[:, 0]  # (B n, V)
@@ -539,7 +539,7 @@ def parser() -> Parser:
     add("--dmt-steps", 500, whole(0), "optimiser steps of DMT")
     add("--dmt-lr", 1e-3, number(0, above=True), "peak learning rate of DMT")
     add("--window", 16, whole(1), "H, most steps of DMT's gradient; the paper's DAgger: 1")
-    add("--rollout", 64, whole(1), "R, steps the RNN goes on its own in DMT (at least --window)")
+    add("--rollout", 64, whole(1), "R, steps the RNN goes on its own in DMT, in whole windows")
     add("--batch-size", 32, whole(1), "sequences in a step")
     add("--seed", 0, whole(0), "of weights, data and all that is drawn")
     add("--device", "auto", device, "cuda, mps, cpu, or auto: the best there is")
@@ -572,9 +572,9 @@ def fit(args: Args, T: int):
     if round(args.cell_only * args.steps) == args.steps and not args.init:
         shown = f"--steps {args.steps} --cell-only {args.cell_only}"
         raise UsageError(f"{shown}: f needs a teacher; leave some steps to it, or give --init RUN")
-    args.rollout = max(args.rollout, args.window)
     for name in "context", "decoder_context", "future", "labels", "window", "rollout":
         setattr(args, name, min(getattr(args, name), T))
+    args.rollout = max(1, args.rollout // args.window) * args.window
 
 
 def build(args: Args, vocab: int):

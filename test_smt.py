@@ -900,24 +900,44 @@ def dmt_stand_ins():
     return {"teacher": {"encoder": label_is_time}, "rnn": RolloutStandIn()}
 
 
-@pytest.mark.parametrize(
-    "window, rollout, pieces",
-    [(1, 3, [1, 1, 1]), (4, 4, [4]), (4, 8, [4, 4]), (3, 7, [3, 3, 1]), (8, 8, [8])],
-)
-def test_the_dmt_loss_by_hand(window, rollout, pieces):
-    """A run starts at a label and goes on from the RNN's own memories, its gradient cut every H."""
+@pytest.mark.parametrize("window, rollout", [(1, 3), (4, 4), (4, 8), (3, 7), (8, 8)])
+def test_the_dmt_loss_by_hand(window, rollout):
+    """A run starts at a label; windows begin there and where the RNN's own steps lead."""
     models = dmt_stand_ins()
     args = build("--window", str(window), "--rollout", str(rollout))[0]
     loss, depth = smt.dmt_loss(models, *time_is_token(), 1, args)
+    assert args.rollout == rollout // window * window
     assert loss.item() == pytest.approx(2**2)  # the labels' part; the readout is always right
-    assert depth == 2 + rollout * 1 + 1  # encoder, cells, readout
-    calls = models["rnn"].calls
-    assert [x.shape[1] for x, _ in calls] == pieces
-    assert torch.equal(calls[0][1].flatten(), calls[0][0][:, 0] - 1.0)
-    for (before, _), (x, memory) in zip(calls, calls[1:]):
-        assert torch.equal(x[:, 0], before[:, -1] + 1)
-        assert torch.equal(memory.flatten(), before[:, -1] + 2.0)
-        assert not memory.requires_grad
+    assert depth == 2 + args.rollout * 1 + 1  # encoder, cells, readout
+    *runs, (x, begins) = models["rnn"].calls
+    assert x.shape[1] == window and not begins.requires_grad
+    x, begins = x.view(-1, args.rollout), begins.view(-1, args.rollout // window)
+    assert (x.diff() == 1).all()
+    assert torch.equal(begins[:, 0], x[:, 0] - 1.0)  # the label
+    assert torch.equal(begins[:, 1:], x[:, window - 1 : -1 : window] + 2.0)
+    assert len(runs) == (args.rollout > window)
+    for inputs, memory in runs:
+        assert torch.equal(memory.flatten(), x[:, 0] - 1.0)
+        assert torch.equal(inputs, x[:, :-window])
+
+
+def test_dmt_s_windows_side_by_side_are_those_of_a_run_whose_gradient_is_cut():
+    args, task, models = build("--window", "2", "--rollout", "6", "--labels", "99")
+    x, y = task.batch("train", 0, torch.arange(4))
+    bits = random_bits((0,), torch.arange(4), task.T)
+    smt.dmt_loss(models, x, y, bits, 1, args)[0].backward()
+    weights = [p for name, p in models["rnn"].named_parameters() if "cell" in name]
+    found = [p.grad for p in weights]
+    times = smt.consecutive(y, bits, 6)
+    labels = models["teacher"]["encoder"](x, times)[0].detach()
+    memory, memories, inputs = labels[:, 0], [], x.gather(1, times[:, 1:])
+    for k in range(6):
+        memory = memory.detach() if k % 2 == 0 else memory
+        memory = models["rnn"].step(memory, inputs[:, k])
+        memories.append(memory)
+    loss = nn.functional.mse_loss(torch.stack(memories, 1), labels[:, 1:])
+    for wanted, got in zip(torch.autograd.grad(loss, weights), found):
+        torch.testing.assert_close(got, wanted)
 
 
 def test_the_dmt_gradient_s_window_is_bounded_whatever_the_sequence_s_length():
@@ -1294,7 +1314,7 @@ def test_a_full_disk_gets_one_line_and_keeps_the_last_checkpoint(monkeypatch, ca
 def test_a_run_goes_on_with_its_own_command_line():
     options = "--rollout 99 --labels 99 --window 9".split()  # of 8 times
     assert run(*options) == 0 and run("--resume", *options) == 0
-    assert run("--resume", "--rollout", "7") == 2
+    assert run("--resume", "--window", "7") == 2
 
 
 def test_resuming_a_finished_run_trains_no_further(monkeypatch):

@@ -30,7 +30,7 @@ from torch import nn
 
 import bptt_baseline
 import smt
-from run import Parser, UsageError, random_bits, whole, write
+from run import Parser, UsageError, number, random_bits, whole, write
 
 METHODS = {"smt": (smt, 0), "dmt": (smt, -1), "bptt": (bptt_baseline, 0)}  # program, its phase
 GROWTH = [64, 128, 256, 512, 1024, 2048]
@@ -69,12 +69,15 @@ def clock(device: str) -> float:
     return time.perf_counter()
 
 
-def seconds(work, repeat: int, device: str) -> list[float]:
-    """Seconds of each of several calls, in order of size, after one that is not counted."""
+def seconds(work, repeat: int, device: str, least: float = 0) -> list[float]:
+    """Seconds of each of so many calls, and more until the least is spent, in order of size.
+
+    After one call that is not counted.
+    """
     times = []
-    for n in range(repeat + 1):
+    while len(times) <= repeat or sum(times[1:]) < least:
         start = clock(device)
-        work(n)
+        work(len(times))
         times.append(clock(device) - start)
     return sorted(times[1:])
 
@@ -121,12 +124,12 @@ def matrix_rate(shapes: dict, args) -> float:
     return flops / spent
 
 
-def measure(method: str, repeat: int, argv: list[str]) -> dict:
+def measure(method: str, repeat: int, least: float, argv: list[str]) -> dict:
     """The figures of one method, as bench.py writes them."""
     args, step = one_step(method, argv)
     with Counter() as counter:
         targets = int((step(0) >= 0).sum())
-    times = seconds(lambda n: step(n + 1), repeat, args.device)
+    times = seconds(lambda n: step(n + 1), repeat, args.device, least)
     middle = statistics.median(times)
     if args.device == "cuda":
         peak = torch.cuda.max_memory_allocated()
@@ -147,9 +150,10 @@ def measure(method: str, repeat: int, argv: list[str]) -> dict:
     }
 
 
-def in_child(method: str, repeat: int, argv: list[str]) -> dict:
+def in_child(method: str, repeat: int, least: float, argv: list[str]) -> dict:
     """measure() in a new process; UsageError with its own line if that fails."""
-    command = [sys.executable, __file__, "--only", method, "--repeat", str(repeat), *argv]
+    command = [sys.executable, __file__, "--only", method, "--repeat", str(repeat)]
+    command += ["--seconds", str(least), *argv]
     child = subprocess.run(command, capture_output=True, text=True)
     if child.returncode:
         last = (child.stderr.strip().splitlines() or ["stopped"])[-1]
@@ -176,6 +180,7 @@ def run(argv: list[str]):
         allow_abbrev=False,
     )
     p.add("--repeat", 7, whole(1), "steps timed, of which the median counts")
+    p.add("--seconds", 0.0, number(0), "time more steps until so many seconds are spent")
     p.add("--json", None, str, "file to write the figures to")
     p.add_argument("--growth", action="store_true", help=f"of copy at T = {GROWTH}")
     p.add("--only", None, [*METHODS], "a method; prints its figures as JSON")
@@ -191,7 +196,7 @@ def run(argv: list[str]):
             f"--json {args.json}: can't be written; give a path in a directory of yours"
         )
     if args.only:
-        return print(json.dumps(measure(args.only, args.repeat, others)))
+        return print(json.dumps(measure(args.only, args.repeat, args.seconds, others)))
     found = {"machine": {"cpu": platform.processor(), "threads": torch.get_num_threads()}}
     found["machine"] |= {"torch": torch.__version__, "options": others}
     if torch.cuda.is_available():
@@ -200,12 +205,15 @@ def run(argv: list[str]):
         for method in "smt", "bptt":
             for T in GROWTH:
                 found.setdefault(method, {})[T] = in_child(
-                    method, args.repeat, ["--task", "copy", "--delay", str(T - 16), *others]
+                    method,
+                    args.repeat,
+                    args.seconds,
+                    ["--task", "copy", "--delay", str(T - 16), *others],
                 )
                 print(line(f"{method} {T}", found[method][T]), flush=True)
     else:
         for method in METHODS:
-            found[method] = in_child(method, args.repeat, others)
+            found[method] = in_child(method, args.repeat, args.seconds, others)
             print(line(method, found[method]), flush=True)
     if args.json:
         write(args.json, json.dumps(found, indent=1).encode())

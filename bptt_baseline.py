@@ -12,7 +12,7 @@ Glossary
   m_t      memory        (N, K, d) memory of the prefix x_<=t: K tokens of d numbers each
   D        decoder       m_t, x_{t+1..t+Tf-1} -> logits of the Tf targets y_t..y_{t+Tf-1}
   g        rnn.readout   D given no future token: m_t -> logits of y_t
-  f        rnn.cell      m_t, x_{t+1} -> m_{t+1}, with rnn.embed for x
+  f        rnn.step      m_t, x_{t+1} -> m_{t+1}: rnn.cell, with rnn.embed for x
   B sequences of T times; V kinds of token; H steps of a gradient; N, S of anything
 """
 

@@ -5,7 +5,7 @@ writes a memory, its label, and a decoder predicts the future from it. How to up
 then plain regression, from a label and the next input to the next label: no RNN is unrolled. SMT
 trains encoder, decoder and cell, then the cell alone on labels that stay. Run alone, the RNN meets
 its own errors, in memories unlike those it learnt on, and drifts: DAgger Memory Training (DMT)
-trains it on these, in short windows. Cell, readout and an empty memory remain.
+trains it on these, by BPTT through short windows. Cell, readout and an empty memory remain.
 Source: Kumar & Isola, Pretraining Recurrent Networks without Recurrence, arXiv:2606.06479.
 
 Glossary
@@ -17,7 +17,7 @@ Glossary
   E        encoder       x, times t -> labels m_t; E and D are the teacher
   D        decoder       m_t, x_{t+1..t+Tf-1} -> logits of the Tf targets y_t..y_{t+Tf-1}
   g        rnn.readout   D given no future token: m_t -> logits of y_t
-  f        rnn.cell      m_t, x_{t+1} -> m_{t+1}, with rnn.embed for x
+  f        rnn.step      m_t, x_{t+1} -> m_{t+1}: rnn.cell, with rnn.embed for x
   Tf, R, H args.future, rollout, window: targets decoded, steps of DMT's rollouts, of their gradient
   B sequences of T times, n labels or transitions in each; V kinds of token; N, S of anything
 """
@@ -294,7 +294,7 @@ def consecutive(y: Tensor, bits: Tensor, length: int) -> Tensor:
     start = bits[:, :1] % (T + length - 1) - length
     # Half the runs: any that hold a random target's time. Rare ones would hardly be learnt.
     target = (bits * (y >= 0)).argmax(1, keepdim=True) - 1 - bits[:, :1] % length
-    # A quarter: from m_∅, as every rollout. What goes wrong there stays wrong.
+    # A quarter: from m_∅, where the RNN alone begins. What goes wrong there stays wrong.
     start = torch.where(kind == 0, -1, torch.where(kind == 1, start, target))
     return start.clamp(-1, T - 1 - length) + torch.arange(length + 1, device=y.device)
 
@@ -302,8 +302,7 @@ def consecutive(y: Tensor, bits: Tensor, length: int) -> Tensor:
 def blur(labels: Tensor, bits: Tensor, noise: float) -> Tensor:
     """Labels (B, n, K, d) with uniform noise of this deviation, from each row's bits (B, T).
 
-    It drowns what the future does not need; the default is 0. Without it parity's labels count ones
-    and its RNN fails on sequences longer than those it learnt from.
+    It drowns what no target needs: without it parity's labels count ones; longer sequences fail.
     """
     if not noise:
         return labels
@@ -360,7 +359,7 @@ def dmt_loss(models: Models, x: Tensor, y: Tensor, bits: Tensor, done: float, ar
     """The RNN's own memories against n labels of a random run of R steps (section 5).
 
     x, y, bits, done -> loss, depth as above. From a label the RNN runs on its own, without a graph;
-    then from each H-th of these memories H steps with one, side by side, whatever R and T are.
+    then, from the label and each H-th memory side by side, H steps with one: BPTT, but no further.
     """
     teacher, rnn, R, H = models["teacher"], models["rnn"], args.rollout, args.window
     times = consecutive(y, bits, R)  # (B, R + 1), the start first
@@ -371,6 +370,7 @@ def dmt_loss(models: Models, x: Tensor, y: Tensor, bits: Tensor, done: float, ar
         labels, _ = teacher["encoder"](x, torch.cat([times[:, :1], chosen], 1))  # (B, 1 + n, K, d)
         own = rnn.rollout(inputs[:, :-H], labels[:, 0]) if R > H else labels[:, :0]
         begins = torch.cat([labels[:, :1], own], 1)[:, ::H].flatten(0, 1)  # (B R / H, K, d)
+    torch.clear_autocast_cache()  # torch before 2.11 goes on with casts that have no graph
     memories = rnn.rollout(inputs.view(-1, H), begins).view(len(x), R, *labels.shape[2:])
     memories = memories.take_along_dim(pick[..., None, None], 1)  # (B, n, K, d)
     dyn = F.mse_loss(memories, labels[:, 1:])

@@ -974,6 +974,20 @@ def test_dmt_trains_cell_and_readout_and_nothing_of_the_teacher(window):
             assert torch.equal(gradient, after[name]), name
 
 
+def test_dmt_in_bf16_has_the_gradient_of_fp32():
+    """torch before 2.11 reuses weights cast without a graph: the cell would learn nothing."""
+    args, task, models = build("--window", "2", "--rollout", "6")
+    rows = torch.arange(4)
+    batch = *task.batch("train", 0, rows), random_bits((0,), rows, task.T), 1
+    weight = next(p for name, p in models.named_parameters() if "cell" in name and p.dim() == 2)
+    gradients = []
+    for enabled in False, True:
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            loss, _ = smt.dmt_loss(models, *batch, args)
+        gradients += torch.autograd.grad(loss, weight)
+    assert nn.functional.cosine_similarity(*[g.flatten() for g in gradients], dim=0) > 0.99
+
+
 def test_dmt_ignores_masked_targets():
     x, y, bits = time_is_token()
     args = build("--window", "4")[0]

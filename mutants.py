@@ -15,7 +15,8 @@ from pathlib import Path
 PROGRAMS = "smt.py", "bptt_baseline.py"
 MUTANTS = [
     # Attention, encoder, decoder
-    ("a * cos - b * sin, a * sin", "a * cos + b * sin, a * sin", "rotation is none"),
+    ("torch.complex(angle.cos(), angle.sin())", "torch.complex(angle.cos(), angle.cos())",
+     "rotation is none"),
     ("h = h + self.out(", "h = self.out(", "no residual path around attention"),
     ("rotate(q, turn), rotate(k, turn)", "q, k", "no positions"),
     ("s <= last[..., None]", "s < last[..., None]", "labels don't see their own input"),
@@ -93,6 +94,8 @@ MUTANTS = [
     ("+ args.lambda_unif * unif", "- args.lambda_unif * unif", "sign of λ_unif"),
     ("times.gather(1, pick), x, y, args)", "times.gather(1, pick - 1).clamp(min=0), x, y, args)",
      "labels decoded as those of t - 1"),
+    ("asked = bits[:, -self.T :] % given", "asked = bits[:, -self.T :] % P", "unknown keys asked"),
+    ("% (P // 2 + 1) * (split ==", "% (P // 2 + 1) * (split !=", "recall tested on fewer pairs"),
     # DMT
     ("        own = rnn.rollout(inputs[:, :-H], labels[:, 0]) if R > H else labels[:, :0]\n    ",
      "    own = rnn.rollout(inputs[:, :-H], labels[:, 0]) if R > H else labels[:, :0]\n",

@@ -505,9 +505,9 @@ def draw_claim(path: str) -> None:
             axis.fill_between(x, least, most, color=colour, alpha=0.25, linewidth=0)
         axis.set(xlabel=panel["x"], ylabel=panel["y"])
         if "x" in panel["log"]:
-            few = len(x) <= 8 and max(x) < 1e5
-            axis.set_xscale("log", base=2 if few else 10)
-            if few:
+            doubled = all(b == 2 * a for a, b in zip(x, x[1:]))
+            axis.set_xscale("log", base=2 if doubled else 10)
+            if doubled:
                 axis.set_xticks(x, x)
         if "y" in panel["log"]:
             axis.set_yscale("log")

@@ -26,7 +26,6 @@ from torch import Tensor
 from run import LARGEST, Parser, UsageError, default_text, random_bits, read_bytes, read_images
 from run import task_of, whole
 
-
 # The tasks' own options, as argparse takes them. A task lists those it has, with its defaults.
 OPTIONS = {
     "length": {"type": whole(1, LARGEST), "help": "symbols; of text: bytes in a sequence"},
@@ -147,8 +146,7 @@ class Stack(Task):
         run = 2 ** (bits[:, -1:] % 4 * (split == "train"))  # (B, 1)
         wish, bits = bits.gather(1, t // run * run), bits[:, :-1]  # each (B, T)
         depth = torch.zeros_like(bits[:, :1])
-        stack = depth.expand(-1, self.depth + 1).clone()
-        x, y = [], []
+        stack, x, y = depth.expand(-1, self.depth + 1).clone(), [], []
         for b, w in zip(bits.split(1, 1), wish.split(1, 1)):  # each depth tells the next
             pop = (depth > 0) & ((w % 8 >= 4) | (depth == self.depth))
             x.append(torch.where(pop, 4, b % 4))
@@ -161,9 +159,8 @@ class Stack(Task):
 class Recall(Task):
     """Pairs of a key and its value, all keys different, then one of the keys: what is its value?
 
-    8 values, twice as many keys as pairs. Loss on the one answer. T = 2 pairs + 1. In training
-    there are half as many pairs or more, and the rest of the T inputs are keys to be answered: one
-    question alone tells little of what a memory lacks.
+    8 values, twice as many keys as pairs. Loss on the one answer. T = 2 pairs + 1. In training up
+    to half of the pairs give way to more questions: one tells little of what a memory lacks.
     """
 
     options, axis = {"pairs": 8}, None
@@ -175,10 +172,10 @@ class Recall(Task):
         return f"--pairs {self.pairs}: of 52 keys; give at most 26" if self.pairs > 26 else ""
 
     def batch(self, split: str, step: int, rows: Tensor) -> Batch:
-        P, bits = self.pairs, self.bits(split, step, rows, 3 * self.pairs + 1 + self.T)
-        keys, t = 8 + bits[:, : 2 * P].argsort(1)[:, :P], torch.arange(self.T, device=rows.device)
-        values = bits[:, 2 * P : 3 * P] % 8
-        given = P - bits[:, 3 * P :][:, :1] % (P // 2 + 1) * (split == "train")  # (B, 1) pairs
+        P, t = self.pairs, torch.arange(self.T, device=rows.device)
+        bits = self.bits(split, step, rows, 3 * P + 1 + self.T)
+        keys, values = 8 + bits[:, : 2 * P].argsort(1)[:, :P], bits[:, 2 * P : 3 * P] % 8  # (B, P)
+        given = P - bits[:, 3 * P, None] % (P // 2 + 1) * (split == "train")  # (B, 1) pairs
         asked = bits[:, -self.T :] % given  # (B, T)
         pairs = F.pad(torch.stack([keys, values], 2).flatten(1), (0, 1))  # (B, T)
         x = torch.where(t < 2 * given, pairs, keys.gather(1, asked))
@@ -261,9 +258,8 @@ class Text(Task):
         return torch.cat([torch.full_like(y[:, :1], self.start), y[:, :-1]], 1), y
 
     def prompts(self, text: str, rows: Tensor) -> list[tuple]:
-        tokens = torch.tensor(
-            [self.start, *text.encode(errors="surrogateescape")], device=rows.device
-        )
+        written = text.encode(errors="surrogateescape")
+        tokens = torch.tensor([self.start, *written], device=rows.device)
         return [("sample", tokens.expand(len(rows), -1), len(tokens) + 4 * self.T)]
 
     def draw(self, tokens: Tensor) -> str:

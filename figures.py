@@ -497,9 +497,8 @@ def draw_claim(path: str) -> None:
             figure.legend(loc="outside lower center", ncols=3, frameon=False)
             continue
         for label, points in panel["lines"].items():
-            colour = colours.setdefault(
-                label, COLOURS[len(colours) % len(COLOURS)]
-            )  # the same in each panel
+            # A label has the same colour in each panel.
+            colour = colours.setdefault(label, COLOURS[len(colours) % len(COLOURS)])
             x, mean, least, most = zip(*points)
             axis.plot(x, mean, "-o", color=colour, label=label, markersize=4)
             axis.fill_between(x, least, most, color=colour, alpha=0.25, linewidth=0)

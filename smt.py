@@ -359,7 +359,7 @@ def dmt_loss(models: Models, x: Tensor, y: Tensor, bits: Tensor, done: float, ar
     """The RNN's own memories against n labels of a random run of R steps (section 5).
 
     x, y, bits, done -> loss, depth as above. From a label the RNN runs on its own, without a graph;
-    then, from the label and each H-th memory side by side, H steps with one: BPTT, but no further.
+    then H steps with one from the label and each H-th memory, side by side: BPTT, H steps far.
     """
     teacher, rnn, R, H = models["teacher"], models["rnn"], args.rollout, args.window
     times = consecutive(y, bits, R)  # (B, R + 1), the start first
@@ -370,7 +370,7 @@ def dmt_loss(models: Models, x: Tensor, y: Tensor, bits: Tensor, done: float, ar
         labels, _ = teacher["encoder"](x, torch.cat([times[:, :1], chosen], 1))  # (B, 1 + n, K, d)
         own = rnn.rollout(inputs[:, :-H], labels[:, 0]) if R > H else labels[:, :0]
         begins = torch.cat([labels[:, :1], own], 1)[:, ::H].flatten(0, 1)  # (B R / H, K, d)
-    torch.clear_autocast_cache()  # torch before 2.11 goes on with casts that have no graph
+    torch.clear_autocast_cache()  # older torch (2.6) goes on with casts that have no graph
     memories = rnn.rollout(inputs.view(-1, H), begins).view(len(x), R, *labels.shape[2:])
     memories = memories.take_along_dim(pick[..., None, None], 1)  # (B, n, K, d)
     dyn = F.mse_loss(memories, labels[:, 1:])

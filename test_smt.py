@@ -975,7 +975,7 @@ def test_dmt_trains_cell_and_readout_and_nothing_of_the_teacher(window):
 
 
 def test_dmt_in_bf16_has_the_gradient_of_fp32():
-    """torch before 2.11 reuses weights cast without a graph: the cell would learn nothing."""
+    """older torch (2.6) reuses weights cast without a graph: the cell would learn nothing."""
     args, task, models = build("--window", "2", "--rollout", "6")
     rows = torch.arange(4)
     batch = *task.batch("train", 0, rows), random_bits((0,), rows, task.T), 1
@@ -2243,6 +2243,15 @@ def test_what_a_linear_probe_reads(monkeypatch):
     monkeypatch.setattr(figures, "restore", lambda *_: (task, {"rnn": rnn}))
     found = figures.forgetting("run")
     assert found["needle"] == 1 and abs(found["distractor"] - found["chance"]) < 0.04
+
+
+def test_the_bench_times_so_many_steps_and_for_so_long(monkeypatch):
+    ticks = iter(range(100))
+    monkeypatch.setattr(bench, "clock", lambda device: next(ticks))  # a step takes a second
+    for repeat, least, steps in (3, 0, 3), (3, 5, 5):
+        calls = []
+        assert bench.seconds(calls.append, repeat, "cpu", least) == [1] * steps
+        assert calls == list(range(steps + 1))  # the first is not counted
 
 
 def test_what_labels_hold(monkeypatch):

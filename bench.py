@@ -1,10 +1,14 @@
 """How fast a step of SMT, DMT and BPTT is, and what share of the machine that takes.
 
-    python bench.py --preset paper --batch-size 8 --json bench.json
+    python bench.py --preset paper --batch-size 16 --json bench.json
     python bench.py --growth                    seconds and memory against T, of SMT and of BPTT
+    python bench.py --profile smt               where a step's time goes, by operation
 
 Options other than those below go to smt.py and bptt_baseline.py, where they have them. Each method
-is measured in a process of its own: the peak of its memory is its alone.
+is measured in a process of its own: the peak of its memory is its alone. --preset paper means text,
+T = 256, 16 labels a sequence, each decoded, and for DMT batches of 32; other options go over that.
+On CUDA it also sets --compile, --seconds 60 and --long 1024: all that is asked of a GPU, in one
+call of less than ten minutes.
 
 labels_per_second     SMT: transitions n B; DMT: labels n B that memories are compared with; BPTT:
                       targets scored; each over the median seconds of a whole optimiser step
@@ -34,6 +38,8 @@ from run import Parser, UsageError, number, random_bits, whole, write
 
 METHODS = {"smt": (smt, 0), "dmt": (smt, -1), "bptt": (bptt_baseline, 0)}  # program, its phase
 GROWTH = [64, 128, 256, 512, 1024, 2048]
+PAPER = "--task text --length 256 --labels 16 --decoded 16 --future 64 --context 256".split()
+LABELS, STEPS = 19.2e6, 1500  # the authors' labels in SMT, steps of DMT (their notebook)
 
 
 def options(program) -> set[str]:
@@ -41,13 +47,13 @@ def options(program) -> set[str]:
     return {name for action in program.parser()._actions for name in action.option_strings}
 
 
-def one_step(method: str, argv: list[str]):
-    """-> args, task, step: a function that takes an optimiser step of the method and returns it."""
+def one_step(method: str, argv: list[str], flags: list[str]):
+    """-> args, step: a function that takes an optimiser step of the method -> its targets y."""
     program, phase = METHODS[method]
     own = []
     for name, value in zip(argv[::2], argv[1::2]):
         own += [name, value] if name in options(program) else []
-    args, task, models, _ = program.settings([*own, "--out", "runs/bench"])
+    args, task, models, _ = program.settings([*own, *flags, "--out", "runs/bench"])
     _, loss_of, names, _, rate = program.phases(args)[phase]
     trained = nn.ModuleList(models[name] for name in names)
     optimizer = torch.optim.AdamW(trained.parameters(), lr=rate / 100, **program.ADAMW)
@@ -124,17 +130,18 @@ def matrix_rate(shapes: dict, args) -> float:
     return flops / spent
 
 
-def measure(method: str, repeat: int, least: float, argv: list[str]) -> dict:
+def measure(method: str, repeat: int, least: float, argv: list[str], flags: list[str]) -> dict:
     """The figures of one method, as bench.py writes them."""
-    args, step = one_step(method, argv)
-    with Counter() as counter:
-        targets = int((step(0) >= 0).sum())
-    times = seconds(lambda n: step(n + 1), repeat, args.device, least)
+    args, step = one_step(method, argv, flags)
+    times = seconds(step, repeat, args.device, least)
     middle = statistics.median(times)
     if args.device == "cuda":
         peak = torch.cuda.max_memory_allocated()
     else:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    _, step = one_step(method, argv, [])  # compiled networks tell the counter nothing
+    with Counter() as counter:
+        targets = int((step(0) >= 0).sum())
     labels = targets if method == "bptt" else args.batch_size * args.labels
     own, large = matrix_rate(counter.shapes, args), matrix_rate({(4096,) * 3: 1}, args)
     return {
@@ -147,18 +154,61 @@ def measure(method: str, repeat: int, least: float, argv: list[str]) -> dict:
         "share_of_matrix_rate": counter.flops / middle / own,
         "matrix_rate": own,
         "matrix_rate_4096": large,
+        "options": [*argv, *flags],
     }
 
 
-def in_child(method: str, repeat: int, least: float, argv: list[str]) -> dict:
-    """measure() in a new process; UsageError with its own line if that fails."""
-    command = [sys.executable, __file__, "--only", method, "--repeat", str(repeat)]
-    command += ["--seconds", str(least), *argv]
+def in_child(method: str, args, argv: list[str], name: str = "") -> dict:
+    """measure() in a new process, printed too; UsageError with its own line if that fails."""
+    command = [sys.executable, __file__, "--only", method, "--repeat", str(args.repeat)]
+    command += ["--seconds", str(args.seconds), *["--compile"] * args.compile, *argv]
     child = subprocess.run(command, capture_output=True, text=True)
     if child.returncode:
         last = (child.stderr.strip().splitlines() or ["stopped"])[-1]
         raise UsageError(last.removeprefix("bench.py: "))
-    return json.loads(child.stdout.splitlines()[-1])
+    found = json.loads(child.stdout.splitlines()[-1])
+    print(line(name or method, found), flush=True)
+    return found
+
+
+def best_batch(method: str, args, argv: list[str], first: dict, batch: int) -> dict:
+    """Double the batch until no more labels a second come of it, or memory ends -> the best."""
+    best = first | {"batch_size": batch}
+    while True:
+        try:
+            batch *= 2
+            more = [*argv, "--batch-size", str(batch)]
+            found = in_child(method, args, more, f"{method} x{batch}") | {"batch_size": batch}
+        except UsageError as error:  # mostly memory
+            print(f"{method:>9}  batch {batch}: {error}", flush=True)
+            return best
+        if found["labels_per_second"] < 1.05 * best["labels_per_second"]:
+            return best
+        best = found
+
+
+def compare(args, others: list[str]) -> dict:
+    """Steps of SMT and of BPTT at T = args.long: at batch 32, and of the best batch."""
+    args, found = argparse.Namespace(**vars(args) | {"seconds": 0.0, "repeat": 3}), {}
+    for method in "smt", "bptt":
+        argv = [*others, "--length", str(args.long)]
+        at_32 = in_child(method, args, [*argv, "--batch-size", "32"], f"{method} {args.long}")
+        found[method] = {"batch_32": at_32, "best": best_batch(method, args, argv, at_32, 32)}
+    steps = [found[method]["batch_32"]["seconds_per_step"] for method in ("bptt", "smt")]
+    found["bptt_over_smt"] = steps[0] / steps[1]
+    print(f"an optimiser step of BPTT takes {found['bptt_over_smt']:.1f} times as long as SMT's")
+    return found
+
+
+def profile(method: str, argv: list[str], flags: list[str]) -> str:
+    """Where a step's time goes, by operation: a table."""
+    args, step = one_step(method, argv, flags)
+    step(0)
+    with torch.profiler.profile() as found:
+        step(1)
+        clock(args.device)
+    order = f"self_{args.device}_time_total"
+    return found.key_averages().table(sort_by=order, row_limit=16, max_name_column_width=50)
 
 
 def line(name, found: dict) -> str:
@@ -172,8 +222,8 @@ def line(name, found: dict) -> str:
     )
 
 
-def run(argv: list[str]):
-    """Measure what the command line asks for, print it and write it down."""
+def settings(argv: list[str]) -> tuple:
+    """The options -> bench.py's own, the programs'; UsageError for wrong ones."""
     p = Parser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -182,7 +232,10 @@ def run(argv: list[str]):
     p.add("--repeat", 7, whole(1), "steps timed, of which the median counts")
     p.add("--seconds", 0.0, number(0), "time more steps until so many seconds are spent")
     p.add("--json", None, str, "file to write the figures to")
+    p.add("--long", 0, whole(0), "compare SMT and BPTT at this T, too, at batch 32 and the best")
     p.add_argument("--growth", action="store_true", help=f"of copy at T = {GROWTH}")
+    p.add_argument("--compile", action="store_true", help="compile the networks")
+    p.add("--profile", None, [*METHODS], "print where a step of a method spends its time")
     p.add("--only", None, [*METHODS], "a method; prints its figures as JSON")
     args, others = p.parse_known_args(argv)
     if len(others) % 2:
@@ -195,8 +248,22 @@ def run(argv: list[str]):
         raise UsageError(
             f"--json {args.json}: can't be written; give a path in a directory of yours"
         )
+    return args, others
+
+
+def run(argv: list[str]):
+    """Measure what the command line asks for, print it and write it down."""
+    args, others = settings(argv)
+    flags = ["--compile"] * args.compile
     if args.only:
-        return print(json.dumps(measure(args.only, args.repeat, args.seconds, others)))
+        return print(json.dumps(measure(args.only, args.repeat, args.seconds, others, flags)))
+    paper = "--preset" in others
+    if paper:
+        others = PAPER + others
+        if torch.cuda.is_available() and "cpu" not in others:
+            args.compile, args.long, args.seconds = True, args.long or 1024, args.seconds or 60.0
+    if args.profile:
+        return print(profile(args.profile, others, flags))
     found = {"machine": {"cpu": platform.processor(), "threads": torch.get_num_threads()}}
     found["machine"] |= {"torch": torch.__version__, "options": others}
     if torch.cuda.is_available():
@@ -204,19 +271,26 @@ def run(argv: list[str]):
     if args.growth:
         for method in "smt", "bptt":
             for T in GROWTH:
-                found.setdefault(method, {})[T] = in_child(
-                    method,
-                    args.repeat,
-                    args.seconds,
-                    ["--task", "copy", "--delay", str(T - 16), *others],
-                )
-                print(line(f"{method} {T}", found[method][T]), flush=True)
+                longer = ["--task", "copy", "--delay", str(T - 16), *others]
+                found.setdefault(method, {})[T] = in_child(method, args, longer, f"{method} {T}")
     else:
         for method in METHODS:
-            found[method] = in_child(method, args.repeat, args.seconds, others)
-            print(line(method, found[method]), flush=True)
+            batch = ["--batch-size", "32"] if paper and method == "dmt" else []
+            found[method] = in_child(method, args, batch + others)
+        if paper:
+            found["paper_minutes"] = paper_minutes(found)
+        if args.long:
+            found["long"] = compare(args, others)
     if args.json:
         write(args.json, json.dumps(found, indent=1).encode())
+
+
+def paper_minutes(found: dict) -> dict:
+    """Minutes for the authors' labels in SMT and their steps of DMT, at the rates found."""
+    spent = {"smt": LABELS / found["smt"]["labels_per_second"] / 60}
+    spent["dmt"] = STEPS * found["dmt"]["seconds_per_step"] / 60
+    print("{smt:,.1f} minutes for 19.2 million labels, {dmt:,.1f} for DMT".format(**spent))
+    return spent
 
 
 def main(argv=None) -> int:

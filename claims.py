@@ -283,7 +283,7 @@ def memory(seeds: int, quick: bool) -> list[dict]:
     for K in sizes:
         options = f"--task text --dim 32 --memory {K} --steps {steps} --dmt-steps 0"
         with bench.Counter() as counter:
-            bench.one_step("smt", options.split())[1](0)
+            bench.one_step("smt", options.split(), [])[1](0)
         flops[32 * K] = counter.flops
         for seed in range(seeds):
             out = f"memory-{32 * K}-{steps}-{seed}"

@@ -10,6 +10,7 @@ import io
 import json
 import math
 import os
+import shutil
 import signal
 import struct
 import sys
@@ -38,7 +39,8 @@ FORMAT = 2  # of checkpoint.pt; to be raised when its content changes
 PAPER = {"cell": "transformer", "memory": 16, "dim": 256, "heads": 8, "cell_depth": 8}
 PAPER |= {"encoder_depth": 8, "decoder_depth": 4, "context": 256, "future": 64, "batch_size": 128}
 PAPER |= {"lambda_dyn": 0.1, "lambda_unif": 0.001, "lambda_tok": 0.0, "lambda_readout": 0.0}
-PAPER |= {"lr": 3e-4, "dmt_lr": 3e-5, "dmt_steps": 1500, "rollout": 256, "window": 1}
+PAPER |= {"registers": "now", "cell_only": 0.0, "lr": 3e-4, "dmt_lr": 3e-5, "dmt_steps": 1500}
+PAPER |= {"rollout": 256, "window": 1}
 
 
 class UsageError(Exception):
@@ -191,6 +193,8 @@ def check(args):
     args.precision = args.precision or ("bf16" if args.device == "cuda" else "fp32")
     if args.dim % (2 * args.heads):
         raise UsageError(f"--dim {args.dim}: give a multiple of 2 x --heads, {2 * args.heads}")
+    if args.compile and not shutil.which(os.environ.get("CXX", "g++")):
+        raise UsageError("--compile: needs a C++ compiler; install g++, or name yours in CXX")
     if args.batch_size % RANKS:
         raise UsageError(f"--batch-size {args.batch_size}: give a multiple of {RANKS} processes")
 

@@ -212,8 +212,7 @@ class RNN(nn.Module):
 
     def rollout(self, x: Tensor, memory: Tensor = None) -> Tensor:
         """The RNN alone, from m_∅ or another memory: x (N, S) -> its memories (N, S, K, d)."""
-        memory = self.empty.expand(len(x), -1, -1) if memory is None else memory
-        memories = []
+        memory, memories = self.empty.expand(len(x), -1, -1) if memory is None else memory, []
         for token in x.unbind(1):
             memories.append(memory := self.step(memory, token))
         return torch.stack(memories, 1)
@@ -300,12 +299,10 @@ def consecutive(y: Tensor, bits: Tensor, length: int) -> Tensor:
 
 
 def blur(labels: Tensor, bits: Tensor, noise: float) -> Tensor:
-    """Labels (B, n, K, d) with uniform noise of this deviation, from each row's bits (B, T).
-
-    It drowns what no target needs: without it parity's labels count ones; longer sequences fail.
-    """
+    """Labels (B, n, K, d) with uniform noise of this deviation, from each row's bits (B, T)."""
     if not noise:
         return labels
+    # It drowns what no target needs: else parity's labels count ones, and longer sequences fail.
     u = random_bits(("noise",), bits[:, 0], labels[0].numel()).view_as(labels) / 2**62  # in 0..1
     return labels + noise * 12**0.5 * (u - 0.5)
 
@@ -488,8 +485,7 @@ def train(args: Args, task: Task, models: Models, checkpoint: dict | None):
                 state["seconds"] += time.perf_counter() - clock
                 if phase == "smt":
                     hand_over(**models)
-                figures = evaluate(models, task, "val", args.eval_rows)
-                report(state, phase, train_loss, figures)
+                report(state, phase, train_loss, evaluate(models, task, "val", args.eval_rows))
                 save(args, models, optimizer, state)
                 losses, clock = [], time.perf_counter()
         if state["step"] < last:  # Ctrl-C
@@ -544,6 +540,7 @@ def parser() -> Parser:
     add("--seed", 0, whole(0), "of weights, data and all that is drawn")
     add("--device", "auto", device, "cuda, mps, cpu, or auto: the best there is")
     add("--precision", None, ["fp32", "bf16"], "of products; None: bf16 on CUDA, else fp32")
+    p.add_argument("--compile", action="store_true", help="the networks: faster after a minute")
     add("--eval-every", 200, whole(1), "steps from one evaluation and checkpoint to the next")
     add("--eval-rows", 128, whole(1), "held-out sequences in these evaluations")
     add("--eval-length", 1, whole(1, 8), "measure also 2, 4, 8 times the length, up to this")
@@ -564,6 +561,9 @@ def settings(argv: list[str] | None) -> tuple:
     torch.manual_seed(args.seed)
     models = build(args, task.vocab)
     restore(models, source, args)
+    for network in models.modules():
+        if args.compile and isinstance(network, (Transformer, *CELLS.values())):
+            network.compile()
     return args, task, models.to(args.device), checkpoint
 
 

@@ -2254,6 +2254,60 @@ def test_the_bench_times_so_many_steps_and_for_so_long(monkeypatch):
         assert calls == list(range(steps + 1))  # the first is not counted
 
 
+def test_compile_takes_each_transformer_and_cell(monkeypatch, capsys):
+    compiled = []
+    monkeypatch.setattr("run.shutil.which", lambda name: "/usr/bin/g++")
+    monkeypatch.setattr(nn.Module, "compile", lambda module: compiled.append(module))
+    _, _, models = build("--cell", "mlp")
+    assert not compiled
+    _, _, models = build("--cell", "mlp", "--compile")
+    teacher, rnn = models["teacher"], models["rnn"]
+    bodies = [teacher["encoder"].body, teacher["decoder"].body, rnn.cell, rnn.readout.body]
+    assert set(map(id, compiled)) == set(map(id, bodies))
+    monkeypatch.setattr("run.shutil.which", lambda name: None)
+    assert_one_line_and_nothing_written(["--compile"], "--compile", "install g++", capsys)
+
+
+def test_the_bench_of_the_paper_goes_on_to_the_best_batch_of_a_long_task(monkeypatch):
+    calls = []
+
+    def measured(method, args, argv, name=""):
+        calls.append((method, argv))
+        options = dict(zip(argv[::2], argv[1::2]))  # the last of a name counts
+        batch, T = (int(options.get(name, 1)) for name in ("--batch-size", "--length"))
+        if batch > 128:
+            raise UsageError("out of memory")
+        rate = min(batch, 64) if method == "smt" else batch
+        spent = {"smt": 2.0, "dmt": 0.5, "bptt": T / 4}[method]
+        return {"labels_per_second": 1000.0 * rate, "seconds_per_step": spent}
+
+    monkeypatch.setattr(bench, "in_child", measured)
+    bench.run("--preset paper --batch-size 16 --long 64 --json found.json".split())
+    found = json.loads(Path("found.json").read_text())
+    assert {"machine", *bench.METHODS} <= found.keys()
+    assert found["paper_minutes"] == {"smt": 19.2e6 / 16e3 / 60, "dmt": 1500 * 0.5 / 60}
+    assert found["long"]["bptt_over_smt"] == 8
+    # SMT gains nothing beyond 64, BPTT goes on until memory ends.
+    best = {method: found["long"][method]["best"]["batch_size"] for method in ("smt", "bptt")}
+    assert best == {"smt": 64, "bptt": 128}
+    sizes = [dict(zip(argv[::2], argv[1::2])) for _, argv in calls]
+    assert sizes[0]["--length"] == "256" and sizes[1]["--batch-size"] == "16"
+    assert all(size["--length"] == "64" for size in sizes[3:])
+
+
+def test_the_bench_counts_and_profiles_a_step():
+    options = [*f"{NETWORKS} {COPY} --task copy --batch-size 2 --device cpu".split()]
+    found = bench.measure("bptt", 1, 0.0, options, [])
+    # K = 2, d = 8, T = 8 steps of the MLP cell, 3 answers read out by one block over 2 tokens.
+    cell = 2 * (24 * 32 + 32 * 16) * 2 * 8
+    block = 2 * (8 * 24 + 8 * 8 + 8 * 32 + 32 * 8) * 2 * 6 + 4 * 8 * 3 * 6
+    head = 2 * 8 * 10 * 6
+    flops = 3 * (cell + block + head)
+    assert found["flops_per_second"] * found["seconds_per_step"] == pytest.approx(flops)
+    assert found["labels_per_second"] * found["seconds_per_step"] == pytest.approx(6)
+    assert "aten::" in bench.profile("smt", options, [])
+
+
 def test_what_labels_hold(monkeypatch):
     def written(x, times):  # a label: all the tokens up to its time, the last first
         (t,) = set(times.flatten().tolist())

@@ -7,7 +7,7 @@ loop are the same; each method has its own learning rate and number of steps.
 
 Glossary
   paper    here          shape and meaning
-  x, y     x, y          (B, T) tokens, targets: y_t is asked after x_<=t; if -1, it is not scored
+  x, y     x, y          (B, T) tokens, targets: y_t is asked after x_<=t; y_t = -1 is not scored
   m_∅      rnn.empty     (K, d) memory of the empty prefix, t = -1
   m_t      memory        (N, K, d) memory of the prefix x_<=t: K tokens of d numbers each
   D        decoder       m_t, x_{t+1..t+Tf-1} -> logits of the Tf targets y_t..y_{t+Tf-1}
@@ -162,7 +162,8 @@ class RNN(nn.Module):
 
     def rollout(self, x: Tensor, memory: Tensor = None) -> Tensor:
         """The RNN alone, from m_∅ or another memory: x (N, S) -> its memories (N, S, K, d)."""
-        memory, memories = self.empty.expand(len(x), -1, -1) if memory is None else memory, []
+        memory = self.empty.expand(len(x), -1, -1) if memory is None else memory
+        memories = []
         for token in x.unbind(1):
             memories.append(memory := self.step(memory, token))
         return torch.stack(memories, 1)

@@ -500,7 +500,8 @@ def draw_claim(path: str) -> None:
             # A label has the same colour in each panel.
             colour = colours.setdefault(label, COLOURS[len(colours) % len(COLOURS)])
             x, mean, least, most = zip(*points)
-            axis.plot(x, mean, "-o", color=colour, label=label, markersize=4)
+            style = "--s" if "BPTT" in label else "-o"
+            axis.plot(x, mean, style, color=colour, label=label, markersize=4)
             axis.fill_between(x, least, most, color=colour, alpha=0.25, linewidth=0)
         axis.set(xlabel=panel["x"], ylabel=panel["y"])
         if "x" in panel["log"]:

@@ -4,13 +4,13 @@ What to remember can be found without recurrence: a Transformer, the encoder, re
 writes a memory, its label, and a decoder predicts the future from it. How to update a memory is
 then plain regression, from a label and the next input to the next label: no RNN is unrolled. SMT
 trains encoder, decoder and cell, then the cell alone on labels that stay. Run alone, the RNN meets
-its own errors, in memories unlike those it learnt on, and drifts: DAgger Memory Training (DMT)
-trains it on these, by BPTT through short windows. Cell, readout and an empty memory remain.
+its own errors and drifts: DAgger Memory Training (DMT) trains it on the memories that it makes, by
+BPTT through short windows. The RNN remains: embedding, cell, readout and an empty memory.
 Source: Kumar & Isola, Pretraining Recurrent Networks without Recurrence, arXiv:2606.06479.
 
 Glossary
   paper    here          shape and meaning
-  x, y     x, y          (B, T) tokens, targets: y_t is asked after x_<=t; if -1, it is not scored
+  x, y     x, y          (B, T) tokens, targets: y_t is asked after x_<=t; y_t = -1 is not scored
   m_t      labels        (B, n, K, d) memories of n prefixes x_<=t: K tokens of d numbers each
   m_∅      rnn.empty     (K, d) memory of the empty prefix, t = -1
   m̂_t      memory        (N, K, d) memory that the RNN made itself
@@ -98,8 +98,8 @@ def encoder_mask(times: Tensor, T: int, K: int, context: int, bidirectional: boo
     last = times if bidirectional else s.expand(B, T)  # bidirectional: n = 1, all see x_<=t
     last = torch.cat([last.expand(B, T), times.repeat_interleave(K, 1)], 1)  # (B, T + nK)
     sees_token = (s <= last[..., None]) & (s > last[..., None] - context)
-    label = torch.cat([s.new_full((T,), -1), torch.arange(n, device=s.device).repeat_interleave(K)])
-    sees_register = (label[:, None] == label[T:]) | bidirectional  # its own label's alone
+    owner = torch.cat([s.new_full((T,), -1), torch.arange(n, device=s.device).repeat_interleave(K)])
+    sees_register = (owner[:, None] == owner[T:]) | bidirectional  # its own label's alone
     return torch.cat([sees_token, sees_register.expand(B, -1, -1)], -1)[:, None]
 
 
@@ -212,7 +212,8 @@ class RNN(nn.Module):
 
     def rollout(self, x: Tensor, memory: Tensor = None) -> Tensor:
         """The RNN alone, from m_∅ or another memory: x (N, S) -> its memories (N, S, K, d)."""
-        memory, memories = self.empty.expand(len(x), -1, -1) if memory is None else memory, []
+        memory = self.empty.expand(len(x), -1, -1) if memory is None else memory
+        memories = []
         for token in x.unbind(1):
             memories.append(memory := self.step(memory, token))
         return torch.stack(memories, 1)
@@ -242,8 +243,7 @@ def scored(y: Tensor) -> Tensor:
 
 def futures(z: Tensor, times: Tensor, Tf: int) -> Tensor:
     """z_{t..t+Tf-1} for each t >= 0, -1 beyond the end: z (B, T), times (B, n) -> (B, n, Tf)."""
-    windows = F.pad(z, (0, Tf - 1), value=-1).unfold(1, Tf, 1)  # (B, T, Tf)
-    return torch.take_along_dim(windows, times[..., None], 1)
+    return F.pad(z, (0, Tf - 1), value=-1).unfold(1, Tf, 1).take_along_dim(times[..., None], 1)
 
 
 def decoding(decoder: Decoder, labels: Tensor, times: Tensor, x: Tensor, y: Tensor, args: Args):
@@ -262,11 +262,8 @@ def decoding(decoder: Decoder, labels: Tensor, times: Tensor, x: Tensor, y: Tens
 
 
 def guessing(decoder: Decoder, states: Tensor, times: Tensor, y: Tensor) -> Tensor:
-    """L_tok: D's last layer tells y_t from token t of the encoder: states (N, T, d), nats a target.
-
-    Token t sees what the label of t may: this is the loss of a plain Transformer, easier to learn
-    from than through registers and decoder, and registers find in the tokens what it taught.
-    """
+    """L_tok: D's last layer tells y_t from token t of the encoder: states (N, T, d)."""
+    # A plain Transformer's loss, learnt sooner; registers find in the tokens what it taught.
     if len(states) > len(y):  # bidirectional: tokens see beyond their time, but for the last, t
         y = y.repeat_interleave(times.shape[1], 0)  # (B n, T)
         y = y.where(torch.arange(y.shape[1], device=y.device) == times.reshape(-1, 1), -1)
@@ -276,9 +273,8 @@ def guessing(decoder: Decoder, states: Tensor, times: Tensor, y: Tensor) -> Tens
 def uniformity(labels: Tensor) -> Tensor:
     """L_unif = log mean_{a != b} exp(-2 |u_a - u_b|^2): labels (B, n, K, d) of n times a sequence.
 
-    Keeps labels apart, which L_dyn would draw together: equal labels are the easiest to predict.
-    Pairs are of two sequences: within one, a label may stand still. Token k is compared with token
-    k alone: a label's tokens can differ where labels do not. u: tokens scaled to length 1.
+    Keeps labels apart, as equal ones are the easiest for f. Pairs are of two sequences, as within
+    one a label may stand still, and of the same of their K tokens. u: tokens scaled to length 1.
     """
     u = F.normalize(labels, dim=-1).permute(1, 2, 0, 3)  # (n, K, B, d)
     energy = (4 * (u @ u.mT) - 4).exp()  # (n, K, B, B), since |u_a - u_b|^2 = 2 - 2 u_a u_b
@@ -322,8 +318,8 @@ def smt_loss(models: Models, x: Tensor, y: Tensor, bits: Tensor, done: float, ar
     times = consecutive(y, bits, n)  # (B, n + 1)
     labels, states = teacher["encoder"](x, times)  # (B, n + 1, K, d), (N, T, d)
     blurred = blur(labels, bits, args.noise)
-    # L_dyn's gradient reaches f, m_t and m_{t+1}. Its weight grows from 0.01 to 1 at four fifths:
-    # first what to remember, then in a form that f can follow.
+    # L_dyn's gradient reaches f, m_t and m_{t+1}. It grows from a 100th of λ_dyn to all of it at
+    # four fifths of the phase: first what to remember, then in a form that f can follow.
     dyn = 100 ** min(0, 1.25 * done - 1) * dynamics(rnn, labels, blurred, times, x)
     # L_dec and L_unif of some labels: neighbours hold much the same, and decoding is what costs.
     pick = bits[:, :n].argsort(1)[:, : args.decoded] + 1  # 1..: m_∅ has no y to decode
@@ -356,7 +352,7 @@ def dmt_loss(models: Models, x: Tensor, y: Tensor, bits: Tensor, done: float, ar
     """The RNN's own memories against n labels of a random run of R steps (section 5).
 
     x, y, bits, done -> loss, depth as above. From a label the RNN runs on its own, without a graph;
-    then H steps with one from the label and each H-th memory, side by side: BPTT, H steps far.
+    then H steps with one from the label and each H-th memory, side by side: BPTT, at most H far.
     """
     teacher, rnn, R, H = models["teacher"], models["rnn"], args.rollout, args.window
     times = consecutive(y, bits, R)  # (B, R + 1), the start first
@@ -367,7 +363,7 @@ def dmt_loss(models: Models, x: Tensor, y: Tensor, bits: Tensor, done: float, ar
         labels, _ = teacher["encoder"](x, torch.cat([times[:, :1], chosen], 1))  # (B, 1 + n, K, d)
         own = rnn.rollout(inputs[:, :-H], labels[:, 0]) if R > H else labels[:, :0]
         begins = torch.cat([labels[:, :1], own], 1)[:, ::H].flatten(0, 1)  # (B R / H, K, d)
-    torch.clear_autocast_cache()  # older torch (2.6) goes on with casts that have no graph
+    torch.clear_autocast_cache()  # weights cast without a graph: torch 2.6 would go on with them
     memories = rnn.rollout(inputs.view(-1, H), begins).view(len(x), R, *labels.shape[2:])
     memories = memories.take_along_dim(pick[..., None, None], 1)  # (B, n, K, d)
     dyn = F.mse_loss(memories, labels[:, 1:])
@@ -489,6 +485,8 @@ def train(args: Args, task: Task, models: Models, checkpoint: dict | None):
                 save(args, models, optimizer, state)
                 losses, clock = [], time.perf_counter()
         if state["step"] < last:  # Ctrl-C
+            if phase == "smt":
+                hand_over(**models)
             state["losses"] = [loss.item() for loss in losses]
             state["seconds"] += time.perf_counter() - clock
             save(args, models, optimizer, state)
@@ -572,9 +570,9 @@ def fit(args: Args, T: int):
     if round(args.cell_only * args.steps) == args.steps and not args.init:
         shown = f"--steps {args.steps} --cell-only {args.cell_only}"
         raise UsageError(f"{shown}: f needs a teacher; leave some steps to it, or give --init RUN")
-    for name in "context", "decoder_context", "future", "labels", "window", "rollout":
+    for name in "future", "labels", "window", "rollout":
         setattr(args, name, min(getattr(args, name), T))
-    args.rollout = max(1, args.rollout // args.window) * args.window
+    args.rollout = max(1, args.rollout // args.window) * args.window  # whole windows, one at least
 
 
 def build(args: Args, vocab: int):

@@ -1128,7 +1128,7 @@ def test_a_run_writes_what_the_contract_says(finished):
     resolved = vars(args) | {"out": str(finished), "device": "cpu"}
     assert resolved.items() <= config.items()
     assert config["length"] == 3 and config["reverse"] is False and config["steps"] == 8
-    assert config["future"] == config["context"] == config["rollout"] == task.T == 8
+    assert config["future"] == config["rollout"] == task.T == 8
     assert config["torch"] == torch.__version__ and config["device_name"]
     sizes = {name: sum(p.numel() for p in models[name].parameters()) for name in models}
     assert config["parameters"] == sizes
@@ -1239,6 +1239,13 @@ def test_ctrl_c_ends_the_step_saves_and_can_be_gone_on_from(
     error = capsys.readouterr().err.splitlines()[-1]  # behind what tqdm shows
     assert error.startswith("smt.py: ") and "--resume" in error
     assert checkpoint()["state"]["step"] == step
+    if function == "smt_loss":  # the RNN that it shows fits the teacher of its step
+        models = smt.settings(["--out", "run", "--sample", "1"])[2]
+        readout = {
+            name: weight.clone() for name, weight in models["rnn"].readout.named_parameters()
+        }
+        smt.hand_over(**models)
+        assert same_weights(readout, dict(models["rnn"].readout.named_parameters()))
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     assert run("--resume") == 0
     assert same_weights(checkpoint()["models"], checkpoint(finished)["models"])
@@ -1868,7 +1875,9 @@ def test_a_file_that_may_not_be_read_gets_one_line(monkeypatch, capsys):
 
 def test_sizes_not_asked_for_shrink_with_the_sequence():
     args = smt.settings("--length 2 --delay 1 --out run".split())[0]
-    assert args.labels == args.future == args.context == args.window == 5
+    assert args.labels == args.future == args.window == args.rollout == 5
+    # But a context without bound stays so: on longer sequences the teacher is to see all, too.
+    assert (args.context, args.decoder_context) == (smt.LARGEST, 8)
 
 
 def test_help_names_every_option(capsys):
@@ -1924,7 +1933,7 @@ def test_the_preset_holds_the_sizes_of_the_paper_and_options_go_over_it():
     assert (args.memory, args.encoder_depth, args.context, args.future) == (16, 8, 256, 64)
     assert (args.rollout, args.dmt_lr, args.lambda_dyn) == (256, 3e-5, 0.1)
     short = smt.settings("--preset paper --task copy --out paper".split())[0]
-    assert short.context == short.future == 48  # longer than the sequence: all of it
+    assert short.context == 256 and short.future == 48  # longer than the sequence: all of it
 
 
 # ------------------------------------------------------------------------------------ the baseline

@@ -254,14 +254,13 @@ def settings(argv: list[str]) -> tuple:
 def run(argv: list[str]):
     """Measure what the command line asks for, print it and write it down."""
     args, others = settings(argv)
+    paper = "--preset" in others
+    others = PAPER * paper + others
+    if paper and not args.only and torch.cuda.is_available() and "cpu" not in others:
+        args.compile, args.long, args.seconds = True, args.long or 1024, args.seconds or 60.0
     flags = ["--compile"] * args.compile
     if args.only:
         return print(json.dumps(measure(args.only, args.repeat, args.seconds, others, flags)))
-    paper = "--preset" in others
-    if paper:
-        others = PAPER + others
-        if torch.cuda.is_available() and "cpu" not in others:
-            args.compile, args.long, args.seconds = True, args.long or 1024, args.seconds or 60.0
     if args.profile:
         return print(profile(args.profile, others, flags))
     found = {"machine": {"cpu": platform.processor(), "threads": torch.get_num_threads()}}

@@ -14,14 +14,15 @@ as does
     python figures.py forgetting RUN  what a linear probe reads from its last memory: retrieval
     python figures.py position RUN    its loss by position, to 8 times the training length: text
     python figures.py holds RUN       what can be had from a label alone: stack, recall
+    python figures.py spreads RUN     how far labels and memories lie apart: have they collapsed?
     python figures.py explain         a batch through a tiny untrained SMT, as on a board
     python figures.py CLAIM           an experiment of claims.py: gradient, path, drift, cost,
                                       parts, geometry, extrapolation, sequential, delay,
                                       memory; --quick: less of it
     python figures.py all             draws all that was found of claims anew
 
-depth, forgetting, position and holds need checkpoint.pt; they print what they find and keep it in
-the run, as JSON.
+depth, forgetting, position, holds and spreads need checkpoint.pt; they print what they find and
+keep it in the run, as JSON.
 """
 
 import argparse
@@ -364,6 +365,22 @@ def holds(directory: str) -> dict:
     return {f"pop {k + 1}": hits[k] / number[k] for k in range(task.depth) if number[k]}
 
 
+@torch.no_grad()
+def spreads(directory: str) -> dict:
+    """{what: L_unif} of labels, and of the RNN's memories at the same times: 512 sequences.
+
+    0: all are one, they have collapsed; some -4: they are spread as random directions are.
+    """
+    task, models = restore(directory, " or ".join(smt.TASKS))
+    if "teacher" not in models:
+        raise UsageError(f"{directory}: has no labels; give a run of smt.py")
+    x, _ = task.batch("test", 0, torch.arange(512, device=task.device))
+    times = torch.linspace(0, task.T - 1, 8, device=x.device).long().expand(len(x), -1)
+    labels, _ = models["teacher"]["encoder"](x, times)  # (512, 8, K, d)
+    memories = models["rnn"].rollout(x)[:, times[0]]  # the same
+    return {"labels": smt.uniformity(labels).item(), "RNN": smt.uniformity(memories).item()}
+
+
 def rows_of(title: str, names: list[str], rows: list) -> None:
     """Print a small table: a title, then each row behind its name."""
     print(f"\n{title}")
@@ -518,6 +535,7 @@ def draw_claim(path: str) -> None:
 DRAWN = {"samples": samples, "growth": growth}
 ALONE = {"explain", "all", *CLAIMS}  # need no run
 MEASURES = {"depth": depth, "forgetting": forgetting, "position": position, "holds": holds}
+MEASURES |= {"spreads": spreads}
 
 
 def measure(what: str, directory: str) -> None:

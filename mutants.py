@@ -153,7 +153,7 @@ MUTANTS = [
     ('if phase == "smt":\n                hand',
      'if phase == "none":\n                hand', "what Ctrl-C saves has an older readout"),
     ('for name in "future",', 'for name in "context", "future",', "context cut to T"),
-    ("if args.compile and isinstance(network", "if isinstance(network", "always compiled"),
+    ("if args.compile and isinstance(network", "if 0 and isinstance(network", "--compile ignored"),
     ('enabled=args.precision == "bf16"', "enabled=False", "--precision ignored"),
     ("torch.manual_seed(args.seed)", "torch.manual_seed(0)", "weights of seed 0"),
     ('if not state["ended"]:', 'if state["ended"]:', "no final line"),

@@ -2317,6 +2317,24 @@ def test_the_bench_counts_and_profiles_a_step():
     assert "aten::" in bench.profile("smt", options, [])
 
 
+def test_how_far_labels_lie_apart(monkeypatch):
+    task = toy_task("copy", length=3, delay=2)
+
+    def labels(x, times):  # for each first symbol another axis
+        one_hot = nn.functional.one_hot(x[:, :1], 10).float()
+        return one_hot[:, :, None].expand(-1, times.shape[1], -1, -1), None
+
+    rnn = SimpleNamespace(rollout=lambda x: torch.ones(*x.shape, 1, 10))  # all are one
+    models = {"teacher": {"encoder": labels}, "rnn": rnn}
+    monkeypatch.setattr(figures, "restore", lambda *_: (task, models))
+    found = figures.spreads("run")
+    x, _ = task.batch("test", 0, torch.arange(512))
+    equal = (x[:, 0] == x[:, :1]).sum() - 512
+    right = math.log((equal + (512 * 511 - equal) * math.exp(-4)) / (512 * 511))
+    assert found["labels"] == pytest.approx(right, abs=1e-4)
+    assert found["RNN"] == pytest.approx(0, abs=1e-4)
+
+
 def test_what_labels_hold(monkeypatch):
     def written(x, times):  # a label: all the tokens up to its time, the last first
         (t,) = set(times.flatten().tolist())

@@ -2,7 +2,8 @@
 
 Each returns panels, {"title", "x", "y": names of the axes, "log": which are logarithmic, "lines":
 {name: [[x, mean over seeds, least, most], ..]}}, which figures.py keeps as JSON. Runs that they
-train lie in runs/claims and are gone on with where they were stopped. seeds: 0, 1, .. of them.
+train lie in runs/claims and are gone on with where they were stopped; of some that ended, what
+they measured is kept in results/claims. seeds: 0, 1, .. of them.
 """
 
 import glob
@@ -47,6 +48,15 @@ def evaluations(directory: str) -> tuple[dict, list[dict]]:
         config = json.load(file)
     with open(f"{directory}/metrics.jsonl") as file:
         return config, [json.loads(line) for line in file]
+
+
+def measured(program, name: str, options: str) -> list[dict]:
+    """What a run measured: one kept in results/claims, else of runs/claims, trained first."""
+    home = f"results/claims/{name}"
+    if not os.path.exists(home):
+        trained(program, name, options)
+        home = f"runs/claims/{name}"
+    return evaluations(home)[1]
 
 
 def fresh(program, options: str):
@@ -250,15 +260,6 @@ def sequential(seeds: int, quick: bool) -> list[dict]:
 
 
 # ------------------------------------------------------------------------------ long-range memory
-def last_line(program, name: str, options: str) -> dict:
-    """The last evaluation of a run that ended: of results/, else of runs/claims, trained first."""
-    home = f"results/{name}"
-    if not os.path.exists(home):
-        trained(program, name, options)
-        home = f"runs/claims/{name}"
-    return evaluations(home)[1][-1]
-
-
 def delay(seeds: int, quick: bool) -> list[dict]:
     """Accuracy of the RNN alone against the length over which it must remember: MLP cell.
 
@@ -280,7 +281,7 @@ def delay(seeds: int, quick: bool) -> list[dict]:
                 for length in [16, 32] if quick else [32, 64, 128, 256, 512]:
                     name = f"delay-{'quick-' * quick}{task}-{program.METHOD}-{length}-{seed}"
                     shown = f"{options} {length} --batch-size 16 --seed {seed} {budget}"
-                    curves[-1][length] = last_line(program, name, shown)["val_acc"]
+                    curves[-1][length] = measured(program, name, shown)[-1]["val_acc"]
         axes = {"x": "delay, or length", "y": "accuracy", "log": "x"}
         panels.append({"title": task, **axes, "lines": lines(found)})
     return panels
@@ -301,8 +302,7 @@ def memory(seeds: int, quick: bool) -> list[dict]:
         flops[32 * K] = counter.flops
         for seed in range(seeds):
             out = f"memory-{32 * K}-{steps}-{seed}"
-            trained(smt, out, f"{options} --eval-every 50 --seed {seed}")
-            rows = evaluations(f"runs/claims/{out}")[1][:-1]
+            rows = measured(smt, out, f"{options} --eval-every 50 --seed {seed}")[:-1]
             curve = {row["step"]: row["val_loss"] for row in rows}
             found.setdefault(f"{32 * K} numbers", []).append(curve)
     curves = lines(found)
@@ -369,8 +369,7 @@ def parts(seeds: int, quick: bool) -> list[dict]:
     for name, options in list(PARTS.items())[: 5 if quick else None]:
         for seed in range(seeds):
             out = f"parts-{options.replace('-', '').replace(' ', '-')}-{seed}"
-            trained(smt, out, f"{SMALL} --seed {seed} {options}")
-            _, rows = evaluations(f"runs/claims/{out}")
+            rows = measured(smt, out, f"{SMALL} --seed {seed} {options}")
             before = [row for row in rows if row["phase"] == "smt"][-1]
             values = before["val_acc"], rows[-1]["val_acc"], rows[-1]["teacher_acc"]
             for kind, value in zip(found, values):

@@ -514,8 +514,9 @@ def draw_claim(path: str) -> None:
             figure.legend(loc="outside lower center", ncols=3, frameon=False)
             continue
         for label, points in panel["lines"].items():
-            # A label has the same colour in each panel.
-            colour = colours.setdefault(label, COLOURS[len(colours) % len(COLOURS)])
+            # A label has the same colour in each panel, as has a cell whatever trained it.
+            kind = label.removesuffix(", BPTT").removesuffix(", SMT → DMT")
+            colour = colours.setdefault(kind, COLOURS[len(colours) % len(COLOURS)])
             x, mean, least, most = zip(*points)
             style = "--s" if "BPTT" in label else "-o"
             axis.plot(x, mean, style, color=colour, label=label, markersize=4)

@@ -2431,6 +2431,29 @@ def test_a_claim_is_measured_kept_and_drawn_anew(capsys):
     assert figures.main(["all"]) == 0 and Path("results/claims/path.png").exists()
 
 
+def test_runs_kept_are_not_made_again_and_both_methods_take_as_many_steps(monkeypatch):
+    made = {}
+
+    def trained(program, name, options):
+        made[name] = dict(zip(options.split()[::2], options.split()[1::2]))
+        keep(f"runs/claims/{name}", {"smt": 0.75, "bptt": 0.25}[program.METHOD])
+
+    def keep(directory, accuracy):
+        Path(directory).mkdir(parents=True)
+        Path(directory, "config.json").write_text("{}")
+        Path(directory, "metrics.jsonl").write_text(json.dumps({"val_acc": accuracy}))
+
+    keep("results/claims/delay-quick-copy-smt-16-0", 0.5)
+    monkeypatch.setattr(claims, "trained", trained)
+    copy, retrieval = claims.delay(1, True)
+    assert copy["lines"]["SMT → DMT"] == [[16, *[0.5] * 3], [32, *[0.75] * 3]]
+    assert copy["lines"]["BPTT"] == [[16, *[0.25] * 3], [32, *[0.25] * 3]]
+    assert "delay-quick-copy-smt-16-0" not in made and len(made) == 7
+    steps = [made[f"delay-quick-retrieval-{method}-32-0"] for method in ("smt", "bptt")]
+    assert int(steps[1]["--steps"]) == int(steps[0]["--steps"]) + int(steps[0]["--dmt-steps"])
+    assert all(options["--batch-size"] == "16" for options in steps)
+
+
 def test_measurements_are_kept_in_the_run(capsys):
     options = f"{NETWORKS} {TRAINING} --task stack --length 6 --depth 2 --steps 1 --dmt-steps 1"
     assert smt.main([*options.split(), "--out", "run"]) == 0

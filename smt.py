@@ -298,7 +298,7 @@ def blur(labels: Tensor, bits: Tensor, noise: float) -> Tensor:
     """Labels (B, n, K, d) with uniform noise of this deviation, from each row's bits (B, T)."""
     if not noise:
         return labels
-    # It drowns what no target needs: else parity's labels count ones, and longer sequences fail.
+    # It drowns what no target needs: else labels may count for ever, and longer sequences fail.
     u = random_bits(("noise",), bits[:, 0], labels[0].numel()).view_as(labels) / 2**62  # in 0..1
     return labels + noise * 12**0.5 * (u - 0.5)
 

@@ -336,7 +336,7 @@ def parser() -> Parser:
     add("--seed", 0, whole(0), "of weights, data and all that is drawn")
     add("--device", "auto", device, "cuda, mps, cpu, or auto: the best there is")
     add("--precision", None, ["fp32", "bf16"], "of products; None: bf16 on CUDA, else fp32")
-    p.add_argument("--compile", action="store_true", help="the networks: faster after a minute")
+    p.add_argument("--compile", action="store_true", help="compile Transformers and cells (off)")
     add("--eval-every", 200, whole(1), "steps from one evaluation and checkpoint to the next")
     add("--eval-rows", 128, whole(1), "held-out sequences in these evaluations")
     add("--eval-length", 1, whole(1, 8), "measure also 2, 4, 8 times the length, up to this")

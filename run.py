@@ -193,7 +193,7 @@ def check(args):
     args.precision = args.precision or ("bf16" if args.device == "cuda" else "fp32")
     if args.dim % (2 * args.heads):
         raise UsageError(f"--dim {args.dim}: give a multiple of 2 x --heads, {2 * args.heads}")
-    if args.compile and not shutil.which(os.environ.get("CXX", "g++")):
+    if args.compile and not shutil.which((os.environ.get("CXX") or "g++").split()[0]):
         raise UsageError("--compile: needs a C++ compiler; install g++, or name yours in CXX")
     if args.batch_size % RANKS:
         raise UsageError(f"--batch-size {args.batch_size}: give a multiple of {RANKS} processes")

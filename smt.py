@@ -243,7 +243,8 @@ def scored(y: Tensor) -> Tensor:
 
 def futures(z: Tensor, times: Tensor, Tf: int) -> Tensor:
     """z_{t..t+Tf-1} for each t >= 0, -1 beyond the end: z (B, T), times (B, n) -> (B, n, Tf)."""
-    return F.pad(z, (0, Tf - 1), value=-1).unfold(1, Tf, 1).take_along_dim(times[..., None], 1)
+    windows = F.pad(z, (0, Tf - 1), value=-1).unfold(1, Tf, 1)  # (B, T, Tf)
+    return windows.take_along_dim(times[..., None], 1)
 
 
 def decoding(decoder: Decoder, labels: Tensor, times: Tensor, x: Tensor, y: Tensor, args: Args):
@@ -263,7 +264,8 @@ def decoding(decoder: Decoder, labels: Tensor, times: Tensor, x: Tensor, y: Tens
 
 def guessing(decoder: Decoder, states: Tensor, times: Tensor, y: Tensor) -> Tensor:
     """L_tok: D's last layer tells y_t from token t of the encoder: states (N, T, d)."""
-    # A plain Transformer's loss, learnt sooner; registers find in the tokens what it taught.
+    # A plain Transformer's loss, in nats a target: learnt sooner than through registers and D, and
+    # they find in the tokens what it taught.
     if len(states) > len(y):  # bidirectional: tokens see beyond their time, but for the last, t
         y = y.repeat_interleave(times.shape[1], 0)  # (B n, T)
         y = y.where(torch.arange(y.shape[1], device=y.device) == times.reshape(-1, 1), -1)
@@ -538,7 +540,7 @@ def parser() -> Parser:
     add("--seed", 0, whole(0), "of weights, data and all that is drawn")
     add("--device", "auto", device, "cuda, mps, cpu, or auto: the best there is")
     add("--precision", None, ["fp32", "bf16"], "of products; None: bf16 on CUDA, else fp32")
-    p.add_argument("--compile", action="store_true", help="the networks: faster after a minute")
+    p.add_argument("--compile", action="store_true", help="compile Transformers and cells (off)")
     add("--eval-every", 200, whole(1), "steps from one evaluation and checkpoint to the next")
     add("--eval-rows", 128, whole(1), "held-out sequences in these evaluations")
     add("--eval-length", 1, whole(1, 8), "measure also 2, 4, 8 times the length, up to this")

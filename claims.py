@@ -1,12 +1,11 @@
 """Experiments on what is claimed of SMT; figures.py runs and draws them: python figures.py gradient
 
 Each returns panels, {"title", "x", "y": names of the axes, "log": which are logarithmic, "lines":
-{name: [[x, mean over seeds, least, most], ..]}}, which figures.py keeps as JSON. Runs that they
-train lie in runs/claims and are gone on with where they were stopped; of some that ended, what
-they measured is kept in results/claims. seeds: 0, 1, .. of them.
+{name: [[x, mean over seeds, least, most], ..]}}, which figures.py keeps as JSON, with options and
+metrics of the runs. These lie in runs/claims/CLAIM-.. and are gone on with where they were stopped.
+seeds: how many of each run; quick: less of it, in ten minutes.
 """
 
-import glob
 import json
 import os
 import time
@@ -20,6 +19,7 @@ import smt
 from run import UsageError
 
 PRODUCTS = "AddmmBackward", "MmBackward", "BmmBackward", "ScaledDotProduct"  # nodes of the graph
+ENDS = "", "_2x", "_4x", "_8x"  # of the names of figures at so many times the length
 SMALL = "--task copy --length 4 --delay 8 --steps 1000 --dmt-steps 200"  # a minute and a half
 
 
@@ -36,6 +36,7 @@ def lines(measured: dict) -> dict:
 def trained(program, name: str, options: str):
     """args, task, models of a run in runs/claims, trained first where it has not ended yet."""
     out = f"runs/claims/{name}"
+    print(f"\n{out}: {options}", flush=True)
     again = ["--resume"] if os.path.exists(f"{out}/checkpoint.pt") else []
     if code := program.main([*options.split(), "--out", out, *again]):
         raise KeyboardInterrupt if code == 130 else UsageError(f"{out}: see the line above")
@@ -51,12 +52,12 @@ def evaluations(directory: str) -> tuple[dict, list[dict]]:
 
 
 def measured(program, name: str, options: str) -> list[dict]:
-    """What a run measured: one kept in results/claims, else of runs/claims, trained first."""
-    home = f"results/claims/{name}"
-    if not os.path.exists(home):
+    """What a run in runs/claims measured, trained first where it has not ended yet."""
+    out = f"runs/claims/{name}"
+    rows = evaluations(out)[1] if os.path.exists(f"{out}/metrics.jsonl") else []
+    if not rows or rows[-1]["phase"] != "final":
         trained(program, name, options)
-        home = f"runs/claims/{name}"
-    return evaluations(home)[1]
+    return evaluations(out)[1]
 
 
 def fresh(program, options: str):
@@ -186,16 +187,20 @@ def drift_by_time(task, models) -> dict:
 
 def drift(seeds: int, quick: bool) -> list[dict]:
     """Drift against t before DMT and after its variants, from one SMT run each: a small copy."""
-    variants = {"H = 1": "--window 1", "H = 4": "--window 4", "H = 16, all of T": "--window 16"}
+    variants = {
+        "H = 1": "--window 1",
+        "H = 4": "--window 4",
+        "H = 16, all of T": "--window 16",
+        "H = R = 4, from labels alone": "--window 4 --rollout 4",
+    }
     found = {"before DMT": [], **{name: [] for name in variants}}
     for seed in range(seeds):
         begin = f"drift-smt-{seed}"
         _, task, models = trained(smt, begin, f"{SMALL} --dmt-steps 0 --seed {seed}")
         found["before DMT"].append(drift_by_time(task, models))
-        for name, options in variants.items():
+        for k, (name, options) in enumerate(variants.items()):
             options = f"--init runs/claims/{begin} --steps 0 --dmt-steps 200 {options}"
-            out = f"drift-{options.split()[-1]}-{seed}"
-            _, task, models = trained(smt, out, options)
+            _, task, models = trained(smt, f"drift-{k}-{seed}", options)
             found[name].append(drift_by_time(task, models))
     axes = {"x": "t", "y": "drift", "log": "y"}
     return [{"title": "copy of 4 over a delay of 8", **axes, "lines": lines(found)}]
@@ -233,27 +238,32 @@ def cost(seeds: int, quick: bool) -> list[dict]:
 
 # ------------------------------------------------------- less sequential compute for the same loss
 def sequential(seeds: int, quick: bool) -> list[dict]:
-    """Nats of the RNN alone against the layers that ran in a row so far, from runs in results/.
+    """Nats of the RNN alone against the layers that ran in a row so far, three cells.
 
-    ratios: depth at which BPTT first is as good as SMT → DMT ends, or ends if it never is, over
-    the latter's; of seed 0.
+    Text is CPython's language reference, pixels are strokes of 8 x 8. ratios: depth at which BPTT
+    first is as good as SMT → DMT ends, or ends if it never is, over the latter's; of the means.
     """
+    tasks = {  # their options, SMT's steps, BPTT's
+        "text": ("--task text", "--steps 400 --dmt-steps 100", "--steps 800"),
+        "pixels": ("--task pixels --side 8", "--steps 300 --dmt-steps 150", "--steps 400"),
+    }
     panels = []
-    for task in "text", "pixels":
-        found, first = {}, {}
-        for directory in sorted(glob.glob(f"results/{task}-*-seed*")):
-            config, rows = evaluations(directory)
-            name = f"{config['cell']}, {'BPTT' if config['method'] == 'bptt' else 'SMT → DMT'}"
-            curve = {row["depth"]: row["val_loss"] for row in rows if row["phase"] != "final"}
-            found.setdefault(name, []).append(curve)
-            first.setdefault(config["cell"], {}).setdefault(config["method"], curve)
-        ratios = {}
-        for cell, curves in first.items():
-            if len(curves) == 2:
-                end = max(curves["smt"])
-                as_good = [n for n, loss in curves["bptt"].items() if loss <= curves["smt"][end]]
-                reached = min(as_good, default=max(curves["bptt"]))
-                ratios[cell + ("" if as_good else ", never")] = reached / end
+    for task, (options, *budgets) in tasks.items():
+        found, ratios = {}, {}
+        for cell in ["mlp"] if quick else smt.CELLS:
+            names = f"{cell}, SMT → DMT", f"{cell}, BPTT"
+            for name, program, budget in zip(names, (smt, bptt_baseline), budgets):
+                rate = " --lr 3e-3" * (cell == "gru" and program is bptt_baseline)
+                for seed in range(seeds):
+                    out = f"sequential-{task}-{program.METHOD}-{cell}-{seed}"
+                    shown = f"{options} --cell {cell} {budget}{rate} --eval-every 25 --seed {seed}"
+                    rows = measured(program, out, shown)[:-1]
+                    curve = {row["depth"]: row["val_loss"] for row in rows}
+                    found.setdefault(name, []).append(curve)
+            ours, other = lines({name: found[name] for name in names}).values()
+            end, loss = ours[-1][:2]
+            as_good = [depth for depth, mean, *_ in other if mean <= loss]
+            ratios[cell + ("" if as_good else ", never")] = min(as_good, default=other[-1][0]) / end
         axes = {"x": "sequential depth in layers", "y": "nats", "log": "x"}
         panels.append({"title": task, **axes, "lines": lines(found), "ratios": ratios})
     return panels
@@ -291,34 +301,35 @@ def delay(seeds: int, quick: bool) -> list[dict]:
 def memory(seeds: int, quick: bool) -> list[dict]:
     """Loss of the RNN alone against steps for memories of K x 32 numbers, and the FLOP to a loss.
 
-    CPython's language reference, SMT alone; the least memory for each of three losses.
+    CPython's language reference, SMT alone. The losses are those at which the worst, the median and
+    the second best end; at each FLOP the smallest memory that has reached it.
     """
-    sizes, steps = ([1, 4], 150) if quick else ([1, 2, 4, 8, 16, 32], 800)
+    sizes, steps = ([1, 2, 4], 150) if quick else ([1, 2, 4, 8, 16, 32], 600)
     found, flops = {}, {}
     for K in sizes:
-        options = f"--task text --dim 32 --memory {K} --steps {steps} --dmt-steps 0"
+        options = f"--task text --dim 32 --memory {K} --labels 4 --decoded 4"
+        options += f" --steps {steps} --dmt-steps 0 --eval-every 25"
         with bench.Counter() as counter:
             bench.one_step("smt", options.split(), [])[1](0)
         flops[32 * K] = counter.flops
         for seed in range(seeds):
-            out = f"memory-{32 * K}-{steps}-{seed}"
-            rows = measured(smt, out, f"{options} --eval-every 50 --seed {seed}")[:-1]
+            rows = measured(smt, f"memory-{32 * K}-{steps}-{seed}", f"{options} --seed {seed}")[:-1]
             curve = {row["step"]: row["val_loss"] for row in rows}
             found.setdefault(f"{32 * K} numbers", []).append(curve)
     curves = lines(found)
-    ends = [points[-1][1] for points in curves.values()]
-    worst, best = max(ends), min(ends)
+    ends = sorted(points[-1][1] for points in curves.values())
     needed = {}
-    for loss in worst, (worst + best) / 2, best:
+    for loss in ends[-1], ends[len(ends) // 2], ends[1]:
+        spent = {}  # {size: FLOP until the mean over seeds is there}
         for size, points in zip(flops, curves.values()):
             reached = [step for step, mean, *_ in points if mean <= loss]
-            if reached:
-                at = [reached[0] * flops[size], size, size, size]
-                needed.setdefault(f"{loss:.2f} nats", []).append(at)
+            spent |= {size: step * flops[size] for step in reached[:1]}
+        least = [s for s in spent if all(spent[s] < spent[t] for t in spent if t < s)]
+        needed[f"{loss:.2f} nats"] = [[spent[size], size, size, size] for size in least[::-1]]
     axes = {"x": "steps", "y": "nats", "log": ""}
     across = {"x": "FLOP", "y": "numbers in the memory", "log": "xy"}
     first = {"title": "text, by size of the memory", **axes, "lines": curves}
-    return [first, {"title": "to a loss", **across, "lines": needed}]
+    return [first, {"title": "the smallest memory with a loss", **across, "lines": needed}]
 
 
 # ------------------------------------------------------------------------- the memory's geometry
@@ -346,20 +357,23 @@ def geometry(seeds: int, quick: bool) -> list[dict]:
 
 
 # ---------------------------------------------------------------------------- what each part does
-PARTS = {  # what is changed: the options for it; --lambda-dyn 0 is to detach the labels from f
-    "all as it is": "",
+PARTS = {  # what is changed: the options for it. --lambda-dyn 0 is to detach the labels from f
+    "all as it is: Tf = T = 16": "",
     "labels detached from f": "--lambda-dyn 0",
-    "λ_unif 0": "--lambda-unif 0",
     "Tf = 1": "--future 1",
-    "λ_tok 0": "--lambda-tok 0",
+    "λ_unif 0": "--lambda-unif 0",
+    "the same, f learns as long": "--lambda-dyn 0 --steps 1700 --cell-only 0.588",
     "Tf = 4": "--future 4",
-    "λ_dyn 1": "--lambda-dyn 1",
-    "λ_dyn 100": "--lambda-dyn 100",
-    "λ_unif 1": "--lambda-unif 1",
     "λ_dyn 1, λ_unif 0.01": "--lambda-dyn 1 --lambda-unif 0.01",
+    "λ_dyn 1, λ_unif 0.1": "--lambda-dyn 1",
+    "λ_dyn 1, λ_unif 1": "--lambda-dyn 1 --lambda-unif 1",
+    "λ_dyn 10, λ_unif 0.01": "--lambda-unif 0.01",
+    "λ_dyn 10, λ_unif 1": "--lambda-unif 1",
+    "λ_dyn 100, λ_unif 0.01": "--lambda-dyn 100 --lambda-unif 0.01",
+    "λ_dyn 100, λ_unif 0.1": "--lambda-dyn 100",
     "λ_dyn 100, λ_unif 1": "--lambda-dyn 100 --lambda-unif 1",
     "bidirectional encoder": "--encoder bidirectional",
-    "the same, a third of the steps": "--encoder bidirectional --steps 333",
+    "the same, in equal seconds": "--encoder bidirectional --steps 333",
 }
 
 
@@ -383,19 +397,19 @@ def parts(seeds: int, quick: bool) -> list[dict]:
 
 # --------------------------------------------------------------------- longer than in training
 def extrapolation(seeds: int, quick: bool) -> list[dict]:
-    """Accuracy on sequences 1 to 8 times as long as those trained on, from runs in results/."""
+    """Accuracy on sequences 1 to 8 times as long as those trained on: defaults of parity, stack."""
+    tasks = {"parity": [2, 3, 5], "stack": [0, 2, 3]}  # seeds that the recipe was not chosen on
     panels = []
-    for task in "parity", "stack":
+    for task in ["parity"] if quick else tasks:
         found = {}
-        for directory in sorted(glob.glob(f"results/{task}-*-mlp-seed*")):
-            last = evaluations(directory)[1][-1]
-            ends = {1: "", **{k: f"_{k}x" for k in (2, 4, 8)}}
-            both = {"RNN, BPTT": "val_acc"}
-            if last["teacher_acc"] is not None:
-                both = {"RNN, SMT → DMT": "val_acc", "its teacher": "teacher_acc"}
-            for name, figure in both.items():
-                curve = {k: last[figure + end] for k, end in ends.items()}
-                found.setdefault(name, []).append(curve)
+        for program in smt, bptt_baseline:
+            for seed in tasks[task][:seeds]:
+                name = f"extrapolation-{task}-{program.METHOD}-{seed}"
+                last = measured(program, name, f"--task {task} --eval-length 8 --seed {seed}")[-1]
+                kinds = {"RNN, SMT → DMT": "val_acc", "its teacher": "teacher_acc"}
+                for kind, figure in (kinds if program is smt else {"RNN, BPTT": "val_acc"}).items():
+                    curve = {k: last[figure + end] for k, end in zip((1, 2, 4, 8), ENDS)}
+                    found.setdefault(kind, []).append(curve)
         axes = {"x": "times the length trained on", "y": "accuracy", "log": "x"}
         panels.append({"title": task, **axes, "lines": lines(found)})
     return panels

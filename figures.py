@@ -38,7 +38,7 @@ import torch.nn.functional as F
 
 import bptt_baseline
 import smt
-from claims import CLAIMS
+from claims import CLAIMS, evaluations
 from run import Parser, UsageError, random_bits, write
 
 ACROSS = {
@@ -478,6 +478,8 @@ def claim(name: str, quick: bool) -> None:
     begin = time.perf_counter()
     found = {"panels": CLAIMS[name](1 if quick else 3, quick), "title": CLAIMS[name].__doc__}
     found |= {"seconds": time.perf_counter() - begin, "torch": torch.__version__}
+    runs = [] if quick else sorted(glob.glob(f"runs/claims/{name}-*/"))
+    found["runs"] = {run.split("/")[-2]: evaluations(run) for run in runs if "-quick-" not in run}
     write(f"{home}/{name}.json", json.dumps(found).encode())
     for panel in found["panels"]:
         print(panel["title"])

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 import bench
 import bptt_baseline
 import smt
-from run import UsageError
+from run import LARGEST, UsageError
 
 PRODUCTS = "AddmmBackward", "MmBackward", "BmmBackward", "ScaledDotProduct"  # nodes of the graph
 ENDS = "", "_2x", "_4x", "_8x"  # of the names of figures at so many times the length
@@ -273,25 +273,35 @@ def sequential(seeds: int, quick: bool) -> list[dict]:
 def delay(seeds: int, quick: bool) -> list[dict]:
     """Accuracy of the RNN alone against the length over which it must remember: MLP cell.
 
-    Copy of 4 symbols over a delay; retrieval in sequences of so many, the needle in the first half.
-    Both methods take the same number of optimiser steps, of 16 sequences.
+    Copy of 2 symbols over a delay; retrieval in sequences of so many, the needle in the first half.
+    Each length begins with the weights of half the length: from none, a teacher takes too long to
+    find a needle among 256. Both methods take as many optimiser steps, of the same sequences.
     """
-    tasks = {  # the first options, the steps of SMT, of DMT
-        "copy": ("--task copy --length 4 --delay", 1500, 400),
-        "retrieval": ("--task retrieval --length", 800, 200),
+    small = "--dim 32 --heads 2 --batch-size 16 --eval-rows 64"
+    teacher = f"--labels 8 --decoded 2 --future {LARGEST} --context {LARGEST} --rollout 64"
+    tasks = {  # options; steps of SMT and of DMT: at first, and at each further length
+        "copy": ("--length 2 --delay", (500, 100), (60, 240)),
+        "retrieval": ("--length", (500, 100), (60, 100)),
     }
     panels = []
-    for task, (options, *steps) in tasks.items():
+    for task, (length, *budgets) in tasks.items():
         found = {"SMT → DMT": [], "BPTT": []}
-        most, dmt = (n // 2 if quick else n for n in steps)
-        budgets = [f"--steps {most} --dmt-steps {dmt}", f"--steps {most + dmt}"]
         for seed in range(seeds):
-            for curves, program, budget in zip(found.values(), (smt, bptt_baseline), budgets):
+            for curves, program in zip(found.values(), (smt, bptt_baseline)):
                 curves.append({})
-                for length in [16, 32] if quick else [32, 64, 128, 256, 512]:
-                    name = f"delay-{'quick-' * quick}{task}-{program.METHOD}-{length}-{seed}"
-                    shown = f"{options} {length} --batch-size 16 --seed {seed} {budget}"
-                    curves[-1][length] = measured(program, name, shown)[-1]["val_acc"]
+                for T in [32, 64] if quick else [32, 64, 128, 256, 512]:
+                    steps, dmt = budgets[T > 32]
+                    name = f"delay-{task}-{program.METHOD}-{T}-{seed}"
+                    options = f"--task {task} {length} {T} {small} --seed {seed}"
+                    if T > 32:
+                        half = f"delay-{task}-{program.METHOD}-{T // 2}-{seed}"
+                        options += f" --init runs/claims/{half}"
+                    if program is smt:
+                        options += f" {teacher} --steps {steps} --dmt-steps {dmt}"
+                        options += " --lr 5e-4" * (T > 32)  # not to lose what is there
+                    else:
+                        options += f" --steps {steps + dmt}"
+                    curves[-1][T] = measured(program, name, options)[-1]["val_acc"]
         axes = {"x": "delay, or length", "y": "accuracy", "log": "x"}
         panels.append({"title": task, **axes, "lines": lines(found)})
     return panels
@@ -378,21 +388,21 @@ PARTS = {  # what is changed: the options for it. --lambda-dyn 0 is to detach th
 
 
 def parts(seeds: int, quick: bool) -> list[dict]:
-    """Accuracy of RNN and teacher with parts left out or reweighted: a small copy."""
-    found = {"RNN after SMT": {}, "RNN after DMT": {}, "teacher": {}}
-    for name, options in list(PARTS.items())[: 5 if quick else None]:
+    """Accuracy of RNN and teacher with parts left out or reweighted: a small copy.
+
+    shares: {what is measured: [[what was changed, share of a seed, ..], ..]}.
+    """
+    found = {"RNN after SMT": [], "RNN after DMT": [], "teacher": []}
+    for name, options in list(PARTS.items())[: 3 if quick else None]:
+        measures = []
         for seed in range(seeds):
             out = f"parts-{options.replace('-', '').replace(' ', '-')}-{seed}"
-            rows = measured(smt, out, f"{SMALL} --seed {seed} {options}")
+            *rows, last = measured(smt, out, f"{SMALL} --seed {seed} {options}")
             before = [row for row in rows if row["phase"] == "smt"][-1]
-            values = before["val_acc"], rows[-1]["val_acc"], rows[-1]["teacher_acc"]
-            for kind, value in zip(found, values):
-                found[kind].setdefault(name, []).append(value)
-    bars = {
-        kind: [[name, sum(v) / len(v), min(v), max(v)] for name, v in values.items()]
-        for kind, values in found.items()
-    }
-    return [{"title": "copy of 4 over a delay of 8", "x": "accuracy", "bars": bars}]
+            measures.append([before["val_acc"], last["val_acc"], last["teacher_acc"]])
+        for kind, shares in zip(found.values(), zip(*measures)):
+            kind.append([name, *shares])
+    return [{"title": "copy of 4 over a delay of 8", "x": "accuracy", "shares": found}]
 
 
 # --------------------------------------------------------------------- longer than in training

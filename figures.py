@@ -483,11 +483,22 @@ def claim(name: str, quick: bool) -> None:
     write(f"{home}/{name}.json", json.dumps(found).encode())
     for panel in found["panels"]:
         print(panel["title"])
-        for label, points in panel.get("lines", panel.get("bars", {})).items():
+        for label, points in panel.get("lines", {}).items():
             print(f"{label:>24}", *(f"{x}: {y:.3g}" for x, y, *_ in points), sep="  ")
+        if "shares" in panel:
+            print(shares(panel["shares"]))
         if "ratios" in panel:
             print(f"{'ratios':>24}", panel["ratios"])
     draw_claim(f"{home}/{name}")
+
+
+def shares(found: dict) -> str:
+    """Shares of right answers by what was changed, mean and range in per cent, as Markdown."""
+    lines = [f"||{'|'.join(found)}|", "|---" * (len(found) + 1) + "|"]
+    for points in zip(*found.values()):
+        cells = [spread([100 * share for share in values], 1) for _, *values in points]
+        lines.append("|".join(["", points[0][0], *cells, ""]))
+    return "\n".join(lines)
 
 
 def draw_claim(path: str) -> None:
@@ -495,7 +506,9 @@ def draw_claim(path: str) -> None:
     with open(f"{path}.json") as file:
         panels = json.load(file)["panels"]
     plt = pyplot()
-    figure, axes = plt.subplots(1, len(panels), figsize=(1 + 6 * len(panels), 5.5), squeeze=False)
+    rows = max(len(points) for panel in panels for points in panel.get("shares", {"": ""}).values())
+    size = 1 + (10 if rows else 6) * len(panels), max(5.5, 0.6 * rows)
+    figure, axes = plt.subplots(1, len(panels), figsize=size, squeeze=False)
     colours = {}
     for axis, panel in zip(axes[0], panels):
         axis.set_title(panel["title"], color=GREY)
@@ -504,12 +517,12 @@ def draw_claim(path: str) -> None:
                          c=[point[2] for point in panel["points"]])  # fmt: skip
             axis.set(xlabel="first principal component", ylabel="second")
             continue
-        if "bars" in panel:
-            for k, ((label, points), colour) in enumerate(zip(panel["bars"].items(), COLOURS)):
-                names, mean, least, most = zip(*points)
-                at = np.arange(len(names)) + 0.27 * (k - 1)
-                errors = [np.subtract(mean, least), np.subtract(most, mean)]
-                axis.barh(at, mean, 0.25, xerr=errors, ecolor=GREY, color=colour, label=label)
+        if "shares" in panel:
+            for k, ((label, points), colour) in enumerate(zip(panel["shares"].items(), COLOURS)):
+                names, *values = zip(*[(name, *sorted(values)) for name, *values in points])
+                at = np.arange(len(names)) + 0.2 * (k - 1)
+                axis.plot(values[len(values) // 2], at, "o", color=colour, label=label)
+                axis.hlines(at, values[0], values[-1], color=colour)
             axis.set_yticks(np.arange(len(names)), names)
             axis.invert_yaxis()
             axis.set_xlabel(panel["x"])

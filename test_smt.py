@@ -2431,27 +2431,117 @@ def test_a_claim_is_measured_kept_and_drawn_anew(capsys):
     assert figures.main(["all"]) == 0 and Path("results/claims/path.png").exists()
 
 
-def test_runs_kept_are_not_made_again_and_both_methods_take_as_many_steps(monkeypatch):
+def keep(name, *rows):
+    """A run in runs/claims that measured these rows."""
+    directory = Path("runs/claims", name)
+    directory.mkdir(parents=True, exist_ok=True)
+    Path(directory, "config.json").write_text("{}")
+    Path(directory, "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def test_runs_that_ended_are_not_made_again_and_both_methods_take_as_many_steps(monkeypatch):
     made = {}
 
     def trained(program, name, options):
         made[name] = dict(zip(options.split()[::2], options.split()[1::2]))
-        keep(f"runs/claims/{name}", {"smt": 0.75, "bptt": 0.25}[program.METHOD])
+        keep(name, {"val_acc": {"smt": 0.75, "bptt": 0.25}[program.METHOD], "phase": "final"})
 
-    def keep(directory, accuracy):
-        Path(directory).mkdir(parents=True)
-        Path(directory, "config.json").write_text("{}")
-        Path(directory, "metrics.jsonl").write_text(json.dumps({"val_acc": accuracy}))
-
-    keep("results/claims/delay-quick-copy-smt-16-0", 0.5)
+    keep("delay-copy-smt-32-0", {"val_acc": 0.5, "phase": "final"})
+    keep("delay-copy-smt-64-0", {"val_acc": 0.5, "phase": "dmt"})  # stopped: is gone on with
     monkeypatch.setattr(claims, "trained", trained)
     copy, retrieval = claims.delay(1, True)
-    assert copy["lines"]["SMT → DMT"] == [[16, *[0.5] * 3], [32, *[0.75] * 3]]
-    assert copy["lines"]["BPTT"] == [[16, *[0.25] * 3], [32, *[0.25] * 3]]
-    assert "delay-quick-copy-smt-16-0" not in made and len(made) == 7
-    steps = [made[f"delay-quick-retrieval-{method}-32-0"] for method in ("smt", "bptt")]
-    assert int(steps[1]["--steps"]) == int(steps[0]["--steps"]) + int(steps[0]["--dmt-steps"])
-    assert all(options["--batch-size"] == "16" for options in steps)
+    assert copy["lines"]["SMT → DMT"] == [[32, *[0.5] * 3], [64, *[0.75] * 3]]
+    assert copy["lines"]["BPTT"] == [[32, *[0.25] * 3], [64, *[0.25] * 3]]
+    assert "delay-copy-smt-32-0" not in made and len(made) == 7
+    for length, begins in ("32", False), ("64", True):
+        ours, bptt = (made[f"delay-retrieval-{m}-{length}-0"] for m in ("smt", "bptt"))
+        assert int(bptt["--steps"]) == int(ours["--steps"]) + int(ours["--dmt-steps"])
+        assert ours["--length"] == bptt["--length"] == length
+        assert ours.get("--init") == ("runs/claims/delay-retrieval-smt-32-0" if begins else None)
+        assert bptt.get("--init") == ("runs/claims/delay-retrieval-bptt-32-0" if begins else None)
+
+
+def fake_measured(monkeypatch, curve):
+    """claims.measured without training: rows of curve(name) -> [(step, depth, val_loss), ..]."""
+
+    def measured(program, name, options):
+        rows = [dict(zip(("step", "depth", "val_loss"), row)) for row in curve(name)]
+        return [*rows, {"val_loss": -1.0}]  # the last, of the test split, is no point of a curve
+
+    monkeypatch.setattr(claims, "measured", measured)
+
+
+def test_ratio_of_depths_at_equal_loss(monkeypatch):
+    def curve(name):
+        seed = int(name[-1])  # means over seeds 0, 1: 1 more
+        if "smt" in name:
+            return [(1, 10, 3.0 + 2 * seed), (2, 20, 1.0 + 2 * seed)]
+        least = 9.0 if "pixels" in name else 0.0
+        losses = [4.0, 1.5, 1.0, 0.5]
+        return [(k, 30 * k, max(least, loss) + 2 * seed) for k, loss in enumerate(losses, 1)]
+
+    fake_measured(monkeypatch, curve)
+    text, pixels = claims.sequential(2, False)
+    assert text["lines"]["mlp, SMT → DMT"] == [[10, 4, 3, 5], [20, 2, 1, 3]]
+    assert text["ratios"] == {"transformer": 4.5, "mlp": 4.5, "gru": 4.5}  # 90 layers over 20
+    assert pixels["ratios"] == {f"{cell}, never": 6.0 for cell in smt.CELLS}
+
+
+def test_the_smallest_memory_that_has_a_loss_at_each_compute(monkeypatch):
+    ends = {32: 5.0, 64: 4.0, 128: 3.0}  # each memory is there after 10 steps but for one
+
+    def curve(name):
+        size = int(name.split("-")[1])
+        return [(10, 0, ends[size] + (size == 128)), (20, 0, ends[size])]
+
+    class Counter(claims.bench.Counter):
+        made = 0
+
+        def __enter__(self):
+            Counter.made, self.flops = Counter.made + 1, [3, 7, 1][Counter.made]
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+    fake_measured(monkeypatch, curve)
+    monkeypatch.setattr(claims.bench, "Counter", Counter)
+    monkeypatch.setattr(claims.bench, "one_step", lambda *_: (None, lambda step: None))
+    curves, needed = claims.memory(1, True)
+    assert curves["lines"]["128 numbers"] == [[10, 4, 4, 4], [20, 3, 3, 3]]
+    # 5.0: after 10 steps of 3, 7 and 1 FLOP; 64 numbers are never the smallest.
+    assert needed["lines"]["5.00 nats"] == [[10, *[128] * 3], [30, *[32] * 3]]
+    assert needed["lines"]["4.00 nats"] == [[10, *[128] * 3], [70, *[64] * 3]]
+
+
+def test_parts_are_told_before_and_after_dmt_with_their_range(monkeypatch, capsys):
+    pytest.importorskip("matplotlib")
+
+    def measured(program, name, options):
+        share = 0.5 if name.endswith("0") else 0.75
+        smt, dmt = {"phase": "smt", "val_acc": share}, {"phase": "dmt", "val_acc": 0.875}
+        return [smt | {"val_acc": 0.0}, smt, dmt, {"val_acc": share + 0.25, "teacher_acc": 1.0}]
+
+    monkeypatch.setattr(claims, "measured", measured)
+    monkeypatch.setitem(claims.CLAIMS, "parts", lambda seeds, quick: claims.parts(2, quick))
+    assert figures.main(["parts", "--quick"]) == 0
+    assert (
+        "|Tf = 1|62.5 (50.0 to 75.0)|87.5 (75.0 to 100.0)|100.0 (100.0 to 100.0)|"
+        in capsys.readouterr().out
+    )
+    assert Path("runs/claims/parts.png").stat().st_size < 200_000
+
+
+def test_options_and_metrics_of_a_claim_s_runs_are_kept(monkeypatch):
+    pytest.importorskip("matplotlib")
+    keep("parts--0", {"val_acc": 0.5, "phase": "final"})
+    keep("pathway-quick-0", {"phase": "final"})
+    keep("path-quick-0", {"phase": "final"})
+    keep("path-0", {"val_acc": 0.25, "phase": "final"})
+    monkeypatch.setitem(claims.CLAIMS, "path", lambda seeds, quick: claims.path(seeds, True))
+    assert figures.main(["path"]) == 0
+    kept = json.loads(Path("results/claims/path.json").read_text())["runs"]
+    assert kept == {"path-0": [{}, [{"val_acc": 0.25, "phase": "final"}]]}
 
 
 def test_measurements_are_kept_in_the_run(capsys):

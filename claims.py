@@ -279,9 +279,9 @@ def delay(seeds: int, quick: bool) -> list[dict]:
     """
     small = "--dim 32 --heads 2 --batch-size 16 --eval-rows 64"
     teacher = f"--labels 8 --decoded 2 --future {LARGEST} --context {LARGEST} --rollout 64"
-    tasks = {  # options; steps of SMT and of DMT: at first, and at each further length
-        "copy": ("--length 2 --delay", (500, 100), (60, 240)),
-        "retrieval": ("--length", (500, 100), (60, 100)),
+    tasks = {  # options; steps of SMT, of DMT, rate: at first, and at each further length
+        "copy": ("--length 2 --delay", (500, 100, 2e-3), (60, 240, 5e-4)),
+        "retrieval": ("--length", (600, 150, 2e-3), (120, 180, 2e-3)),
     }
     panels = []
     for task, (length, *budgets) in tasks.items():
@@ -290,15 +290,14 @@ def delay(seeds: int, quick: bool) -> list[dict]:
             for curves, program in zip(found.values(), (smt, bptt_baseline)):
                 curves.append({})
                 for T in [32, 64] if quick else [32, 64, 128, 256, 512]:
-                    steps, dmt = budgets[T > 32]
+                    steps, dmt, rate = budgets[T > 32]
                     name = f"delay-{task}-{program.METHOD}-{T}-{seed}"
                     options = f"--task {task} {length} {T} {small} --seed {seed}"
                     if T > 32:
                         half = f"delay-{task}-{program.METHOD}-{T // 2}-{seed}"
                         options += f" --init runs/claims/{half}"
                     if program is smt:
-                        options += f" {teacher} --steps {steps} --dmt-steps {dmt}"
-                        options += " --lr 5e-4" * (T > 32)  # not to lose what is there
+                        options += f" {teacher} --steps {steps} --dmt-steps {dmt} --lr {rate}"
                     else:
                         options += f" --steps {steps + dmt}"
                     curves[-1][T] = measured(program, name, options)[-1]["val_acc"]
@@ -318,7 +317,7 @@ def memory(seeds: int, quick: bool) -> list[dict]:
     found, flops = {}, {}
     for K in sizes:
         options = f"--task text --dim 32 --memory {K} --labels 4 --decoded 4"
-        options += f" --steps {steps} --dmt-steps 0 --eval-every 25"
+        options += f" --steps {steps} --dmt-steps 0 --eval-every 50"
         with bench.Counter() as counter:
             bench.one_step("smt", options.split(), [])[1](0)
         flops[32 * K] = counter.flops
@@ -371,9 +370,9 @@ PARTS = {  # what is changed: the options for it. --lambda-dyn 0 is to detach th
     "all as it is: Tf = T = 16": "",
     "labels detached from f": "--lambda-dyn 0",
     "Tf = 1": "--future 1",
-    "λ_unif 0": "--lambda-unif 0",
-    "the same, f learns as long": "--lambda-dyn 0 --steps 1700 --cell-only 0.588",
+    "labels detached, f learns as long": "--lambda-dyn 0 --steps 1700 --cell-only 0.588",
     "Tf = 4": "--future 4",
+    "λ_unif 0": "--lambda-unif 0",
     "λ_dyn 1, λ_unif 0.01": "--lambda-dyn 1 --lambda-unif 0.01",
     "λ_dyn 1, λ_unif 0.1": "--lambda-dyn 1",
     "λ_dyn 1, λ_unif 1": "--lambda-dyn 1 --lambda-unif 1",

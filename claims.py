@@ -208,7 +208,10 @@ def drift(seeds: int, quick: bool) -> list[dict]:
 
 # ------------------------------------------------------------------------------- cost per token
 def cost(seeds: int, quick: bool) -> list[dict]:
-    """Seconds of a further token, and numbers kept for it, against the tokens before: text."""
+    """Seconds of a further token, and numbers kept for it, against the tokens before: text.
+
+    The teacher reads all again: it keeps no keys and values, which a label would need of each t.
+    """
     seconds, kept = {"RNN": {}, "teacher": {}}, {"RNN": {}, "teacher": {}}
     for T in [64, 256, 1024] if quick else [64, 128, 256, 512, 1024, 2048]:
         args, task, models = fresh(smt, f"--task text --length {T} --device cpu")
@@ -241,7 +244,8 @@ def sequential(seeds: int, quick: bool) -> list[dict]:
     """Nats of the RNN alone against the layers that ran in a row so far, three cells.
 
     Text is CPython's language reference, pixels are strokes of 8 x 8. ratios: depth at which BPTT
-    first is as good as SMT → DMT ends, or ends if it never is, over the latter's; of the means.
+    first is as good as SMT → DMT ends, or ends if it never is, over the latter's; of the means. The
+    learning rate of SMT has come down by then, BPTT's has not: of a shorter run it would have.
     """
     tasks = {  # their options, SMT's steps, BPTT's
         "text": ("--task text", "--steps 400 --dmt-steps 100", "--steps 800"),
@@ -299,7 +303,7 @@ def delay(seeds: int, quick: bool) -> list[dict]:
                     if program is smt:
                         options += f" {teacher} --steps {steps} --dmt-steps {dmt} --lr {rate}"
                     else:
-                        options += f" --steps {steps + dmt}"
+                        options += f" --steps {steps + dmt} --truncate {LARGEST}"
                     curves[-1][T] = measured(program, name, options)[-1]["val_acc"]
         axes = {"x": "delay, or length", "y": "accuracy", "log": "x"}
         panels.append({"title": task, **axes, "lines": lines(found)})
@@ -322,7 +326,8 @@ def memory(seeds: int, quick: bool) -> list[dict]:
             bench.one_step("smt", options.split(), [])[1](0)
         flops[32 * K] = counter.flops
         for seed in range(seeds):
-            rows = measured(smt, f"memory-{32 * K}-{steps}-{seed}", f"{options} --seed {seed}")[:-1]
+            name = f"memory-{'quick-' * quick}{32 * K}-{seed}"
+            rows = measured(smt, name, f"{options} --seed {seed}")[:-1]
             curve = {row["step"]: row["val_loss"] for row in rows}
             found.setdefault(f"{32 * K} numbers", []).append(curve)
     curves = lines(found)
@@ -334,7 +339,7 @@ def memory(seeds: int, quick: bool) -> list[dict]:
             reached = [step for step, mean, *_ in points if mean <= loss]
             spent |= {size: step * flops[size] for step in reached[:1]}
         least = [s for s in spent if all(spent[s] < spent[t] for t in spent if t < s)]
-        needed[f"{loss:.2f} nats"] = [[spent[size], size, size, size] for size in least[::-1]]
+        needed[f"{loss:.3f} nats"] = [[spent[size], size, size, size] for size in least[::-1]]
     axes = {"x": "steps", "y": "nats", "log": ""}
     across = {"x": "FLOP", "y": "numbers in the memory", "log": "xy"}
     first = {"title": "text, by size of the memory", **axes, "lines": curves}
@@ -389,7 +394,8 @@ PARTS = {  # what is changed: the options for it. --lambda-dyn 0 is to detach th
 def parts(seeds: int, quick: bool) -> list[dict]:
     """Accuracy of RNN and teacher with parts left out or reweighted: a small copy.
 
-    shares: {what is measured: [[what was changed, share of a seed, ..], ..]}.
+    shares: {what is measured: [[what was changed, share of a seed, ..], ..]}; after SMT those of
+    the 128 validation sequences, else of the test's 1,024.
     """
     found = {"RNN after SMT": [], "RNN after DMT": [], "teacher": []}
     for name, options in list(PARTS.items())[: 3 if quick else None]:

@@ -478,8 +478,9 @@ def claim(name: str, quick: bool) -> None:
     begin = time.perf_counter()
     found = {"panels": CLAIMS[name](1 if quick else 3, quick), "title": CLAIMS[name].__doc__}
     found |= {"seconds": time.perf_counter() - begin, "torch": torch.__version__}
-    runs = [] if quick else sorted(glob.glob(f"runs/claims/{name}-*/"))
-    found["runs"] = {run.split("/")[-2]: evaluations(run) for run in runs if "-quick-" not in run}
+    kept = [] if quick else sorted(glob.glob(f"runs/claims/{name}-*/metrics.jsonl"))
+    runs = [os.path.dirname(path) for path in kept if "-quick-" not in path]
+    found["runs"] = {os.path.basename(run): evaluations(run) for run in runs}
     write(f"{home}/{name}.json", json.dumps(found).encode())
     for panel in found["panels"]:
         print(panel["title"])
@@ -538,7 +539,7 @@ def draw_claim(path: str) -> None:
             axis.fill_between(x, least, most, color=colour, alpha=0.25, linewidth=0)
         axis.set(xlabel=panel["x"], ylabel=panel["y"])
         if "x" in panel["log"]:
-            doubled = all(b == 2 * a for a, b in zip(x, x[1:]))
+            doubled = len(x) > 2 and all(b == 2 * a for a, b in zip(x, x[1:]))
             axis.set_xscale("log", base=2 if doubled else 10)
             if doubled:
                 axis.set_xticks(x, x)

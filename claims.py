@@ -387,7 +387,7 @@ PARTS = {  # what is changed: the options for it. --lambda-dyn 0 is to detach th
     "λ_dyn 100, λ_unif 0.1": "--lambda-dyn 100",
     "λ_dyn 100, λ_unif 1": "--lambda-dyn 100 --lambda-unif 1",
     "bidirectional encoder": "--encoder bidirectional",
-    "the same, in equal seconds": "--encoder bidirectional --steps 333",
+    "the same, a third of the steps": "--encoder bidirectional --steps 333",
 }
 
 

@@ -36,7 +36,7 @@ from run import LARGEST, RANK, RANKS, Parser, agree, device, inherited, learning
 from run import npz, number, open_run, random_bits, report, resolve, restore, save, share, status
 from run import take_up, until_ctrl_c, whole, write, UsageError
 
-Loss = tuple[Tensor, int]  # nats; how many layers had to run one after another
+Loss = tuple[Tensor, int]  # to go down; how many layers had to run one after another
 
 
 # ---------------------------------------------------------------------------------- attention block
@@ -343,7 +343,7 @@ def cell_loss(models: Models, x: Tensor, y: Tensor, bits: Tensor, done: float, a
 
 @torch.no_grad()
 def hand_over(teacher: nn.ModuleDict, rnn: RNN):
-    """Copy into the RNN what SMT gives no gradient: m_∅, from E, which DMT keeps; g, from D."""
+    """Copy into the RNN what SMT gives no gradient: m_∅, from E, fixed from here on; g, from D."""
     x = torch.zeros(1, 1, dtype=torch.long, device=rnn.empty.device)  # t = -1 does not see it
     rnn.empty.copy_(teacher["encoder"](x, x - 1)[0][0, 0])
     rnn.readout.load_state_dict(teacher["decoder"].state_dict())

@@ -30,7 +30,7 @@ from run import LARGEST, RANK, RANKS, Parser, agree, device, inherited, learning
 from run import npz, number, open_run, random_bits, report, resolve, restore, save, share, status
 from run import take_up, until_ctrl_c, whole, write
 
-Loss = tuple[Tensor, int]  # to go down; how many layers had to run one after another
+Loss = tuple[Tensor, int]  # the loss; how many layers had to run one after another
 
 
 # ---------------------------------------------------------------------------------- attention block

@@ -233,7 +233,7 @@ class Text(Task):
     # Registers now: times relative to the present, as text has no end.
     smt = {"encoder_depth": 3, "registers": "now", "decoded": 16, "future": 4}
     smt |= {"lambda_readout": 1.0, "steps": 1200, "cell_only": 0.0, "dmt_steps": 300}
-    bptt = {"steps": 2000}
+    bptt = {"steps": 2000, "lr": 3e-3}
     start, vocab = 256, 257  # tokens 0..255 are the bytes
 
     def __init__(self, seed: int, device: torch.device, data: str, length: int):

@@ -488,8 +488,6 @@ def claim(name: str, quick: bool) -> None:
             print(f"{label:>24}", *(f"{x}: {y:.3g}" for x, y, *_ in points), sep="  ")
         if "shares" in panel:
             print(shares(panel["shares"]))
-        if "ratios" in panel:
-            print(f"{'ratios':>24}", panel["ratios"])
     draw_claim(f"{home}/{name}")
 
 

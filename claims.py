@@ -284,7 +284,7 @@ def sequential(seeds: int, quick: bool) -> list[dict]:
 
 # ------------------------------------------------------------------------------ long-range memory
 def delay(seeds: int, quick: bool) -> list[dict]:
-    """Accuracy of the RNN alone against the length over which it must remember: MLP cell.
+    """Accuracy of the RNN alone against the length over which it must remember: MLP, or GRU.
 
     Copy of 2 symbols over a delay; retrieval in sequences of so many, the needle in the first half.
     Each length begins with the weights of half the length: from none, a teacher takes too long to
@@ -296,24 +296,29 @@ def delay(seeds: int, quick: bool) -> list[dict]:
         "copy": ("--length 2 --delay", (500, 100, 2e-3), (60, 240, 5e-4)),
         "retrieval": ("--length", (600, 150, 2e-3), (120, 180, 2e-3)),
     }
+    kinds = {  # program, its part of the runs' names, options; BPTT's rates were chosen on seed 4
+        "SMT → DMT": (smt, "smt", teacher),
+        "BPTT": (bptt_baseline, "bptt", f"--truncate {LARGEST} --lr 3e-4"),
+        "BPTT, GRU": (bptt_baseline, "bptt-gru", f"--truncate {LARGEST} --lr 3e-3 --cell gru"),
+    }
     panels = []
     for task, (length, *budgets) in tasks.items():
-        found = {"SMT → DMT": [], "BPTT": []}
+        found = {kind: [] for kind in kinds}
         for seed in range(seeds):
-            for curves, program in zip(found.values(), (smt, bptt_baseline)):
-                curves.append({})
+            for kind, (program, called, own) in kinds.items():
+                curve = {}
                 for T in [32, 64] if quick else [32, 64, 128, 256, 512]:
                     steps, dmt, rate = budgets[T > 32]
-                    name = f"delay-{task}-{program.METHOD}-{T}-{seed}"
-                    options = f"--task {task} {length} {T} {small} --seed {seed}"
+                    name = f"delay-{task}-{called}-{T}-{seed}"
+                    options = f"--task {task} {length} {T} {small} --seed {seed} {own}"
                     if T > 32:
-                        half = f"delay-{task}-{program.METHOD}-{T // 2}-{seed}"
-                        options += f" --init runs/claims/{half}"
+                        options += f" --init runs/claims/delay-{task}-{called}-{T // 2}-{seed}"
                     if program is smt:
-                        options += f" {teacher} --steps {steps} --dmt-steps {dmt} --lr {rate}"
+                        options += f" --steps {steps} --dmt-steps {dmt} --lr {rate}"
                     else:
-                        options += f" --steps {steps + dmt} --truncate {LARGEST}"
-                    curves[-1][T] = measured(program, name, options)[-1]["val_acc"]
+                        options += f" --steps {steps + dmt}"
+                    curve[T] = measured(program, name, options)[-1]["val_acc"]
+                found[kind].append(curve)
         axes = {"x": "delay, or length", "y": "accuracy", "log": "x"}
         panels.append({"title": task, **axes, "lines": lines(found)})
     return panels

@@ -2452,15 +2452,19 @@ def test_runs_that_ended_are_not_made_again_and_both_methods_take_as_many_steps(
     copy, retrieval = claims.delay(1, True)
     assert copy["lines"]["SMT → DMT"] == [[32, *[0.5] * 3], [64, *[0.75] * 3]]
     assert copy["lines"]["BPTT"] == [[32, *[0.25] * 3], [64, *[0.25] * 3]]
-    assert "delay-copy-smt-32-0" not in made and len(made) == 7
+    assert "delay-copy-smt-32-0" not in made and len(made) == 11
     for length, begins in ("32", False), ("64", True):
-        ours, bptt = (made[f"delay-retrieval-{m}-{length}-0"] for m in ("smt", "bptt"))
+        ours, bptt, gru = (
+            made[f"delay-retrieval-{kind}-{length}-0"] for kind in ("smt", "bptt", "bptt-gru")
+        )
+        assert gru["--cell"] == "gru" and gru["--steps"] == bptt["--steps"]
         assert int(bptt["--steps"]) == int(ours["--steps"]) + int(ours["--dmt-steps"])
         assert ours["--length"] == bptt["--length"] == length
         # What was shortened to half the length may not come along with the weights.
         assert int(bptt["--truncate"]) == int(ours["--future"]) == claims.LARGEST
         assert ours.get("--init") == ("runs/claims/delay-retrieval-smt-32-0" if begins else None)
         assert bptt.get("--init") == ("runs/claims/delay-retrieval-bptt-32-0" if begins else None)
+        assert gru.get("--init", "-gru-32-0").endswith("-gru-32-0")
 
 
 def fake_measured(monkeypatch, curve):

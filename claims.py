@@ -12,13 +12,16 @@ import time
 
 import torch
 import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 import bench
 import bptt_baseline
 import smt
-from run import LARGEST, UsageError
+from run import LARGEST, UsageError, random_bits
 
 PRODUCTS = "AddmmBackward", "MmBackward", "BmmBackward", "ScaledDotProduct"  # nodes of the graph
+CALLS = "aten::addmm", "aten::mm", "aten::bmm", "aten::_scaled_dot_product"  # the same, as called
 ENDS = "", "_2x", "_4x", "_8x"  # of the names of figures at so many times the length
 SMALL = "--task copy --length 4 --delay 8 --steps 1000 --dmt-steps 200"  # a minute and a half
 
@@ -44,11 +47,14 @@ def trained(program, name: str, options: str):
 
 
 def evaluations(directory: str) -> tuple[dict, list[dict]]:
-    """A run's options, and what it measured."""
-    with open(f"{directory}/config.json") as file:
-        config = json.load(file)
-    with open(f"{directory}/metrics.jsonl") as file:
-        return config, [json.loads(line) for line in file]
+    """A run's options, and what it measured; UsageError if there is no whole run."""
+    try:
+        with open(f"{directory}/config.json") as file:
+            config = json.load(file)
+        with open(f"{directory}/metrics.jsonl") as file:
+            return config, [json.loads(line) for line in file]
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{directory}: {error}; remove it, to train it anew") from None
 
 
 def measured(program, name: str, options: str) -> list[dict]:
@@ -65,14 +71,42 @@ def fresh(program, options: str):
     return program.settings([*options.split(), "--out", "runs/claims/none"])[:3]
 
 
+def cumulative(program, options: str, count):
+    """step -> what count(one step: a loss and its backward pass) comes to in all steps until it."""
+    args, task, models = fresh(program, options)
+    rows = torch.arange(args.batch_size, device=task.device)
+    batch = *task.batch("train", 0, rows), random_bits(("count",), rows, task.T), 0.5, args
+    costs = [
+        (steps, count(lambda: loss_of(models, *batch)[0].backward()))
+        for _, loss_of, _, steps, _ in program.phases(args)
+    ]
+
+    def until(step: int):
+        total = 0
+        for steps, cost in costs:
+            total, step = total + cost * min(step, steps), max(0, step - steps)
+        return total
+
+    return until
+
+
 # ------------------------------------------------------- the gradient fades with distance, or not
+def arriving(logits, target, wanted: list) -> list[torch.Tensor]:
+    """d loss / d w of each w wanted, over the mean length of d loss / d logits.
+
+    Over that, as it is small where the answer is sure, however much of it arrives.
+    """
+    loss = F.cross_entropy(logits, target, reduction="sum")
+    first, *grads = torch.autograd.grad(loss, [logits, *wanted])
+    return [grad / first.norm(dim=1).mean() for grad in grads]
+
+
 def bptt_slopes(rnn, x, y, at: list[int]) -> dict:
     """{distance: |d loss / d m_t|} of the answer at T - 1 through the RNN's own steps."""
     memory, memories = rnn.empty.expand(len(x), -1, -1), []
     for token in x.unbind(1):
         memories.append(memory := rnn.step(memory, token))
-    loss = F.cross_entropy(rnn.readout(memory)[:, 0], y[:, -1], reduction="sum")
-    grads = torch.autograd.grad(loss, [memories[t] for t in at])
+    grads = arriving(rnn.readout(memory)[:, 0], y[:, -1], [memories[t] for t in at])
     return {x.shape[1] - 1 - t: norm(grad) for t, grad in zip(at, grads)}
 
 
@@ -82,21 +116,27 @@ def label_slopes(teacher, x, y, at: list[int]) -> dict:
     for t in at:
         labels, _ = teacher["encoder"](x, torch.full_like(x[:, :1], t))
         logits = teacher["decoder"](labels[:, 0], x[:, t + 1 :])[:, -1]
-        loss = F.cross_entropy(logits, y[:, -1], reduction="sum")
-        found[x.shape[1] - 1 - t] = norm(torch.autograd.grad(loss, labels)[0])
+        found[x.shape[1] - 1 - t] = norm(*arriving(logits, y[:, -1], [labels]))
     return found
 
 
-def input_slopes(teacher, x, y, at: list[int]) -> dict:
-    """{distance: |d loss / d x_t|}, x_t embedded, of the answer read from the last label."""
+def needle_slopes(teacher, x, y, width: int = 8) -> dict:
+    """{distance: |d loss / d x_t|} of the needle x_t, embedded, and the answer of the last label.
+
+    Of the sequences whose needle lies from half a width less to half a width more away.
+    """
     embedded = []
     hook = teacher["encoder"].embed.register_forward_hook(lambda *call: embedded.append(call[2]))
     labels, _ = teacher["encoder"](x, torch.full_like(x[:, :1], x.shape[1] - 1))
     hook.remove()
-    logits = teacher["decoder"](labels[:, 0])[:, 0]
-    loss = F.cross_entropy(logits, y[:, -1], reduction="sum")
-    grad = torch.autograd.grad(loss, embedded[0])[0]  # (B, T, d)
-    return {x.shape[1] - 1 - t: norm(grad[:, t]) for t in at}
+    (grad,) = arriving(teacher["decoder"](labels[:, 0])[:, 0], y[:, -1], embedded)  # (B, T, d)
+    needle = (x == 8).long().argmax(1) + 1  # (B,) behind its marker
+    grad, distance = grad[torch.arange(len(x)), needle], x.shape[1] - 1 - needle
+    found = {}
+    for begin in range(x.shape[1] // 2, x.shape[1], width):
+        there = (distance >= begin) & (distance < begin + width)
+        found |= {begin + width // 2: norm(grad[there])} if there.any() else {}
+    return found
 
 
 def norm(grad) -> float:
@@ -105,12 +145,15 @@ def norm(grad) -> float:
 
 
 def gradient(seeds: int, quick: bool) -> list[dict]:
-    """Lengths of gradients against the distance to the answer: retrieval, T = 128."""
+    """Lengths of gradients against the distance to the answer: retrieval, T = 128.
+
+    Of labels only those that can hold the needle: it lies in the first half.
+    """
     task_options, at = "--task retrieval --length 128 --batch-size 32", [*range(0, 127, 7), 126]
     budget = "--steps 200" if quick else "--steps 1200"
     panels = []
     for title, scale in [("scale 0.5", 0.5), ("scale 1", 1.0), ("scale 2", 2.0), ("trained", None)]:
-        found = {"BPTT, m_t": [], "SMT, label m_t": [], "SMT, x_t": []}
+        found = {"BPTT, m_t": [], "SMT, label m_t": [], "SMT, the needle x_t": []}
         for seed in range(seeds):
             nets = {}
             for program in smt, bptt_baseline:
@@ -121,25 +164,59 @@ def gradient(seeds: int, quick: bool) -> list[dict]:
                 else:
                     _, task, nets[program] = fresh(program, options)
                     scaled(nets[program], scale)
-            x, y = task.batch("val", 0, torch.arange(16, device=task.device))
+            x, y = task.batch("val", 0, torch.arange(256, device=task.device))
             teacher = nets[smt]["teacher"]
             found["BPTT, m_t"].append(bptt_slopes(nets[bptt_baseline]["rnn"], x, y, at))
-            found["SMT, label m_t"].append(label_slopes(teacher, x, y, at))
-            found["SMT, x_t"].append(input_slopes(teacher, x, y, at))
-        axes = {"x": "distance to the answer", "y": "length of the gradient", "log": "y"}
+            found["SMT, label m_t"].append(label_slopes(teacher, x, y, at[9:]))
+            found["SMT, the needle x_t"].append(needle_slopes(teacher, x, y))
+        axes = {"x": "distance to the answer", "y": "gradient, over that at the logits", "log": "y"}
         panels.append({"title": title, **axes, "lines": lines(found)})
     return panels
 
 
 @torch.no_grad()
 def scaled(models, scale: float) -> None:
-    """Multiply the initial weight matrices of cell and encoder."""
+    """Multiply the initial weight matrices of the cell and of all Transformers."""
     for name, weights in models.named_parameters():
-        if weights.dim() == 2 and ("cell" in name or "encoder.body" in name):
+        if weights.dim() == 2 and (".cell." in name or ".body." in name):
             weights.mul_(scale)
 
 
 # --------------------------------------------------------------------- the longest chain of layers
+class Chain(TorchDispatchMode):
+    """While entered: .longest, most matrix products in a row that a result so far had to wait for.
+
+    Counts what runs, so backward passes and what keeps no graph, too.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.longest, self.chains = 0, {}
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        given = [h for h in tree_leaves((args, kwargs)) if isinstance(h, torch.Tensor)]
+        results = function(*args, **(kwargs or {}))
+        chain = max((self.chains.get(storage(h), 0) for h in given), default=0)
+        chain += function.name().startswith(CALLS)
+        for result in tree_leaves(results):
+            if isinstance(result, torch.Tensor):
+                self.chains[storage(result)] = chain
+        self.longest = max(self.longest, chain)
+        return results
+
+
+def storage(h) -> int:
+    """What a tensor shares with its views."""
+    return h.untyped_storage()._cdata
+
+
+def run_in_a_row(step) -> int:
+    """Most matrix products in a row in a call."""
+    with Chain() as chain:
+        step()
+    return chain.longest
+
+
 def chain(loss) -> int:
     """Most matrix products in a row from the loss back to a token, in its autograd graph."""
     longest, stack = {}, [loss.grad_fn]
@@ -191,7 +268,8 @@ def drift(seeds: int, quick: bool) -> list[dict]:
         "H = 1": "--window 1",
         "H = 4": "--window 4",
         "H = 16, all of T": "--window 16",
-        "H = R = 4, from labels alone": "--window 4 --rollout 4",
+        # As many labels a step as the others: 4 in each of four times the sequences.
+        "H = R = 4, from labels alone": "--window 4 --rollout 4 --batch-size 128",
     }
     found = {"before DMT": [], **{name: [] for name in variants}}
     for seed in range(seeds):
@@ -210,7 +288,8 @@ def drift(seeds: int, quick: bool) -> list[dict]:
 def cost(seeds: int, quick: bool) -> list[dict]:
     """Seconds of a further token, and numbers kept for it, against the tokens before: text.
 
-    The teacher reads all again: it keeps no keys and values, which a label would need of each t.
+    The teacher reads all again. A one-pass one could keep its tokens' keys and values instead, and
+    read those, as Transformers do: not measured.
     """
     seconds, kept = {"RNN": {}, "teacher": {}}, {"RNN": {}, "teacher": {}}
     for T in [64, 256, 1024] if quick else [64, 128, 256, 512, 1024, 2048]:
@@ -240,13 +319,21 @@ def cost(seeds: int, quick: bool) -> list[dict]:
 
 
 # ------------------------------------------------------- less sequential compute for the same loss
+def as_good(curve: list, loss: float) -> float | None:
+    """The x at which points (x, y, ..) first come down to a loss; None: never, or before them."""
+    for (a, high, *_), (b, low, *_) in zip(curve, curve[1:]):
+        if low <= loss < high and curve[0][1] > loss:
+            return a + (b - a) * (high - loss) / (high - low)
+
+
 def sequential(seeds: int, quick: bool) -> list[dict]:
     """Nats of the RNN alone against the layers that ran in a row so far, three cells.
 
-    Text is CPython's language reference, pixels are strokes of 8 x 8. The ratio, of means over
-    seeds: depth at which BPTT first is as good as SMT → DMT at a depth, over that; none where it
-    never is. BPTT's learning rate was chosen on seed 4, of these tasks and sizes; it has not come
-    down where the two are as good, as SMT's has at its end.
+    Text is CPython's language reference, pixels are strokes of 8 x 8. The ratios, of means over
+    seeds: depth at which BPTT is as good as SMT → DMT at a depth, over that. A layer of an encoder
+    takes more than one of a cell, and a backward pass as long as the graph: so the same again in
+    matrix products, of all that runs. BPTT's learning rate was chosen on seed 4, of these tasks and
+    sizes; it has not come down where the two are as good, as SMT's has at its end.
     """
     tasks = {  # their options; those of SMT and of BPTT
         "text": (
@@ -260,26 +347,38 @@ def sequential(seeds: int, quick: bool) -> list[dict]:
             "--steps 300 --lr 3e-3 --eval-every 25",
         ),
     }
-    panels, ratios = [], {}
+    kinds, cells = ("SMT → DMT", "BPTT"), ["mlp"] if quick else [*smt.CELLS]
+    panels, ratios = [], {"layers": {}, "matrix products": {}}
     for task, (options, *budgets) in tasks.items():
-        found = {}
-        for cell in ["mlp"] if quick else smt.CELLS:
-            names = f"{cell}, SMT → DMT", f"{cell}, BPTT"
-            for name, program, budget in zip(names, (smt, bptt_baseline), budgets):
+        found, spent = {}, {unit: {} for unit in ratios}  # {unit: {name: {step: so many until it}}}
+        for cell in cells:
+            for name, program, budget in zip(kinds, (smt, bptt_baseline), budgets):
+                name, shown = f"{cell}, {name}", f"{options} --cell {cell} {budget}"
                 for seed in range(seeds):
                     out = f"sequential-{task}-{program.METHOD}-{cell}-{seed}"
-                    shown = f"{options} --cell {cell} {budget} --seed {seed}"
-                    rows = measured(program, out, shown)[:-1]
-                    curve = {row["depth"]: row["val_loss"] for row in rows}
+                    rows = measured(program, out, f"{shown} --seed {seed}")[:-1]
+                    curve = {row["step"]: row["val_loss"] for row in rows}
                     found.setdefault(name, []).append(curve)
-            ours, other = lines({name: found[name] for name in names}).values()
-            as_good = {d: [at for at, mean, *_ in other if mean <= loss] for d, loss, *_ in ours}
-            if points := [[d, *[at[0] / d] * 3] for d, at in as_good.items() if at]:
-                ratios[f"{task}, {cell}"] = points
+                until = cumulative(program, f"{shown} --batch-size 2", run_in_a_row)
+                spent["layers"][name] = {row["step"]: row["depth"] for row in rows}
+                spent["matrix products"][name] = {step: until(step) for step in curve}
+        against = {}  # {unit: {name: points}}
+        for unit, at in spent.items():
+            against[unit] = {
+                name: [[at[name][step], *losses] for step, *losses in points]
+                for name, points in lines(found).items()
+            }
+            for cell in cells:
+                ours, other = (against[unit][f"{cell}, {name}"] for name in kinds)
+                there = [[x, as_good(other, loss)] for x, loss, *_ in ours]
+                if points := [[x, *[at / x] * 3] for x, at in there if at]:
+                    ratios[unit][f"{task}, {cell}"] = points
         axes = {"x": "sequential depth in layers", "y": "nats", "log": "x"}
-        panels.append({"title": task, **axes, "lines": lines(found)})
-    axes = {"x": "depth of SMT → DMT", "y": "of BPTT, over it", "log": "xy"}
-    return [*panels, {"title": "at equal loss", **axes, "lines": ratios}]
+        panels.append({"title": task, **axes, "lines": against["layers"]})
+    for unit, found in ratios.items():
+        axes = {"x": f"{unit} of SMT → DMT", "y": "those of BPTT, over them", "log": "xy"}
+        panels.append({"title": f"at equal loss, in {unit}", **axes, "lines": found})
+    return panels
 
 
 # ------------------------------------------------------------------------------ long-range memory
@@ -325,6 +424,13 @@ def delay(seeds: int, quick: bool) -> list[dict]:
 
 
 # ----------------------------------------------------------------- more compute, a smaller memory
+def floating_point(step) -> int:
+    """FLOP of the products in a call."""
+    with bench.Counter() as counter:
+        step()
+    return counter.flops
+
+
 def memory(seeds: int, quick: bool) -> list[dict]:
     """Loss of the RNN alone against steps for memories of K x 32 numbers, and the FLOP to a loss.
 
@@ -335,9 +441,7 @@ def memory(seeds: int, quick: bool) -> list[dict]:
     found, flops = {}, {}
     for K in sizes:
         options = f"--task text --dim 32 --memory {K} --steps {steps} --dmt-steps 0 --eval-every 50"
-        with bench.Counter() as counter:
-            bench.one_step("smt", options.split(), [])[1](0)
-        flops[32 * K] = counter.flops
+        flops[32 * K] = cumulative(smt, options, floating_point)
         for seed in range(seeds):
             name = f"memory-{'quick-' * quick}{32 * K}-{seed}"
             rows = measured(smt, name, f"{options} --seed {seed}")[:-1]
@@ -350,7 +454,7 @@ def memory(seeds: int, quick: bool) -> list[dict]:
         spent = {}  # {size: FLOP until the mean over seeds is there}
         for size, points in zip(flops, curves.values()):
             reached = [step for step, mean, *_ in points if mean <= loss]
-            spent |= {size: step * flops[size] for step in reached[:1]}
+            spent |= {size: flops[size](step) for step in reached[:1]}
         least = [s for s in spent if all(spent[s] < spent[t] for t in spent if t < s)]
         needed[f"{loss:.3f} nats"] = [[spent[size], size, size, size] for size in least[::-1]]
     axes = {"x": "steps", "y": "nats", "log": ""}

@@ -501,15 +501,18 @@ def shares(found: dict) -> str:
 
 
 def draw_claim(path: str) -> None:
-    """Draw path.json, as claim() keeps it, as path.png: a panel beside the other."""
+    """Draw path.json, as claim() keeps it, as path.png: panels side by side, four in two rows."""
     with open(f"{path}.json") as file:
         panels = json.load(file)["panels"]
     plt = pyplot()
-    rows = max(len(points) for panel in panels for points in panel.get("shares", {"": ""}).values())
-    size = 1 + (10 if rows else 6) * len(panels), max(5.5, 0.6 * rows)
-    figure, axes = plt.subplots(1, len(panels), figsize=size, squeeze=False)
+    names = max(
+        len(points) for panel in panels for points in panel.get("shares", {"": ""}).values()
+    )
+    rows = 2 if len(panels) == 4 else 1
+    size = 1 + (10 if names else 6) * len(panels) // rows, max(5.5, 0.6 * names) * rows
+    figure, axes = plt.subplots(rows, len(panels) // rows, figsize=size, squeeze=False)
     colours = {}
-    for axis, panel in zip(axes[0], panels):
+    for axis, panel in zip(axes.flat, panels):
         axis.set_title(panel["title"], color=GREY)
         if "points" in panel:
             axis.scatter(*zip(*[point[:2] for point in panel["points"]]), s=14, cmap="tab10",
@@ -528,7 +531,7 @@ def draw_claim(path: str) -> None:
             figure.legend(loc="outside lower center", ncols=3, frameon=False)
             continue
         for label, points in panel["lines"].items():
-            # A label has the same colour in each panel, as has a cell whatever trained it.
+            # A label has the same colour in each panel, as has a cell, whatever trained it there.
             kind = label.removesuffix(", BPTT").removesuffix(", SMT → DMT")
             colour = colours.setdefault(kind, COLOURS[len(colours) % len(COLOURS)])
             x, mean, least, most = zip(*points)
@@ -536,15 +539,27 @@ def draw_claim(path: str) -> None:
             axis.plot(x, mean, style, color=colour, label=label, markersize=4)
             axis.fill_between(x, least, most, color=colour, alpha=0.25, linewidth=0)
         axis.set(xlabel=panel["x"], ylabel=panel["y"])
-        if "x" in panel["log"]:
-            doubled = len(x) > 2 and all(b == 2 * a for a, b in zip(x, x[1:]))
-            axis.set_xscale("log", base=2 if doubled else 10)
-            if doubled:
-                axis.set_xticks(x, x)
-        if "y" in panel["log"]:
-            axis.set_yscale("log")
-        axis.legend(frameon=False, fontsize=12)
+        points = [point for points in panel["lines"].values() for point in points]
+        for name, column in zip("xy", zip(*points)):
+            if name in panel["log"]:
+                scale(axis, name, sorted({*column}))
+        if panel["lines"]:
+            axis.legend(frameon=False, fontsize=12)
     figure.savefig(f"{path}.png", transparent=True, dpi=70)
+
+
+def scale(axis, name: str, values: list) -> None:
+    """Make an axis, x or y, logarithmic, with ticks that these values can be read by."""
+    line, ticker = getattr(axis, name + "axis"), pyplot().matplotlib.ticker
+    thousands = ticker.EngFormatter(sep="")  # but for what is small: not 100m, which is 0.1
+    doubled = len(values) > 2 and all(b == 2 * a for a, b in zip(values, values[1:]))
+    getattr(axis, f"set_{name}scale")("log", base=2 if doubled else 10)
+    if doubled:
+        line.set_ticks(values, [f"{value:g}" for value in values])
+    elif values and values[-1] < 2000 * values[0]:
+        line.set_major_locator(ticker.LogLocator(subs=(1, 3)))
+        line.set_major_formatter(lambda v, _: thousands(v) if v >= 1 else f"{v:g}")
+        line.set_minor_formatter("")
 
 
 DRAWN = {"samples": samples, "growth": growth}
@@ -601,7 +616,8 @@ def main(argv=None) -> int:
     except UsageError as error:
         message = str(error)
     except (OSError, ValueError) as error:  # ValueError: a kind of picture that is not known
-        message = f"--out {args.out}: can't be written ({error})"
+        where = what if what in ALONE else f"--out {args.out}: can't be written"
+        message = f"{where} ({error})"
     except (LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
         message = f"{' '.join(args.what)}: holds something else than it should ({error!r})"
     print(f"figures.py: {message}", file=sys.stderr)

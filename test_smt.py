@@ -2415,8 +2415,75 @@ def test_gradients_of_bptt_are_those_of_finite_differences_and_fade_with_a_fadin
     memory.requires_grad_()
     logits = rnn.readout(rnn.step(memory, x[:, 3]))[:, 0]
     loss = torch.nn.functional.cross_entropy(logits, y[:, 3])
-    assert slopes[1] == pytest.approx(torch.autograd.grad(loss, memory)[0].norm().item())
+    at_memory, at_logits = (
+        grad.norm().item() for grad in torch.autograd.grad(loss, [memory, logits])
+    )
+    assert slopes[1] == pytest.approx(at_memory / at_logits)
     assert set(slopes) == {1, 3}
+
+
+class Weighing(nn.Module):
+    """An encoder whose label is the sum of t e_t, the tokens embedded and t from 0."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Embedding(11, 2)
+        self.embed.weight.data.mul_(1e-4)  # all logits are near 0, their gradients of one length
+
+    def forward(self, x, times):
+        return (self.embed(x) * torch.arange(x.shape[1])[:, None]).sum(1)[:, None, None], None
+
+
+def test_gradients_in_the_needle_are_told_at_its_distance():
+    x = torch.randint(8, (5, 32))
+    y = torch.zeros_like(x)
+    for row, marker in zip(x, [0, 2, 6, 8, 14]):  # needles 30, 28, 24, 22, 16 from the answer
+        row[marker] = 8
+    teacher = {"encoder": Weighing(), "decoder": lambda memory: memory}
+    slopes = claims.needle_slopes(teacher, x, y)  # t times the gradient at the logits
+    assert slopes == {20: pytest.approx((9 + 15) / 2, 0.05), 28: pytest.approx(11 / 3, 0.05)}
+
+
+def test_labels_are_told_by_their_distance_as_of_the_logits():
+    x, y = torch.randint(8, (3, 8)), torch.zeros(3, 8, dtype=torch.long)
+    teacher = {"encoder": Weighing(), "decoder": lambda memory, future: 5 * memory}
+    assert claims.label_slopes(teacher, x, y, [4, 6]) == {
+        3: pytest.approx(5),
+        1: pytest.approx(5),
+    }
+
+
+def test_products_in_a_row_of_all_that_runs():
+    a, b, h = nn.Linear(2, 2), nn.Linear(2, 2), torch.ones(1, 2)
+
+    def step():
+        with torch.no_grad():
+            begin = b(b(b(h)))
+            begin += b(h)  # beside the others
+        b(a(begin)).sum().backward()
+
+    # Three without a graph, two with one, and back through b to the weights of a.
+    assert claims.run_in_a_row(step) == 7
+    assert claims.run_in_a_row(lambda: [a(h) for _ in range(50)]) == 1
+
+
+def test_what_steps_come_to_in_several_phases():
+    options = "--task copy --length 2 --delay 2 --dim 8 --heads 2 --batch-size 2"
+    counts = iter([100, 10, 1])
+
+    def count(step):
+        step()
+        return next(counts)
+
+    until = claims.cumulative(smt, f"{options} --steps 10 --cell-only 0.3 --dmt-steps 5", count)
+    assert [until(step) for step in (0, 1, 7, 9, 10, 14)] == [0, 100, 700, 720, 730, 734]
+
+
+def test_where_a_curve_comes_down_to_a_loss():
+    curve = [[10, 4.0], [20, 2.0], [30, 3.0], [40, 1.0]]
+    assert claims.as_good(curve, 3.0) == 15 and claims.as_good(curve, 1.5) == 37.5
+    assert claims.as_good(curve, 0.5) is None and claims.as_good(curve, 4.0) is None
+    assert claims.as_good([[10, 1.0], [20, 3.0], [30, 1.0]], 2.0) is None
 
 
 def test_a_claim_is_measured_kept_and_drawn_anew(capsys):
@@ -2429,6 +2496,17 @@ def test_a_claim_is_measured_kept_and_drawn_anew(capsys):
     Path("runs/claims").rename("results/claims")
     Path("results/claims/path.png").unlink()
     assert figures.main(["all"]) == 0 and Path("results/claims/path.png").exists()
+
+
+def test_a_claim_of_which_nothing_came_out_is_drawn_and_a_damaged_one_told(capsys):
+    pytest.importorskip("matplotlib")
+    Path("results/claims").mkdir(parents=True)
+    panel = {"title": "none", "x": "x", "y": "y", "log": "xy", "lines": {}}
+    Path("results/claims/path.json").write_text(json.dumps({"panels": [panel]}))
+    assert figures.main(["all"]) == 0 and Path("results/claims/path.png").exists()
+    Path("results/claims/path.json").write_text("{")
+    assert figures.main(["all"]) == 2
+    assert capsys.readouterr().err.startswith("figures.py: all (Expecting")
 
 
 def keep(name, *rows):
@@ -2480,20 +2558,26 @@ def fake_measured(monkeypatch, curve):
 
 
 def test_ratio_of_depths_at_equal_loss(monkeypatch):
+    def cumulative(program, options, count):  # 7 matrix products a step of SMT, 21 of BPTT
+        return lambda step: step * {"smt": 7, "bptt": 21}[program.METHOD]
+
+    monkeypatch.setattr(claims, "cumulative", cumulative)
+
     def curve(name):
         seed = int(name[-1])  # means over seeds 0, 1: 1 more
         if "smt" in name:
             return [(1, 10, 3.0 + 2 * seed), (2, 20, 1.0 + 2 * seed)]
-        least = 9.0 if "pixels" in name else 0.0
-        losses = [4.0, 1.5, 1.0, 0.5]
+        least = 9.0 if "pixels" in name else -9.0
+        losses = [4.0, 2.0, 0.0, -1.0]
         return [(k, 30 * k, max(least, loss) + 2 * seed) for k, loss in enumerate(losses, 1)]
 
     fake_measured(monkeypatch, curve)
-    text, pixels, ratios = claims.sequential(2, False)
+    text, pixels, layers, products = claims.sequential(2, False)
     assert text["lines"]["mlp, SMT → DMT"] == [[10, 4, 3, 5], [20, 2, 1, 3]]
-    for cell in smt.CELLS:  # 60 layers over 10, 90 over 20; with pixels BPTT is never as good
-        assert ratios["lines"][f"text, {cell}"] == [[10, 6, 6, 6], [20, 4.5, 4.5, 4.5]]
-        assert f"pixels, {cell}" not in ratios["lines"]
+    for cell in smt.CELLS:  # 45 layers over 10, 75 over 20; with pixels BPTT is never as good
+        assert layers["lines"][f"text, {cell}"] == [[10, *[4.5] * 3], [20, *[3.75] * 3]]
+        assert products["lines"][f"text, {cell}"] == [[7, *[4.5] * 3], [14, *[3.75] * 3]]
+        assert f"pixels, {cell}" not in layers["lines"]
 
 
 def test_the_smallest_memory_that_has_a_loss_at_each_compute(monkeypatch):
@@ -2503,19 +2587,12 @@ def test_the_smallest_memory_that_has_a_loss_at_each_compute(monkeypatch):
         size = int(name.split("-")[2])
         return [(10, 0, ends[size] + (size == 128)), (20, 0, ends[size])]
 
-    class Counter(claims.bench.Counter):
-        made = 0
-
-        def __enter__(self):
-            Counter.made, self.flops = Counter.made + 1, [3, 7, 1][Counter.made]
-            return self
-
-        def __exit__(self, *_):
-            pass
+    def cumulative(program, options, count):
+        flop = {"1": 3, "2": 7, "4": 1}[options.split("--memory ")[1].split()[0]]
+        return lambda step: flop * step
 
     fake_measured(monkeypatch, curve)
-    monkeypatch.setattr(claims.bench, "Counter", Counter)
-    monkeypatch.setattr(claims.bench, "one_step", lambda *_: (None, lambda step: None))
+    monkeypatch.setattr(claims, "cumulative", cumulative)
     curves, needed = claims.memory(1, True)
     assert curves["lines"]["128 numbers"] == [[10, 4, 4, 4], [20, 3, 3, 3]]
     # 5.0: after 10 steps of 3, 7 and 1 FLOP; 64 numbers are never the smallest.

@@ -147,7 +147,7 @@ CELLS = {"transformer": TransformerCell, "mlp": MLPCell, "gru": GRUCell}  # each
 
 
 class RNN(nn.Module):
-    """All that inference needs: f with its embedding, g and m_∅."""
+    """All that inference needs: f with its embedding, g (D, its embedding idle) and m_∅."""
 
     def __init__(self, args: Args, vocab: int):
         super().__init__()

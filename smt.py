@@ -197,7 +197,7 @@ CELLS = {"transformer": TransformerCell, "mlp": MLPCell, "gru": GRUCell}  # each
 
 
 class RNN(nn.Module):
-    """All that inference needs: f with its embedding, g and m_∅."""
+    """All that inference needs: f with its embedding, g (D, its embedding idle) and m_∅."""
 
     def __init__(self, args: Args, vocab: int):
         super().__init__()
@@ -320,8 +320,8 @@ def smt_loss(models: Models, x: Tensor, y: Tensor, bits: Tensor, done: float, ar
     times = consecutive(y, bits, n)  # (B, n + 1)
     labels, states = teacher["encoder"](x, times)  # (B, n + 1, K, d), (N, T, d)
     blurred = blur(labels, bits, args.noise)
-    # L_dyn's gradient reaches f, m_t and m_{t+1}. It grows from a 100th of λ_dyn to all of it at
-    # four fifths of the phase: first what to remember, then in a form that f can follow.
+    # L_dyn's gradient reaches f, m_t and m_{t+1}: nothing is detached. It grows from a 100th of
+    # λ_dyn to all of it at 4/5 of the phase: first what to remember, then so that f can follow.
     dyn = 100 ** min(0, 1.25 * done - 1) * dynamics(rnn, labels, blurred, times, x)
     # L_dec and L_unif of some labels: neighbours hold much the same, and decoding is what costs.
     pick = bits[:, :n].argsort(1)[:, : args.decoded] + 1  # 1..: m_∅ has no y to decode

@@ -435,7 +435,7 @@ def memory(seeds: int, quick: bool) -> list[dict]:
     """Loss of the RNN alone against steps for memories of K x 32 numbers, and the FLOP to a loss.
 
     CPython's language reference, SMT alone. The losses are those at which the worst, the median and
-    the second best end; at each FLOP the smallest memory that has reached it.
+    the second best end; at each FLOP, and step, the smallest memory that has reached it.
     """
     sizes, steps = ([1, 2, 4], 200) if quick else ([1, 2, 4, 8, 16, 32], 800)
     found, flops = {}, {}
@@ -449,18 +449,21 @@ def memory(seeds: int, quick: bool) -> list[dict]:
             found.setdefault(f"{32 * K} numbers", []).append(curve)
     curves = lines(found)
     ends = sorted(points[-1][1] for points in curves.values())
-    needed = {}
-    for loss in ends[-1], ends[len(ends) // 2], ends[1]:
-        spent = {}  # {size: FLOP until the mean over seeds is there}
-        for size, points in zip(flops, curves.values()):
-            reached = [step for step, mean, *_ in points if mean <= loss]
-            spent |= {size: flops[size](step) for step in reached[:1]}
-        least = [s for s in spent if all(spent[s] < spent[t] for t in spent if t < s)]
-        needed[f"{loss:.3f} nats"] = [[spent[size], size, size, size] for size in least[::-1]]
     axes = {"x": "steps", "y": "nats", "log": ""}
-    across = {"x": "FLOP", "y": "numbers in the memory", "log": "xy"}
-    first = {"title": "text, by size of the memory", **axes, "lines": curves}
-    return [first, {"title": "the smallest memory with a loss", **across, "lines": needed}]
+    panels = [{"title": "text, by size of the memory", **axes, "lines": curves}]
+    for unit, until in {"FLOP": flops, "steps": dict.fromkeys(flops, int)}.items():
+        needed = {}
+        for loss in ends[-1], ends[len(ends) // 2], ends[1]:
+            spent = {}  # {size: what it took until the mean over seeds was there}
+            for size, points in zip(flops, curves.values()):
+                reached = [step for step, mean, *_ in points if mean <= loss]
+                spent |= {size: until[size](step) for step in reached[:1]}
+            least = [s for s in spent if all(spent[s] < spent[t] for t in spent if t < s)]
+            needed[f"{loss:.3f} nats"] = [[spent[size], *[size] * 3] for size in least[::-1]]
+        across = {"x": unit, "y": "numbers in the memory", "log": "xy"}
+        title = f"smallest memory with a loss, by {unit}"
+        panels.append({"title": title, **across, "lines": needed})
+    return panels
 
 
 # ------------------------------------------------------------------------- the memory's geometry

@@ -2593,11 +2593,12 @@ def test_the_smallest_memory_that_has_a_loss_at_each_compute(monkeypatch):
 
     fake_measured(monkeypatch, curve)
     monkeypatch.setattr(claims, "cumulative", cumulative)
-    curves, needed = claims.memory(1, True)
+    curves, needed, by_steps = claims.memory(1, True)
     assert curves["lines"]["128 numbers"] == [[10, 4, 4, 4], [20, 3, 3, 3]]
     # 5.0: after 10 steps of 3, 7 and 1 FLOP; 64 numbers are never the smallest.
     assert needed["lines"]["5.000 nats"] == [[10, *[128] * 3], [30, *[32] * 3]]
     assert needed["lines"]["4.000 nats"] == [[10, *[128] * 3], [70, *[64] * 3]]
+    assert by_steps["lines"]["5.000 nats"] == [[10, *[32] * 3]]  # all are there after 10 steps
 
 
 def test_parts_are_told_before_and_after_dmt_with_their_range(monkeypatch, capsys):

@@ -276,7 +276,7 @@ class Pixels(Task):
     options, axis = {"data": "", "side": 14, "levels": 4}, None
     smt = {"encoder_depth": 3, "registers": "now", "decoded": 8, "future": 16, "steps": 900}
     smt |= {"lambda_readout": 1.0, "cell_only": 0.0, "dmt_steps": 900, "rollout": 32}
-    bptt = {"steps": 900}
+    bptt = {"steps": 900, "lr": 1e-3}
     vocab = property(lambda self: self.levels + 1)  # the last is the start token
     T = property(lambda self: self.side**2)
 

@@ -167,7 +167,8 @@ def gradient(seeds: int, quick: bool) -> list[dict]:
             x, y = task.batch("val", 0, torch.arange(256, device=task.device))
             teacher = nets[smt]["teacher"]
             found["BPTT, m_t"].append(bptt_slopes(nets[bptt_baseline]["rnn"], x, y, at))
-            found["SMT, label m_t"].append(label_slopes(teacher, x, y, at[9:]))
+            past = [t for t in at if t >= 63]  # the needle, in the first half
+            found["SMT, label m_t"].append(label_slopes(teacher, x, y, past))
             found["SMT, the needle x_t"].append(needle_slopes(teacher, x, y))
         axes = {"x": "distance to the answer", "y": "gradient, over that at the logits", "log": "y"}
         panels.append({"title": title, **axes, "lines": lines(found)})

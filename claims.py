@@ -450,8 +450,9 @@ def memory(seeds: int, quick: bool) -> list[dict]:
             found.setdefault(f"{32 * K} numbers", []).append(curve)
     curves = lines(found)
     ends = sorted(points[-1][1] for points in curves.values())
-    axes = {"x": "steps", "y": "nats", "log": ""}
-    panels = [{"title": "text, by size of the memory", **axes, "lines": curves}]
+    axes = {"x": "steps, from a quarter of them on", "y": "nats", "log": ""}
+    late = {name: [p for p in points if p[0] >= steps // 4] for name, points in curves.items()}
+    panels = [{"title": "text, by size of the memory", **axes, "lines": late}]
     for unit, until in {"FLOP": flops, "steps": dict.fromkeys(flops, int)}.items():
         needed = {}
         for loss in ends[-1], ends[len(ends) // 2], ends[1]:

@@ -2581,11 +2581,11 @@ def test_ratio_of_depths_at_equal_loss(monkeypatch):
 
 
 def test_the_smallest_memory_that_has_a_loss_at_each_compute(monkeypatch):
-    ends = {32: 5.0, 64: 4.0, 128: 3.0}  # each memory is there after 10 steps but for one
+    ends = {32: 5.0, 64: 4.0, 128: 3.0}  # each memory is there after 100 steps but for one
 
     def curve(name):
         size = int(name.split("-")[2])
-        return [(10, 0, ends[size] + (size == 128)), (20, 0, ends[size])]
+        return [(1, 0, 9.0), (100, 0, ends[size] + (size == 128)), (200, 0, ends[size])]
 
     def cumulative(program, options, count):
         flop = {"1": 3, "2": 7, "4": 1}[options.split("--memory ")[1].split()[0]]
@@ -2594,11 +2594,11 @@ def test_the_smallest_memory_that_has_a_loss_at_each_compute(monkeypatch):
     fake_measured(monkeypatch, curve)
     monkeypatch.setattr(claims, "cumulative", cumulative)
     curves, needed, by_steps = claims.memory(1, True)
-    assert curves["lines"]["128 numbers"] == [[10, 4, 4, 4], [20, 3, 3, 3]]
-    # 5.0: after 10 steps of 3, 7 and 1 FLOP; 64 numbers are never the smallest.
-    assert needed["lines"]["5.000 nats"] == [[10, *[128] * 3], [30, *[32] * 3]]
-    assert needed["lines"]["4.000 nats"] == [[10, *[128] * 3], [70, *[64] * 3]]
-    assert by_steps["lines"]["5.000 nats"] == [[10, *[32] * 3]]  # all are there after 10 steps
+    assert curves["lines"]["128 numbers"] == [[100, 4, 4, 4], [200, 3, 3, 3]]
+    # 5.0: after 100 steps of 3, 7 and 1 FLOP; 64 numbers are never the smallest.
+    assert needed["lines"]["5.000 nats"] == [[100, *[128] * 3], [300, *[32] * 3]]
+    assert needed["lines"]["4.000 nats"] == [[100, *[128] * 3], [700, *[64] * 3]]
+    assert by_steps["lines"]["5.000 nats"] == [[100, *[32] * 3]]  # all are there after 100 steps
 
 
 def test_parts_are_told_before_and_after_dmt_with_their_range(monkeypatch, capsys):

@@ -1,350 +1,539 @@
-"""The tasks: sequences with known answers, and text.
+"""The tasks: sequences with known answers, text and images.
+
+Everything here runs on the CPU and draws from a torch.Generator that the caller seeds.
+So a batch is the same on every device, and it depends on its seed alone.
 
 A task is a class with
-  options     {name: default} of the task's own command-line options
-  sizes       {name: value} of the RNN, over the programs' own defaults
-  smt, bptt   {name: value} of how smt.py and bptt_baseline.py train it, likewise
-  vocab, T    vocabulary size V and sequence length
-  axis        the option that longer(times) multiplies, None where sequences have one length
-  batch(split, step, rows) -> x, y    int64 (B, T); y = -1 where there is no loss
-  show(x, y, answers) -> str          some sequences with the RNN's answers, to be printed
-or, where the RNN can write on by itself, instead of show
-  prompts(text, rows) -> [(name, tokens (B, S), length to go on to)]
-  draw(tokens) -> str                 one of the sequences that it wrote, the start token first
-Row r of step n depends on (seed, split, n, r) alone, not on what was drawn before or beside it: a
-run can be resumed, or its rows split over processes, with nothing to save. Splits: "train", "val"
-(looked at while training) and "test" (for the final figure; of text, the same held-out tenth).
+  options     its command-line options, as (name, default, kind, meaning)
+  defaults    {option: value} of the sizes and steps that differ from those of smt.py
+  vocab, T    number of different tokens V, and length of the sequences
+  batch(B, generator)        B training sequences: x, y
+  held_out(split, rows)      rows fixed sequences for "val" or "test": x, y
+  longer(times)              the same task with longer sequences, or None
+  show(x, y, answers)        a text that shows sequences with the answers of the RNN
+x and y are int64 (B, T). y[b, t] is the answer asked for after x[b, : t + 1].
+y[b, t] = -1 means that nothing is asked there.
+
+A task in which the RNN can write on by itself (text, pixels) has, in place of show,
+  prompts(rows)              a list of (name, tokens (rows, S), length to write up to)
+  draw(tokens)               a text that shows one written sequence
 """
 
+import argparse
+import gzip
+import io
 import string
-from argparse import Namespace
+import struct
+from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Generator, Tensor
 
-from run import LARGEST, Parser, UsageError, default_text, random_bits, read_bytes, read_images
-from run import task_of, whole
-
-# The tasks' own options, as argparse takes them. A task lists those it has, with its defaults.
-OPTIONS = {
-    "length": {"type": whole(1, LARGEST), "help": "symbols; of text: bytes in a sequence"},
-    "delay": {"type": whole(0, LARGEST), "help": "copy: blanks before the answer"},
-    "reverse": {"action": "store_true", "default": None, "help": "copy: answer in reverse order"},
-    "distractors": {"type": whole(0, LARGEST), "help": "retrieval: marked symbols to be forgotten"},
-    "depth": {"type": whole(1, LARGEST), "help": "stack: what it holds at most"},
-    "pairs": {"type": whole(1, LARGEST), "help": "recall, modular: pairs in a sequence"},
-    "modulus": {"type": whole(2, 61), "help": "modular: V, a prime"},
-    "side": {"type": whole(4, 1024), "help": "pixels: width and height of an image"},
-    "levels": {"type": whole(2, 256), "help": "pixels: levels of grey"},
-    "data": {"help": "text, pixels: a file (default: CPython's language reference; strokes)"},
-}
-Batch = tuple[Tensor, Tensor]  # x, y
 LETTERS = string.digits + string.ascii_letters  # how tokens are shown
+HELD_OUT_SEED = {"val": 1, "test": 2}  # the same sequences for each run and device
 
 
+class WrongInput(Exception):
+    """The user gave something that can't be used. The text is the line to print."""
+
+
+# ----------------------------------------------------------- the kinds of options
+def whole(low: int, high: int = 2**31 - 1):
+    """An option's kind: a whole number from low to high."""
+
+    def parse(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
+        if not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"{text} is not in {low} .. {high}")
+        return value
+
+    return parse
+
+
+def number(low: float, high: float = 1e9):
+    """An option's kind: a number from low to high."""
+
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
+        if not low <= value <= high:  # this refuses nan, too
+            raise argparse.ArgumentTypeError(f"{text} is not in {low:g} .. {high:g}")
+        return value
+
+    return parse
+
+
+LENGTH = whole(1, 100_000)  # far more than memory allows; it catches slips of the finger
+
+
+# ------------------------------------------------------------- the generated tasks
 class Task:
-    """What the generated tasks share. letters: what shows token 0, 1, ..; V of them."""
+    """What the generated tasks share. letters shows token 0, 1, ..; there are V of them.
 
-    sizes, smt, bptt, test_rows = {}, {}, {}, 1024
-    axis = "length"  # the option that longer sequences have more of; None: they have one length
+    length_option is the option that longer sequences have more of.
+    """
 
-    def __init__(self, seed: int, device: torch.device, **options):
-        vars(self).update(seed=seed, device=device, **options)
-        if wrong := self.wrong():
-            raise UsageError(wrong)
+    options, defaults, length_option = [], {}, "length"
 
-    def wrong(self) -> str:
+    def __init__(self, **options):
+        vars(self).update(options)
+        problem = self.problem()
+        if problem:
+            raise WrongInput(problem)
+
+    def problem(self) -> str:
         """What can't be had with these options, and what can; "" if all is well."""
         return ""
 
-    def longer(self, times: int) -> "Task":
+    @property
+    def vocab(self) -> int:
+        return len(self.letters)
+
+    @property
+    def T(self) -> int:
+        return self.length
+
+    def longer(self, times: int) -> "Task | None":
         """The same task with sequences so many times as long."""
-        options = {name: getattr(self, name) for name in self.options}
-        options[self.axis] *= times
-        return type(self)(self.seed, self.device, **options)
+        if self.length_option is None:
+            return None
+        options = {name: getattr(self, name) for name, *_ in self.options}
+        options[self.length_option] *= times
+        return type(self)(**options)
 
-    vocab = property(lambda self: len(self.letters))
-    T = property(lambda self: self.length)
+    def batch(self, B: int, generator: Generator) -> tuple[Tensor, Tensor]:
+        """B training sequences: x, y (B, T)."""
+        return self.sequences(B, generator, training=True)
 
-    def bits(self, split: str, step: int, rows: Tensor, columns: int) -> Tensor:
-        return random_bits((self.seed, split, step), rows, columns)
+    def held_out(self, split: str, rows: int) -> tuple[Tensor, Tensor]:
+        """Fixed sequences of a split, "val" or "test": x, y (rows, T)."""
+        generator = torch.Generator().manual_seed(HELD_OUT_SEED[split])
+        return self.sequences(rows, generator, training=False)
 
     def show(self, x: Tensor, y: Tensor, answers: Tensor) -> str:
+        """Each sequence, the RNN's answers and the right ones; all (rows, T)."""
         lines = []
-        for x, y, answer in zip(x.tolist(), y.tolist(), answers.tolist()):
-            given = "".join(self.letters[token] for token in x)
-            given = given if len(given) <= 64 else f"{given[:40]}...{given[-20:]}"
-            scored = [t for t, target in enumerate(y) if target >= 0]
-            said, right = ("".join(self.letters[row[t]] for t in scored) for row in (answer, y))
-            wrong = sum(a != b for a, b in zip(said, right))
-            lines.append(f"{given}  {said}  {f'{wrong} wrong: {right}' if wrong else 'right'}")
+        for tokens, targets, said in zip(x.tolist(), y.tolist(), answers.tolist()):
+            asked = [t for t, target in enumerate(targets) if target >= 0]
+            given = "".join(self.letters[token] for token in tokens)
+            if len(given) > 64:
+                given = f"{given[:40]}...{given[-20:]}"
+            answer = "".join(self.letters[said[t]] for t in asked)
+            right = "".join(self.letters[targets[t]] for t in asked)
+            wrong = sum(a != b for a, b in zip(answer, right))
+            verdict = f"{wrong} wrong, right is {right}" if wrong else "all right"
+            lines.append(f"{given}  RNN: {answer}  {verdict}")
         return "\n".join(lines)
 
 
 class Copy(Task):
-    """Repeat L random symbols after a delay: x = s, delay blanks, delimiter, s without its end.
+    """Repeat L symbols after a delay: x = s, delay blanks, a delimiter, s without its end.
 
     Loss on the L answers alone. T = 2 L + delay.
     """
 
-    options = {"length": 8, "delay": 32, "reverse": False}
-    smt, axis = {"decoder_context": 8, "dmt_steps": 800}, "delay"
-    letters = "01234567.|"  # 8 is the blank, 9 the delimiter
-    T = property(lambda self: 2 * self.length + self.delay)
+    options = [
+        ("length", 8, LENGTH, "L, symbols to repeat"),
+        ("delay", 32, whole(0, 100_000), "blanks before the answer"),
+        ("reverse", False, bool, "answer in reverse order"),
+    ]
+    length_option = "delay"
+    letters = "01234567.|"
+    blank, delimiter = 8, 9
 
-    def batch(self, split: str, step: int, rows: Tensor) -> Batch:
-        s = self.bits(split, step, rows, self.length) % 8
+    @property
+    def T(self) -> int:
+        return 2 * self.length + self.delay
+
+    def sequences(self, B: int, generator: Generator, training: bool):
+        s = torch.randint(8, (B, self.length), generator=generator)
         answer = s.flip(1) if self.reverse else s
-        blanks, delimiter = s.new_full((len(rows), self.delay), 8), s.new_full((len(rows), 1), 9)
+        blanks = torch.full((B, self.delay), self.blank)
+        delimiter = torch.full((B, 1), self.delimiter)
         x = torch.cat([s, blanks, delimiter, answer[:, :-1]], 1)
-        return x, F.pad(answer, (self.T - self.length, 0), value=-1)
+        y = torch.full_like(x, -1)
+        y[:, -self.length :] = answer
+        return x, y
 
 
 class Retrieval(Task):
-    """Find the symbol behind the marker > in the first half; the query ? at the end asks for it.
+    """Find the symbol behind the marker > in the first half; ? at the end asks for it.
 
-    Distractors are symbols there behind another marker, -. Loss on the one answer. T = length.
+    Distractors are symbols there behind another marker, -.
+    Loss on the one answer. T = length.
     """
 
-    options = {"length": 64, "distractors": 0}
-    smt = {"batch_size": 64, "labels": 8, "decoded": 2, "noise": 0.3}
-    smt |= {"steps": 1200, "cell_only": 0.4, "dmt_steps": 200}
+    options = [
+        ("length", 64, LENGTH, "symbols in a sequence"),
+        ("distractors", 0, whole(0, 25_000), "marked symbols that must be forgotten"),
+    ]
     letters = "01234567>-?"
+    marker, other_marker, query = 8, 9, 10
 
-    def wrong(self) -> str:
+    def problem(self) -> str:
         least = 4 * (self.distractors + 1)
-        said = f"--length {self.length}: its half can't hold the markers; give {least} or more"
-        return said if self.length < least else ""
+        if self.length < least:
+            return f"--length {self.length}: the markers need {least} or more"
+        return ""
 
-    def batch(self, split: str, step: int, rows: Tensor) -> Batch:
-        bits = self.bits(split, step, rows, self.T + self.T // 4)
-        x = bits[:, : self.T] % 8
-        # Each marker has two places of its own, for itself and its symbol.
-        place = 2 * bits[:, self.T :].argsort(1)[:, : 1 + self.distractors]  # (B, 1 + distractors)
-        x.scatter_(1, place, 9).scatter_(1, place[:, :1], 8)[:, -1] = 10
-        needle = x.gather(1, place[:, :1] + 1)
-        return x, F.pad(needle, (self.T - 1, 0), value=-1)
+    def sequences(self, B: int, generator: Generator, training: bool):
+        x = torch.randint(8, (B, self.T), generator=generator)
+        # The first half is cut into pairs of places: a marker and its symbol fill one.
+        order = torch.rand(B, self.T // 4, generator=generator).argsort(1)
+        places = 2 * order[:, : 1 + self.distractors]  # (B, 1 + distractors)
+        needle = places[:, :1]
+        x.scatter_(1, places, self.other_marker)
+        x.scatter_(1, needle, self.marker)
+        x[:, -1] = self.query
+        y = torch.full_like(x, -1)
+        y[:, -1:] = x.gather(1, needle + 1)
+        return x, y
 
 
 class Stack(Task):
-    """Random pushes of 4 symbols and pops; the answer at a pop is what it pops, on top till then.
+    """Random pushes of 4 symbols and pops; the answer at a pop is the symbol it takes off.
 
-    No loss at a push. Pushes and pops are as likely where both can be; in training they also come
-    in runs of 2, 4 or 8: else few futures ask for what lies deep, and labels lack it. T = length.
+    Nothing is asked at a push. Pushes and pops are equally likely where both can be.
+    In training they also come in runs of 2, 4 or 8: few random sequences ask for what lies
+    deep in the stack, and then labels do not keep it. T = length.
     """
 
-    options, sizes = {"length": 32, "depth": 8}, {"cell_depth": 2, "decoder_depth": 1}
-    smt = {"encoder_depth": 3, "decoded": 16, "future": 8, "cell_only": 0.15, "dmt_steps": 2800}
-    letters = "abcd-"  # the last is a pop
+    options = [
+        ("length", 32, whole(2, 100_000), "pushes and pops"),
+        ("depth", 8, LENGTH, "symbols on the stack, at most"),
+    ]
+    letters = "abcd-"
+    pop = 4
 
-    def wrong(self) -> str:
-        return "--length 1: has no pop; give 2 or more" if self.length < 2 else ""
-
-    def batch(self, split: str, step: int, rows: Tensor) -> Batch:
-        bits, t = self.bits(split, step, rows, self.T + 1), torch.arange(self.T).to(rows.device)
-        run = 2 ** (bits[:, -1:] % 4 * (split == "train"))  # (B, 1)
-        wish, bits = bits.gather(1, t // run * run), bits[:, :-1]  # each (B, T)
-        depth = torch.zeros_like(bits[:, :1])
-        stack, x, y = depth.expand(-1, self.depth + 1).clone(), [], []
-        for b, w in zip(bits.split(1, 1), wish.split(1, 1)):  # each depth tells the next
-            pop = (depth > 0) & ((w % 8 >= 4) | (depth == self.depth))
-            x.append(torch.where(pop, 4, b % 4))
-            y.append(torch.where(pop, stack.gather(1, (depth - 1).clamp(min=0)), -1))
-            stack.scatter_(1, depth, b % 4)  # at a pop: into a place that is free
-            depth = torch.where(pop, depth - 1, depth + 1)
-        return torch.cat(x, 1), torch.cat(y, 1)
+    def sequences(self, B: int, generator: Generator, training: bool):
+        symbols = torch.randint(4, (B, self.T), generator=generator)
+        wishes = torch.rand(B, self.T, generator=generator) < 0.5  # True: a pop
+        if training:
+            run = 2 ** torch.randint(4, (B, 1), generator=generator)
+            start_of_run = torch.arange(self.T) // run * run  # (B, T)
+            wishes = wishes.gather(1, start_of_run)
+        x = symbols.clone()
+        y = torch.full_like(x, -1)
+        stack = torch.zeros(B, self.depth + 1, dtype=torch.long)
+        height = torch.zeros(B, dtype=torch.long)
+        row = torch.arange(B)
+        for t in range(self.T):
+            pops = (height > 0) & (wishes[:, t] | (height == self.depth))  # (B,)
+            top = stack[row, (height - 1).clamp(min=0)]
+            x[pops, t] = self.pop
+            y[pops, t] = top[pops]
+            stack[row, height] = symbols[:, t]  # at a pop this place is free, and stays so
+            height = torch.where(pops, height - 1, height + 1)
+        return x, y
 
 
 class Recall(Task):
-    """Pairs of a key and its value, all keys different, then one of the keys: what is its value?
+    """Pairs of a key and its value, all keys different; then a key: what is its value?
 
-    8 values, twice as many keys as pairs. Loss on the one answer. T = 2 pairs + 1. In training up
-    to half of the pairs give way to more questions: one tells little of what a memory lacks.
+    There are 8 values and twice as many keys as pairs. Loss on the one answer.
+    In training up to half of the pairs give way to more questions, as one question a
+    sequence tells little about what a memory lacks. T = 2 pairs + 1.
     """
 
-    options, axis = {"pairs": 8}, None
-    smt = {"labels": 8, "decoded": 8, "lambda_dyn": 30.0, "steps": 6000, "dmt_steps": 1600}
-    T = property(lambda self: 2 * self.pairs + 1)
-    letters = property(lambda self: LETTERS[:8] + LETTERS[10 : 10 + 2 * self.pairs])
+    options = [("pairs", 8, whole(1, 26), "pairs of a key and a value")]
+    length_option = None
 
-    def wrong(self) -> str:
-        return f"--pairs {self.pairs}: of 52 keys; give at most 26" if self.pairs > 26 else ""
+    @property
+    def letters(self) -> str:
+        return LETTERS[:8] + LETTERS[10 : 10 + 2 * self.pairs]
 
-    def batch(self, split: str, step: int, rows: Tensor) -> Batch:
-        P, t = self.pairs, torch.arange(self.T, device=rows.device)
-        bits = self.bits(split, step, rows, 3 * P + 1 + self.T)
-        keys, values = 8 + bits[:, : 2 * P].argsort(1)[:, :P], bits[:, 2 * P : 3 * P] % 8  # (B, P)
-        given = P - bits[:, 3 * P, None] % (P // 2 + 1) * (split == "train")  # (B, 1) pairs
-        asked = bits[:, -self.T :] % given  # (B, T)
-        pairs = F.pad(torch.stack([keys, values], 2).flatten(1), (0, 1))  # (B, T)
-        x = torch.where(t < 2 * given, pairs, keys.gather(1, asked))
-        return x, torch.where(t < 2 * given, -1, values.gather(1, asked))
+    @property
+    def T(self) -> int:
+        return 2 * self.pairs + 1
+
+    def sequences(self, B: int, generator: Generator, training: bool):
+        P, t = self.pairs, torch.arange(self.T)
+        keys = torch.rand(B, 2 * P, generator=generator).argsort(1)[:, :P] + 8
+        values = torch.randint(8, (B, P), generator=generator)
+        given = torch.full((B, 1), P)
+        if training:
+            given -= torch.randint(P // 2 + 1, (B, 1), generator=generator)
+        pairs = torch.stack([keys, values], 2).flatten(1)  # (B, 2 P)
+        pairs = F.pad(pairs, (0, 1))  # (B, T)
+        draws = torch.rand(B, self.T, generator=generator)
+        asked = (draws * given).long()  # (B, T), the number of a given pair
+        is_given = t < 2 * given
+        x = torch.where(is_given, pairs, keys.gather(1, asked))
+        y = torch.where(is_given, -1, values.gather(1, asked))
+        return x, y
 
 
 class Modular(Task):
-    """Pairs a, (w a + b) mod V, w and b hidden, w not 0, other ones in each sequence; V is prime.
+    """Pairs a, (w a + b) mod V, with w > 0 and b hidden and new in each sequence; V is prime.
 
-    The answer at each a is the second of its pair; two pairs with other a give w and b away. Loss
-    on the later half; in training from the third pair on, where look-ups find little. T = 2 pairs.
+    The answer at each a is the second of its pair. Two pairs with different a tell w and b.
+    Loss on the later half; in training from the third pair on. T = 2 pairs.
     """
 
-    options, axis = {"pairs": 16, "modulus": 7}, "pairs"
-    smt = {"labels": 8, "decoded": 8, "future": 2, "registers": "now", "lambda_tok": 3.0}
-    smt |= {"lr": 3e-3, "steps": 8000, "cell_only": 0.2, "dmt_steps": 700}
-    T = property(lambda self: 2 * self.pairs)
-    letters = property(lambda self: LETTERS[: self.modulus])
+    options = [
+        ("pairs", 16, LENGTH, "pairs in a sequence"),
+        ("modulus", 7, whole(2, 61), "V, a prime"),
+    ]
+    length_option = "pairs"
 
-    def wrong(self) -> str:
-        prime = all(self.modulus % factor for factor in range(2, self.modulus))
-        return "" if prime else f"--modulus {self.modulus}: is not prime; give 2, 3, 5, 7, 11, ..."
+    @property
+    def letters(self) -> str:
+        return LETTERS[: self.modulus]
 
-    def batch(self, split: str, step: int, rows: Tensor) -> Batch:
-        bits, V = self.bits(split, step, rows, self.pairs + 2), self.modulus
-        a, w, b = bits[:, 2:] % V, bits[:, :1] % (V - 1) + 1, bits[:, 1:2] % V
-        second = (w * a + b) % V  # (B, pairs)
-        known = min(2, self.pairs // 2) if split == "train" else self.pairs // 2
-        answer = second.masked_fill(torch.arange(self.pairs, device=a.device) < known, -1)
-        y = torch.stack([answer, torch.full_like(answer, -1)], 2)
-        return torch.stack([a, second], 2).flatten(1), y.flatten(1)
+    @property
+    def T(self) -> int:
+        return 2 * self.pairs
+
+    def problem(self) -> str:
+        for factor in range(2, self.modulus):
+            if self.modulus % factor == 0:
+                return f"--modulus {self.modulus}: give a prime: 2, 3, 5, 7, 11, .."
+        return ""
+
+    def sequences(self, B: int, generator: Generator, training: bool):
+        V, P = self.modulus, self.pairs
+        a = torch.randint(V, (B, P), generator=generator)
+        w = torch.randint(1, V, (B, 1), generator=generator)
+        b = torch.randint(V, (B, 1), generator=generator)
+        second = (w * a + b) % V  # (B, P)
+        x = torch.stack([a, second], 2).flatten(1)  # (B, T)
+        y = torch.full_like(x, -1)
+        first_asked = min(2, P // 2) if training else P // 2
+        y[:, 2 * first_asked :: 2] = second[:, first_asked:]
+        return x, y
 
 
 class Parity(Task):
-    """Bits; the answer at each is whether the number of ones so far is odd. T = length."""
+    """Bits; the answer at each is 1 where the number of ones so far is odd. T = length."""
 
-    options, sizes = {"length": 32}, {"memory": 1, "decoder_depth": 1}
-    smt = {"encoder_depth": 3, "registers": "now", "decoded": 16, "future": 2, "noise": 1.0}
-    smt |= {"lambda_unif": 0.0, "steps": 5000, "dmt_steps": 800}
+    options = [("length", 32, LENGTH, "bits in a sequence")]
     letters = "01"
 
-    def batch(self, split: str, step: int, rows: Tensor) -> Batch:
-        x = self.bits(split, step, rows, self.T) % 2
+    def sequences(self, B: int, generator: Generator, training: bool):
+        x = torch.randint(2, (B, self.T), generator=generator)
         return x, x.cumsum(1) % 2
 
 
-class Text(Task):
-    """The next byte of a file; x is y shifted by one behind a start token: m_∅ can begin a text.
+# ------------------------------------------------------------------ text and images
+def spread(rows: int, total: int) -> Tensor:
+    """The numbers of at most rows of so many things, evenly spaced."""
+    rows = min(rows, total)
+    return torch.arange(rows) * total // rows
 
-    The last tenth of the file is held out; "val" and "test" read it in windows of T side by side.
+
+class Text:
+    """The next byte of a file. x is y shifted by one behind a start token.
+
+    The last tenth of the file is held out, cut into windows of T bytes:
+    "val" reads the even ones, "test" the odd ones.
     """
 
-    options = {"data": "", "length": 64}
-    sizes = {"memory": 2, "dim": 128, "decoder_depth": 1}
-    # Registers now: times relative to the present, as text has no end.
-    smt = {"encoder_depth": 3, "registers": "now", "decoded": 16, "future": 4}
-    smt |= {"lambda_readout": 1.0, "steps": 1200, "cell_only": 0.0, "dmt_steps": 300}
-    bptt = {"steps": 2000, "lr": 3e-3}
-    start, vocab = 256, 257  # tokens 0..255 are the bytes
+    options = [
+        ("data", None, str, "a file of text; without it, CPython's language reference"),
+        ("length", 64, LENGTH, "bytes in a sequence"),
+        ("prompt", "", str, "the text that samples continue"),
+    ]
+    defaults = {}
+    start, vocab = 256, 257  # tokens 0 .. 255 are the bytes
 
-    def __init__(self, seed: int, device: torch.device, data: str, length: int):
-        super().__init__(seed, device, data=data, length=length)
-        raw = read_bytes(data) if data else default_text()
+    def __init__(self, data: str | None, length: int, prompt: str = ""):
+        self.data, self.T, self.prompt = data, length, prompt
+        raw = default_text() if data is None else read_bytes(data)
         held_out = len(raw) // 10
-        if held_out < length:
-            raise UsageError(f"--data {data}: of {len(raw)} bytes no tenth holds --length {length}")
-        everything = torch.frombuffer(bytearray(raw), dtype=torch.uint8).to(device)
-        self.test_rows = min(held_out // length, -(-100_000 // length))
-        self.train, self.held_out = everything[:-held_out], everything[-held_out:]
+        if held_out < 2 * length:
+            message = f"its last tenth, {held_out} bytes, can't hold 2 x --length {length}"
+            raise WrongInput(f"--data {data}: {message}; give a longer text")
+        text = torch.from_numpy(np.frombuffer(raw, np.uint8).copy())
+        self.train, self.rest = text[:-held_out], text[-held_out:]
 
-    def batch(self, split: str, step: int, rows: Tensor) -> Batch:
-        text = self.train if split == "train" else self.held_out
-        if split == "train":
-            begin = self.bits(split, step, rows, 1)[:, 0] % (len(text) - self.T + 1)
-        else:
-            # 7919 is prime: rows walk over all windows before one comes again, and far apart.
-            windows = len(text) // self.T
-            begin = rows * (7919 if windows % 7919 else 1) % windows * self.T
-        y = text[begin[:, None] + torch.arange(self.T, device=rows.device)].long()
-        return torch.cat([torch.full_like(y[:, :1], self.start), y[:, :-1]], 1), y
+    def shifted(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        y = y.long()
+        return F.pad(y[:, :-1], (1, 0), value=self.start), y
 
-    def prompts(self, text: str, rows: Tensor) -> list[tuple]:
-        written = text.encode(errors="surrogateescape")
-        tokens = torch.tensor([self.start, *written], device=rows.device)
-        return [("sample", tokens.expand(len(rows), -1), len(tokens) + 4 * self.T)]
+    def batch(self, B: int, generator: Generator) -> tuple[Tensor, Tensor]:
+        """B windows that begin anywhere in the first nine tenths: x, y (B, T)."""
+        begin = torch.randint(len(self.train) - self.T + 1, (B, 1), generator=generator)
+        return self.shifted(self.train[begin + torch.arange(self.T)])
+
+    def held_out(self, split: str, rows: int) -> tuple[Tensor, Tensor]:
+        """Windows of the last tenth: x, y (rows or as many as there are, T)."""
+        windows = self.rest.unfold(0, self.T, self.T)
+        windows = windows[0::2] if split == "val" else windows[1::2]
+        return self.shifted(windows[spread(rows, len(windows))])
+
+    def longer(self, times: int) -> "Text":
+        """The same text in windows so many times as long."""
+        return Text(self.data, self.T * times, self.prompt)
+
+    def prompts(self, rows: int) -> list[tuple[str, Tensor, int]]:
+        """What samples begin with: (name, tokens (rows, S), length to write up to)."""
+        written = self.prompt.encode(errors="surrogateescape")
+        tokens = torch.tensor([self.start, *written]).expand(rows, -1)
+        return [("sample", tokens, tokens.shape[1] + 256)]
 
     def draw(self, tokens: Tensor) -> str:
+        """A written sequence (S,) as text."""
         return bytes(t for t in tokens.tolist() if t < self.start).decode(errors="replace")
 
 
-class Pixels(Task):
-    """The next pixel of an image in raster order, as one of so many levels of grey.
+class Pixels:
+    """The next pixel of an image, row by row, as one of so many levels of grey.
 
-    Images of a file, shrunk to side x side, the last tenth held out; else strokes, an arc and a
-    line from its end, drawn anew for each row. T = side^2; x is y behind a start token.
+    x is y shifted by one behind a start token. T = side^2. The images of a file are shrunk to
+    side x side. The last tenth is held out: "val" has its even images, "test" the odd ones.
+    Without a file, each image is drawn anew: an arc, and a line from its end.
     """
 
-    options, axis = {"data": "", "side": 14, "levels": 4}, None
-    smt = {"encoder_depth": 3, "registers": "now", "decoded": 8, "future": 16, "steps": 900}
-    smt |= {"lambda_readout": 1.0, "cell_only": 0.0, "dmt_steps": 900, "rollout": 32}
-    bptt = {"steps": 900, "lr": 1e-3}
-    vocab = property(lambda self: self.levels + 1)  # the last is the start token
-    T = property(lambda self: self.side**2)
+    options = [
+        ("data", None, str, "images as .npz, .npy or idx; without it, random strokes"),
+        ("side", 14, whole(4, 300), "width and height of an image"),
+        ("levels", 4, whole(2, 256), "levels of grey"),
+    ]
+    defaults = {}
 
-    def __init__(self, *args, **options):
-        super().__init__(*args, **options)
+    def __init__(self, data: str | None, side: int, levels: int):
+        self.data, self.side, self.levels = data, side, levels
+        self.start, self.vocab, self.T = levels, levels + 1, side**2
         self.images = None
-        if self.data:
-            images = torch.from_numpy(read_images(self.data)).to(self.device)
-            small = [F.adaptive_avg_pool2d(i.float(), self.side) for i in images.split(1000)]
-            self.images = self.quantise(torch.cat(small) / 256)
-            self.test_rows = min(1024, len(images) // 10)
+        if data is not None:
+            images = torch.from_numpy(read_images(data))
+            parts = images.split(1000)
+            small = [F.adaptive_avg_pool2d(part.float(), side) for part in parts]
+            self.images = self.quantise(torch.cat(small) / 256)  # (N, T)
 
     def quantise(self, images: Tensor) -> Tensor:
-        """Grey 0..1 (B, side, side) -> levels, int64 (B, T)."""
+        """Grey 0 .. 1 (B, side, side) -> levels, int64 (B, T)."""
         return (images.flatten(1) * self.levels).long().clamp(max=self.levels - 1)
 
-    def batch(self, split: str, step: int, rows: Tensor) -> Batch:
-        if self.images is None:
-            y = self.quantise(strokes(self.bits(split, step, rows, 8) / 2**62, self.side))
-        elif split == "train":
-            seen = len(self.images) - len(self.images) // 10
-            y = self.images[self.bits(split, step, rows, 1)[:, 0] % seen]
-        else:
-            y = self.images[len(self.images) - 1 - rows % (len(self.images) // 10)]
-        return F.pad(y[:, :-1], (1, 0), value=self.levels), y
+    def shifted(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        return F.pad(y[:, :-1], (1, 0), value=self.start), y
 
-    def prompts(self, text: str, rows: Tensor) -> list[tuple]:
-        x, _ = self.batch("test", 0, rows)
-        half = x[:, : 1 + self.side * (self.side // 2)]
-        return [("upper half given", half, 1 + self.T), ("from nothing", x[:, :1], 1 + self.T)]
+    def strokes(self, B: int, generator: Generator) -> Tensor:
+        return self.quantise(strokes(torch.rand(B, 8, generator=generator), self.side))
+
+    def batch(self, B: int, generator: Generator) -> tuple[Tensor, Tensor]:
+        """B images of the first nine tenths: x, y (B, T)."""
+        if self.images is None:
+            return self.shifted(self.strokes(B, generator))
+        seen = len(self.images) - len(self.images) // 10
+        return self.shifted(self.images[torch.randint(seen, (B,), generator=generator)])
+
+    def held_out(self, split: str, rows: int) -> tuple[Tensor, Tensor]:
+        """Images of the last tenth: x, y (rows or as many as there are, T)."""
+        if self.images is None:
+            generator = torch.Generator().manual_seed(HELD_OUT_SEED[split])
+            return self.shifted(self.strokes(rows, generator))
+        rest = self.images[-(len(self.images) // 10) :]
+        rest = rest[0::2] if split == "val" else rest[1::2]
+        return self.shifted(rest[spread(rows, len(rest))])
+
+    def longer(self, times: int) -> None:
+        """Images have one size."""
+        return None
+
+    def prompts(self, rows: int) -> list[tuple[str, Tensor, int]]:
+        """What samples begin with: (name, tokens (rows, S), length to write up to)."""
+        x, _ = self.held_out("test", rows)
+        upper_half = x[:, : 1 + self.side * (self.side // 2)]
+        nothing = x[:, :1]
+        end = 1 + self.T
+        return [("upper half given", upper_half, end), ("from nothing", nothing, end)]
 
     def draw(self, tokens: Tensor) -> str:
-        on = (2 * tokens[1:] >= self.levels).view(self.side, self.side).long()
-        on = F.pad(on, (0, 0, 0, self.side % 2)).tolist()
-        pairs = (zip(*rows) for rows in zip(on[::2], on[1::2]))  # two rows of pixels a line
-        return "\n".join("".join(" ▄▀█"[2 * a + b] for a, b in pair) for pair in pairs)
+        """A written image, its start token first (1 + T,), as text: two rows a line."""
+        dark = (2 * tokens[1:] >= self.levels).view(self.side, self.side).long()
+        dark = F.pad(dark, (0, 0, 0, self.side % 2))  # an even number of rows
+        blocks = 2 * dark[0::2] + dark[1::2]
+        return "\n".join("".join(" ▄▀█"[b] for b in line) for line in blocks.tolist())
 
 
 def strokes(u: Tensor, side: int) -> Tensor:
-    """An arc p0 p1 p2 and a line p2 p3: points u (B, 8) in 0..1 -> grey 0..1 (B, side, side)."""
-    p0, p1, p2, p3 = (1 + u * (side - 3)).unflatten(1, (4, 1, 2)).unbind(1)  # each (B, 1, 2)
-    s = torch.arange(2 * side, device=u.device)[:, None] / (2 * side)  # (2 side, 1)
+    """An arc p0 p1 p2 and a line p2 p3: u (B, 8) in 0 .. 1 -> grey 0 .. 1 (B, side, side)."""
+    points = 1 + u.unflatten(1, (4, 2)) * (side - 3)  # (B, 4, 2), one pixel from the edge
+    p0, p1, p2, p3 = points[:, :, None].unbind(1)  # each (B, 1, 2)
+    s = torch.arange(2 * side)[:, None] / (2 * side)  # (2 side, 1)
     arc = (1 - s) ** 2 * p0 + 2 * s * (1 - s) * p1 + s**2 * p2  # (B, 2 side, 2)
-    row, column = torch.cat([arc, p2 + s * (p3 - p2)], 1)[..., None].unbind(2)  # (B, 4 side, 1)
-    at = torch.arange(side, device=u.device)
-    away = (row - at).square()[..., None] + (column - at).square()[:, :, None]
-    return (1.5 - away.amin(1)).clamp(0, 1)
+    line = p2 + s * (p3 - p2)  # (B, 2 side, 2)
+    row, column = torch.cat([arc, line], 1).unbind(2)  # each (B, 4 side)
+    place = torch.arange(side)
+    to_row = (row[..., None] - place).square()  # (B, 4 side, side)
+    to_column = (column[..., None] - place).square()
+    distance = to_row[..., :, None] + to_column[..., None, :]  # (B, 4 side, side, side)
+    return (1.5 - distance.amin(1)).clamp(0, 1)
 
 
-TASKS = {"copy": Copy, "retrieval": Retrieval, "stack": Stack, "recall": Recall}
-TASKS |= {"modular": Modular, "parity": Parity, "text": Text, "pixels": Pixels}
+# ---------------------------------------------------------------------- reading files
+def read_bytes(path: str) -> bytes:
+    """The bytes of a file; WrongInput if it can't be read."""
+    if Path(path).exists() and not Path(path).is_file():  # a pipe may have no end
+        raise WrongInput(f"--data {path}: is not a file; give a readable file")
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        message = f"can't be read ({error.strerror}); give a readable file"
+        raise WrongInput(f"--data {path}: {message}") from None
 
 
-def make_task(args: Namespace) -> Task:
-    """The task that the options ask for; UsageError if one of them is another task's."""
-    task = TASKS[args.task]
-    for name in OPTIONS:
-        value = getattr(args, name)
-        if value is not None and name not in task.options:
-            raise UsageError(f"--{name} {value}: no option of task {args.task}; see --task list")
-    task = task(args.seed, args.device, **{name: getattr(args, name) for name in task.options})
-    if args.eval_length > 1 and task.axis:
-        task.longer(args.eval_length)  # finds out what can't be had before the run, not after it
-    return task
+def default_text() -> bytes:
+    """CPython's language reference: some 700 kB of English and code in each CPython."""
+    try:
+        from pydoc_data.topics import topics
+    except ImportError:
+        message = "this Python has no pydoc_data; give a file with --data FILE"
+        raise WrongInput(f"--task text: {message}") from None
+    return "\n\n".join(topics[name] for name in sorted(topics)).encode()
 
 
-def add_task(p: Parser):
-    """The option --task, and those of all tasks; their defaults come with the task."""
-    p.add("--task", "copy", task_of(TASKS), "what to learn; list: tells what there is")
-    for name, kind in OPTIONS.items():
-        p.add_argument("--" + name, **kind)
+def read_images(path: str) -> np.ndarray:
+    """Images uint8 (N, H, W) of a .npz, .npy or idx file; WrongInput if there are none."""
+    raw = read_bytes(path)
+    try:
+        images = decode_images(raw)
+    except Exception:  # readers raise errors of many kinds on damaged files
+        images = None
+    if images is None or images.dtype != np.uint8 or images.ndim != 3 or len(images) < 20:
+        wanted = "give uint8 (N, H, W) with N of at least 20, as .npz, .npy or idx"
+        raise WrongInput(f"--data {path}: holds no images; {wanted}")
+    return images
+
+
+def decode_images(raw: bytes) -> np.ndarray:
+    """The first array with three axes in a file's bytes, which may be gzipped."""
+    if raw[:2] == b"\x1f\x8b":
+        raw = gzip.decompress(raw)
+    if raw[:4] == b"\0\0\x08\x03":  # idx: unsigned bytes, three axes
+        shape = struct.unpack(">3I", raw[4:16])
+        return np.frombuffer(raw, np.uint8, offset=16).reshape(shape).copy()
+    loaded = np.load(io.BytesIO(raw), allow_pickle=False)
+    if isinstance(loaded, np.ndarray):
+        return loaded
+    return next(array for array in loaded.values() if array.ndim == 3)
+
+
+TASKS = {
+    "copy": Copy,
+    "retrieval": Retrieval,
+    "stack": Stack,
+    "recall": Recall,
+    "modular": Modular,
+    "parity": Parity,
+    "text": Text,
+    "pixels": Pixels,
+}
+
+
+def list_tasks() -> str:
+    """Each task with its options and an example, for --task list."""
+    lines = []
+    for name, kind in TASKS.items():
+        lines.append(f"{name}: {kind.__doc__.splitlines()[0]}")
+        for option, default, _, meaning in kind.options:
+            lines.append(f"    --{option}: {meaning} (default: {default})")
+    return "\n".join(lines)

@@ -1,599 +1,894 @@
-"""Supervised Memory Training (SMT) of a nonlinear RNN, without backpropagation through time.
+"""Supervised Memory Training (SMT): a nonlinear RNN without backpropagation through time.
 
-What to remember can be found without recurrence: a Transformer, the encoder, reads a prefix and
-writes a memory, its label, and a decoder predicts the future from it. How to update a memory is
-then plain regression, from a label and the next input to the next label: no RNN is unrolled. SMT
-trains encoder, decoder and cell, then the cell alone on labels that stay. Run alone, the RNN meets
-its own errors and drifts: DAgger Memory Training (DMT) trains it on the memories that it makes, by
-BPTT through short windows. The RNN remains: embedding, cell, readout and an empty memory.
+An RNN must learn what to remember, and how to update what it remembers. SMT separates the two.
+A Transformer, the encoder, reads each prefix of a sequence and writes a memory of it: a label.
+A decoder must predict the future from the label, so the label keeps what the future needs.
+The RNN's cell then learns single steps: from a label and the next input to the next label.
+No RNN is unrolled. Run alone, though, the RNN meets its own errors, and they add up: it drifts.
+DAgger Memory Training (DMT) lets the RNN run, and pulls each memory that it makes to its label.
+At the end the encoder goes. The RNN that stays starts from an empty memory and works alone.
+
 Source: Kumar & Isola, Pretraining Recurrent Networks without Recurrence, arXiv:2606.06479.
 
 Glossary
-  paper    here          shape and meaning
-  x, y     x, y          (B, T) tokens, targets: y_t is asked after x_<=t; y_t = -1 is not scored
-  m_t      labels        (B, n, K, d) memories of n prefixes x_<=t: K tokens of d numbers each
-  m_∅      rnn.empty     (K, d) memory of the empty prefix, t = -1
-  m̂_t      memory        (N, K, d) memory that the RNN made itself
-  E        encoder       x, times t -> labels m_t; E and D are the teacher
-  D        decoder       m_t, x_{t+1..t+Tf-1} -> logits of the Tf targets y_t..y_{t+Tf-1}
-  g        rnn.readout   D given no future token: m_t -> logits of y_t
-  f        rnn.step      m_t, x_{t+1} -> m_{t+1}: rnn.cell, with rnn.embed for x
-  Tf, R, H args.future, rollout, window: targets decoded, steps of DMT's rollouts, of their gradient
-  B sequences of T times, n labels or transitions in each; V kinds of token; N, S of anything
+  paper     here            shape and meaning
+  x, y      x, y            (B, T) inputs and targets; y_t is asked after x_0 .. x_t; -1: nothing
+  m_∅, m_t  labels          (B, T + 1, K, d); labels[:, 0] is m_∅, labels[:, t + 1] is m_t
+  m̂_t       memory          (B, K, d) a memory that the RNN made; memories (B, T, K, d)
+  E         encoder         x -> labels
+  D         decoder         m_t, x_{t+1} .. x_{t+Tf-1} -> logits of y_t .. y_{t+Tf-1}
+  f         rnn.step        m_t, x_{t+1} -> m_{t+1}, by rnn.cell
+  g         rnn.readout     m_t -> logits of y_t; it is a decoder without a future
+  Tf        args.future     targets that are decoded from a label
+  H         args.window     steps that DMT's gradient passes through
+  B sequences, T times, K memory tokens of d numbers, D numbers in the encoder, V tokens
+
+A step of SMT trains encoder, decoder and cell          (paper, section 3; ours where marked)
+    m_∅, m_0 .. m_{T-1} = encoder(x)                    one causal pass for all labels: ours
+    for J drawn times t:
+        L_dec  += cross_entropy(decoder(m_t, x_{t+1} ..), [y_t ..])
+    for all times t:
+        L_read += cross_entropy(readout(m_t), y_t)                           ours
+        L_dyn  += mse(cell(m_{t-1}, x_t), m_t)          its gradient reaches both labels
+    L_unif = log mean exp(-2 |u_a - u_b|^2)             over labels of two sequences a, b
+    minimise L_dec + L_read + λ_dyn L_dyn + λ_unif L_unif
+
+A step of DMT trains the RNN alone                      (paper, section 4; ours where marked)
+    m_∅, m_0 .. m_{T-1} = encoder(x)                    without a gradient
+    m̂ = m_∅
+    for t in 0 .. T - 1:
+        every H steps: m̂ = detach(m̂)                    H > 1 is ours
+        m̂ = cell(m̂, x_t)
+        loss += mse(m̂, m_t) + cross_entropy(readout(m̂), y_t)
 """
 
+import argparse
+import json
+import math
+import os
+import signal
 import sys
+import threading
 import time
-from argparse import Namespace as Args
+from argparse import Namespace
+from pathlib import Path
+from typing import NamedTuple
 
+import numpy as np
 import torch
+import torch.distributed as distributed
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.overrides import TorchFunctionMode
 from tqdm import tqdm
 
-from data import TASKS, Task, add_task, make_task
-from run import LARGEST, RANK, RANKS, Parser, agree, device, inherited, learning_rate, mean_loss
-from run import npz, number, open_run, random_bits, report, resolve, restore, save, share, status
-from run import take_up, until_ctrl_c, whole, write, UsageError
+from data import TASKS, WrongInput, list_tasks, number, whole
 
-Loss = tuple[Tensor, int]  # the loss; how many layers had to run one after another
+METHOD = "smt"
+HEAD = 16  # numbers in an attention head
 
 
-# ---------------------------------------------------------------------------------- attention block
-def rotation(position: Tensor, size: int) -> Tensor:
-    """Rotary positions (N or 1, S) as complex numbers of length 1, (N or 1, 1, S, size / 2)."""
-    frequency = 10000.0 ** (torch.arange(0, -size, -2, device=position.device) / size)
-    angle = position[:, None, :, None] * frequency
-    return torch.complex(angle.cos(), angle.sin())
+# ------------------------------------------------------------------------ Transformer
+def rotary(h: Tensor) -> Tensor:
+    """Rotary positions: turn pairs of numbers by an angle that grows with the position.
+
+    h (B, heads, S, size) -> the same shape. A product of two turned vectors depends on the
+    distance of their positions alone.
+    """
+    S, size = h.shape[-2:]
+    position = torch.arange(S, device=h.device)
+    exponent = torch.arange(0, size, 2, device=h.device) / size
+    angle = position[:, None] / 10000.0**exponent  # (S, size / 2)
+    cos, sin = angle.cos(), angle.sin()
+    first, second = h.float().chunk(2, -1)
+    turned = torch.cat([first * cos - second * sin, second * cos + first * sin], -1)
+    return turned.type_as(h)
 
 
-def rotate(h: Tensor, turn: Tensor) -> Tensor:
-    """Turn h (N, heads, S, size), two numbers of it being a complex one, by its positions."""
-    turned = torch.view_as_complex(h.type_as(turn.real).unflatten(-1, (-1, 2))) * turn
-    return torch.view_as_real(turned).flatten(-2).type_as(h)
+def attention(qkv: Tensor, heads: int, causal: bool) -> Tensor:
+    """Attention of heads side by side: queries, keys, values qkv (B, S, 3 size) -> (B, S, size)."""
+    q, k, v = qkv.unflatten(2, (3, heads, -1)).permute(2, 0, 3, 1, 4)
+    h = F.scaled_dot_product_attention(rotary(q), rotary(k), v, is_causal=causal)
+    return h.transpose(1, 2).flatten(2)
 
 
-def mlp(size: int, hidden: int, d: int) -> nn.Module:
-    """The pre-norm MLP of every residual branch: (..., size) -> (..., d)."""
-    return nn.Sequential(nn.RMSNorm(size), nn.Linear(size, hidden), nn.GELU(), nn.Linear(hidden, d))
+def mlp(size: int, hidden: int, out: int) -> nn.Module:
+    """An MLP behind a norm, for residual branches: (..., size) -> (..., out)."""
+    return nn.Sequential(
+        nn.RMSNorm(size), nn.Linear(size, hidden), nn.GELU(), nn.Linear(hidden, out)
+    )
 
 
 class Block(nn.Module):
-    """Transformer block: h (N, S, d) -> (N, S, d)."""
+    """A Transformer block: h (B, S, d) -> (B, S, d)."""
 
-    def __init__(self, d: int, heads: int):
+    def __init__(self, d: int, causal: bool):
         super().__init__()
-        self.heads, self.norm, self.mlp = heads, nn.RMSNorm(d), mlp(d, 4 * d, d)
-        self.qkv, self.out = nn.Linear(d, 3 * d, bias=False), nn.Linear(d, d, bias=False)
+        self.causal = causal
+        self.norm = nn.RMSNorm(d)
+        self.qkv = nn.Linear(d, 3 * d, bias=False)
+        self.out = nn.Linear(d, d, bias=False)
+        self.mlp = mlp(d, 4 * d, d)
 
-    def forward(self, h: Tensor, turn: Tensor, mask: Tensor | None) -> Tensor:
-        qkv = self.qkv(self.norm(h)).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        q, k, v = qkv.unbind()  # each (N, heads, S, d / heads)
-        a = F.scaled_dot_product_attention(rotate(q, turn), rotate(k, turn), v, attn_mask=mask)
-        h = h + self.out(a.transpose(1, 2).flatten(2))
+    def forward(self, h: Tensor) -> Tensor:
+        qkv = self.qkv(self.norm(h))
+        h = h + self.out(attention(qkv, h.shape[-1] // HEAD, self.causal))
         return h + self.mlp(h)
 
 
-class Transformer(nn.Module):
-    """Blocks: h (N, S, d), position (N, S) or 0..S-1, mask (N, 1, S, S), (S, S) or none -> h."""
-
-    def __init__(self, d: int, heads: int, depth: int):
-        super().__init__()
-        self.blocks = nn.ModuleList(Block(d, heads) for _ in range(depth))
-
-    def forward(self, h: Tensor, position: Tensor = None, mask: Tensor = None) -> Tensor:
-        position = torch.arange(h.shape[1], device=h.device)[None] if position is None else position
-        turn = rotation(position, h.shape[-1] // self.blocks[0].heads)
-        for block in self.blocks:
-            h = block(h, turn, mask)
-        return h
+def transformer(d: int, depth: int, causal: bool) -> nn.Module:
+    """Blocks one after another: h (B, S, d) -> (B, S, d)."""
+    return nn.Sequential(*(Block(d, causal) for _ in range(depth)))
 
 
-# ----------------------------------------------------------------------- encoder: labels for many t
-def encoder_mask(times: Tensor, T: int, K: int, context: int, bidirectional: bool) -> Tensor:
-    """What attends to what in the encoder: times (B, n) -> (B, 1, T + nK, T + nK), True = seen."""
-    B, n = times.shape
-    s = torch.arange(T, device=times.device)
-    # One-pass: token s serves all t: it sees x_<=s and no register; registers of t see x_<=t.
-    last = times if bidirectional else s.expand(B, T)  # bidirectional: n = 1, all see x_<=t
-    last = torch.cat([last.expand(B, T), times.repeat_interleave(K, 1)], 1)  # (B, T + nK)
-    sees_token = (s <= last[..., None]) & (s > last[..., None] - context)
-    owner = torch.cat([s.new_full((T,), -1), torch.arange(n, device=s.device).repeat_interleave(K)])
-    sees_register = (owner[:, None] == owner[T:]) | bidirectional  # its own label's alone
-    return torch.cat([sees_token, sees_register.expand(B, -1, -1)], -1)[:, None]
-
-
+# ------------------------------------------------- encoder: the labels of all times at once
 class Encoder(nn.Module):
-    """E: x (B, T), times (B, n) -> labels m_t (B, n, K, d), the tokens' states (N, T, d)."""
+    """E: x (B, T) -> labels (B, T + 1, K, d), the first of them m_∅, of the empty prefix.
 
-    def __init__(self, args: Args, vocab: int):
+    Beside them logits (B, T, V) of y, read from the states of its tokens; guess_loss uses them.
+    The Transformer is causal, so one pass makes the labels of all prefixes. The paper's encoder
+    is bidirectional over x_0 .. x_t and needs a pass for each label.
+    """
+
+    def __init__(self, args: Namespace, vocab: int, T: int):
         super().__init__()
-        self.context, self.now = args.context, args.registers == "now"
-        self.bidirectional = args.encoder == "bidirectional"
-        self.embed = nn.Embedding(vocab, args.dim)
-        self.before = nn.Embedding(vocab + 1, args.dim)  # the last: there is none
-        self.registers = nn.Parameter(torch.randn(args.memory, args.dim))
-        self.body = Transformer(args.dim, args.heads, args.encoder_depth)
+        self.K, size = args.memory, args.memory * args.dim
+        self.embed = nn.Embedding(vocab + 1, args.width)  # the last one is the start token
+        self.times = nn.Embedding(T + 1, args.width) if args.timestamps else None
+        self.near = nn.Conv1d(args.width, args.width, 4, groups=args.width, bias=False)
+        nn.init.zeros_(self.near.weight)
+        self.body = transformer(args.width, args.encoder_depth, causal=True)
+        self.norm = nn.RMSNorm(args.width)
+        self.qkv = nn.Linear(args.width, 3 * size, bias=False)
+        self.now = nn.Linear(args.width, size)
+        self.mlp = mlp(args.dim, 4 * args.dim, args.dim)
+        self.head = nn.Linear(args.width, vocab)
 
-    def forward(self, x: Tensor, times: Tensor) -> tuple[Tensor, Tensor]:
-        B, n, K = *times.shape, len(self.registers)
-        if self.bidirectional:  # a label a pass: its tokens see one another up to its t, no further
-            x, times = x.repeat_interleave(n, 0), times.reshape(B * n, 1)
-        T, when = x.shape[1], times.repeat_interleave(K, 1)  # (N, nK) of each register
-        token = torch.arange(1, T + 1, device=x.device).expand(len(x), T)
-        position = torch.cat([token, when + 2 if self.now else when * 0], 1)
-        mask = encoder_mask(times, T, K, self.context, self.bidirectional)
-        e = self.embed(x)  # (N, T, d)
-        # A token knows the one before it: to look one back is what attention learns slowest.
-        tokens = e + self.before(F.pad(x[:, :-1], (1, 0), value=len(self.before.weight) - 1))
-        # A label's registers know x_t: with one position for all t they couldn't tell the latest.
-        latest = F.pad(e, (0, 0, 1, 0)).take_along_dim(when[..., None] + 1, 1)  # t = -1: 0
-        registers = self.registers.repeat(times.shape[1], 1) + latest  # (N, nK, d)
-        h = self.body(torch.cat([tokens, registers], 1), position, mask)
-        return F.rms_norm(h[:, T:], h.shape[-1:]).reshape(B, n, K, -1), h[:, :T]
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        start = self.embed.num_embeddings - 1
+        h = self.embed(F.pad(x, (1, 0), value=start))  # (B, T + 1, D)
+        h = h + self.near(F.pad(h.transpose(1, 2), (3, 0))).transpose(1, 2)
+        if self.times is not None:
+            h = h + self.times.weight[: h.shape[1]]
+        h = self.norm(self.body(h))
+        return self.write(h), self.head(h[:, 1:])
+
+    def write(self, h: Tensor) -> Tensor:
+        """The memory tokens of each time: states h (B, T + 1, D) -> labels (B, T + 1, K, d)."""
+        # One token's state is too narrow for a label: each memory token gathers from all of
+        # the prefix by heads of its own. Ours; without it copy's labels lose symbols.
+        gathered = attention(self.qkv(h), self.qkv.out_features // (3 * HEAD), causal=True)
+        m = (self.now(h) + gathered).unflatten(2, (self.K, -1))  # (B, T + 1, K, d)
+        m = m + self.mlp(m)
+        return F.rms_norm(m, m.shape[-1:])
 
 
-# ------------------------------------------------------------------------------ decoder and readout
-class Decoder(nn.Module):
-    """D: memory (N, K, d), x_{t+1}.. (N, S) -> logits of y_t.. (N, S + 1, V). No x: readout g."""
+# ------------------------------------------------------------------ readout and decoder
+class Readout(nn.Module):
+    """g: m_t (.., K, d) -> logits of y_t (.., V), read at the last memory token."""
 
-    def __init__(self, args: Args, vocab: int):
+    def __init__(self, args: Namespace, vocab: int):
         super().__init__()
-        self.embed = nn.Embedding(vocab, args.dim)
-        self.body = Transformer(args.dim, args.heads, args.decoder_depth)
-        self.norm, self.head = nn.RMSNorm(args.dim), nn.Linear(args.dim, vocab)
+        self.body = transformer(args.dim, args.decoder_depth, causal=True)
+        self.norm = nn.RMSNorm(args.dim)
+        self.head = nn.Linear(args.dim, vocab)
 
-    def forward(self, memory: Tensor, future: Tensor = None, context: int = LARGEST) -> Tensor:
-        h = memory if future is None else torch.cat([memory, self.embed(future)], 1)
-        s, K = torch.arange(h.shape[1], device=h.device), memory.shape[1]
-        # Causal. Inputs see all the memory; if context is small, D must rely on the memory.
-        mask = (s <= s[:, None]) & ((s > s[:, None] - context) | (s < K))
-        return self.logits(self.body(h, mask=mask)[:, K - 1 :])
+    def forward(self, memory: Tensor) -> Tensor:
+        tokens = memory.flatten(0, -3)  # (N, K, d)
+        h = self.body(tokens)[:, -1]  # (N, d)
+        return self.logits(h).unflatten(0, memory.shape[:-2])
 
     def logits(self, h: Tensor) -> Tensor:
-        """The last layer: h (..., d) -> (..., V)."""
+        """The last layer: h (.., d) -> (.., V)."""
         return self.head(self.norm(h))
 
 
-# ------------------------------------------------------------------------------------------ the RNN
-class TransformerCell(nn.Module):
-    """f as a Transformer over K + 1 tokens: memory (N, K, d), e (N, d) -> (N, K, d)."""
+class Decoder(nn.Module):
+    """D: a readout that goes on into the future; the memory is the prefix of its tokens.
 
-    def __init__(self, args: Args):
+    m_t (N, K, d), x_{t+1} .. x_{t+S} (N, S) -> logits of y_t .. y_{t+S} (N, S + 1, V).
+    """
+
+    def __init__(self, args: Namespace, vocab: int):
         super().__init__()
-        self.depth, self.body = args.cell_depth, Transformer(args.dim, args.heads, args.cell_depth)
+        self.embed = nn.Embedding(vocab, args.dim)
+        self.readout = Readout(args, vocab)
 
-    def forward(self, memory: Tensor, e: Tensor) -> Tensor:
-        return self.body(torch.cat([memory, e[:, None]], 1))[:, :-1]
+    def forward(self, memory: Tensor, future: Tensor) -> Tensor:
+        K = memory.shape[1]
+        tokens = torch.cat([memory, self.embed(future)], 1)  # (N, K + S, d)
+        h = self.readout.body(tokens)[:, K - 1 :]  # (N, S + 1, d), y_t first
+        return self.readout.logits(h)
 
 
+# ------------------------------------------------------------------------------ the RNN
 class MLPCell(nn.Module):
-    """f as residual blocks over the flat memory: memory (N, K, d), e (N, d) -> (N, K, d)."""
+    """f as residual MLPs over the flat memory: memory (N, K, d), e (N, d) -> (N, K, d)."""
 
-    def __init__(self, args: Args):
+    def __init__(self, args: Namespace):
         super().__init__()
-        self.depth, size = args.cell_depth, args.memory * args.dim
-        self.blocks = nn.ModuleList(mlp(size + args.dim, 2 * size, size) for _ in range(self.depth))
+        size = args.memory * args.dim
+        depth = range(args.cell_depth)
+        self.blocks = nn.ModuleList(mlp(size + args.dim, 2 * size, size) for _ in depth)
 
     def forward(self, memory: Tensor, e: Tensor) -> Tensor:
-        h = memory.flatten(1)
-        for block in self.blocks:  # e beside h: added to it, e would have to be removed again
+        h = memory.flatten(1)  # (N, K d)
+        for block in self.blocks:
             h = h + block(torch.cat([h, e], 1))
         return h.view_as(memory)
 
 
-class GRUCell(nn.GRUCell):
-    """f as a gated recurrent unit over the flat memory: memory (N, K, d), e (N, d) -> (N, K, d)."""
+class TransformerCell(nn.Module):
+    """f as a Transformer over K + 1 tokens: memory (N, K, d), e (N, d) -> (N, K, d)."""
 
-    def __init__(self, args: Args):
-        super().__init__(args.dim, args.memory * args.dim)
-        self.depth = 1
+    def __init__(self, args: Namespace):
+        super().__init__()
+        self.body = transformer(args.dim, args.cell_depth, causal=False)
 
     def forward(self, memory: Tensor, e: Tensor) -> Tensor:
-        return super().forward(e, memory.flatten(1)).view_as(memory)
+        h = torch.cat([memory, e[:, None]], 1)  # (N, K + 1, d)
+        return self.body(h)[:, :-1]
 
 
-CELLS = {"transformer": TransformerCell, "mlp": MLPCell, "gru": GRUCell}  # each has its depth
+class GRUCell(nn.Module):
+    """f as gated recurrent units over the flat memory: memory (N, K, d), e (N, d) -> (N, K, d)."""
+
+    def __init__(self, args: Namespace):
+        super().__init__()
+        self.gru = nn.GRUCell(args.dim, args.memory * args.dim)
+
+    def forward(self, memory: Tensor, e: Tensor) -> Tensor:
+        return self.gru(e, memory.flatten(1)).view_as(memory)
+
+
+CELLS = {"mlp": MLPCell, "transformer": TransformerCell, "gru": GRUCell}
 
 
 class RNN(nn.Module):
-    """All that inference needs: f with its embedding, g (D, its embedding idle) and m_∅."""
+    """All that is needed after training: the cell f, the readout g and the empty memory m_∅."""
 
-    def __init__(self, args: Args, vocab: int):
+    def __init__(self, args: Namespace, vocab: int):
         super().__init__()
         self.embed = nn.Embedding(vocab, args.dim)
         self.cell = CELLS[args.cell](args)
-        self.readout = Decoder(args, vocab)
+        self.readout = Readout(args, vocab)
         self.empty = nn.Parameter(torch.randn(args.memory, args.dim))  # m_∅
 
     def step(self, memory: Tensor, x: Tensor) -> Tensor:
-        """m_t, x_{t+1} -> m_{t+1}: memory (N, K, d), x (N,) -> (N, K, d), tokens of RMS 1."""
-        return F.rms_norm(self.cell(memory, self.embed(x)), memory.shape[-1:])
+        """m_t (N, K, d), x_{t+1} (N,) -> m_{t+1} (N, K, d), each token of RMS 1."""
+        memory = self.cell(memory, self.embed(x))
+        return F.rms_norm(memory, memory.shape[-1:])
 
     def rollout(self, x: Tensor, memory: Tensor = None) -> Tensor:
-        """The RNN alone, from m_∅ or another memory: x (N, S) -> its memories (N, S, K, d)."""
-        memory = self.empty.expand(len(x), -1, -1) if memory is None else memory
+        """Run through x (N, S) from a memory (N, K, d), or from m_∅ -> memories (N, S, K, d)."""
+        if memory is None:
+            memory = self.empty.expand(len(x), -1, -1)
         memories = []
         for token in x.unbind(1):
-            memories.append(memory := self.step(memory, token))
+            memory = self.step(memory, token)
+            memories.append(memory)
         return torch.stack(memories, 1)
 
 
+class Batch(NamedTuple):
+    """What a step of training gets."""
+
+    x: Tensor  # (B, T)
+    y: Tensor  # (B, T)
+    first: int  # the first time at which a row is asked for something
+    draws: Generator  # on the CPU, for what a loss draws
+    done: float  # share of the phase's steps that lie behind, 0 .. 1
+
+
 class Models(nn.ModuleDict):
-    """The networks by name; to call them is to compute a loss, as DistributedDataParallel wants."""
+    """The networks by name. To call them is to compute a loss: DistributedDataParallel needs it."""
 
-    def forward(self, loss_of, *batch) -> Loss:
-        return loss_of(self, *batch)
-
-
-# ------------------------------------------------------------------------------------- the SMT loss
-def cross_entropy(logits: Tensor, y: Tensor, count: Tensor) -> Tensor:
-    """Nats of the scored y over the count of those in the whole batch, so that its parts add up."""
-    total = F.cross_entropy(logits.flatten(0, -2), y.flatten(), ignore_index=-1, reduction="sum")
-    return total / count
+    def forward(self, loss_of, *inputs) -> tuple[Tensor, dict]:
+        return loss_of(self, *inputs)
 
 
-def scored(y: Tensor) -> Tensor:
-    """How many y are scored, never 0; of several processes with rows of one batch: their mean."""
-    count = (y >= 0).sum().float()
-    if RANKS > 1:
-        torch.distributed.all_reduce(count)
-    return count.clamp(min=1) / RANKS
+def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
+    """Mean nats of the targets y (..) that are asked for; 0 where none is. logits (.., V)."""
+    nats = F.cross_entropy(logits.flatten(0, -2), y.flatten(), ignore_index=-1, reduction="sum")
+    return nats / (y >= 0).sum().clamp(min=1)
 
 
-def futures(z: Tensor, times: Tensor, Tf: int) -> Tensor:
-    """z_{t..t+Tf-1} for each t >= 0, -1 beyond the end: z (B, T), times (B, n) -> (B, n, Tf)."""
-    windows = F.pad(z, (0, Tf - 1), value=-1).unfold(1, Tf, 1)  # (B, T, Tf)
-    return windows.take_along_dim(times[..., None], 1)
+# ------------------------------------------------------------------------- the SMT loss
+def smt_loss(models: Models, batch: Batch, args: Namespace) -> tuple[Tensor, dict]:
+    """L_smt of a batch -> the loss, and its parts by name."""
+    encoder, decoder, rnn = models["encoder"], models["decoder"], models["rnn"]
+    x, y, first = batch.x, batch.y, batch.first
+    T = x.shape[1]
+    labels, guesses = encoder(x)  # (B, T + 1, K, d), (B, T, V)
 
+    # The same J times for all rows, as Python integers: then slices have known bounds.
+    earliest = max(0, first + 1 - args.future)  # before it no window holds a target
+    times = torch.randint(earliest, T, (args.decoded,), generator=batch.draws).tolist()
+    decode = 0
+    for t in times:
+        end = min(t + args.future, T)
+        future = decoder(labels[:, t + 1], x[:, t + 1 : end])  # (B, end - t, V)
+        decode = decode + cross_entropy(future, y[:, t:end]) / len(times)
 
-def decoding(decoder: Decoder, labels: Tensor, times: Tensor, x: Tensor, y: Tensor, args: Args):
-    """L_dec: labels (B, n, K, d) of times (B, n) decoded into y_t..y_{t+Tf-1}, nats a target."""
-    memory, loss = labels.flatten(0, 1), 0
-    inputs, targets = (futures(z, times, args.future).flatten(0, 1) for z in (x, y))  # (B n, Tf)
-    end = ((targets >= 0) * torch.arange(1, args.future + 1, device=y.device)).amax(1)  # (B n,)
-    counts = scored(targets), scored(targets[:, 0])
-    for part in end.argsort().chunk(4):  # by length: D is causal, what is cut off changes nothing
-        S = end[part[-1]].clamp(min=1)
-        logits = decoder(memory[part], inputs[part, 1:S].clamp(min=0), args.decoder_context)
-        loss += cross_entropy(logits, targets[part, :S], counts[0])
-        # Once more y_t, all that the RNN's readout will be asked for.
-        loss += args.lambda_readout * cross_entropy(logits[:, 0], targets[part, 0], counts[1])
-    return loss
+    read = cross_entropy(decoder.readout(labels[:, first + 1 :]), y[:, first:])
+    guess = cross_entropy(guesses, y)
 
+    # Nothing is detached: the labels, too, learn to be such that the cell can follow them.
+    before, after = labels[:, :-1], labels[:, 1:]  # each (B, T, K, d)
+    stepped = rnn.step(before.flatten(0, 1), x.flatten())  # (B T, K, d)
+    dynamics = F.mse_loss(stepped, after.flatten(0, 1))
+    uniform = uniformity(labels[:, [t + 1 for t in times]])
 
-def guessing(decoder: Decoder, states: Tensor, times: Tensor, y: Tensor) -> Tensor:
-    """L_tok: D's last layer tells y_t from token t of the encoder: states (N, T, d)."""
-    # A plain Transformer's loss, in nats a target: learnt sooner than through registers and D, and
-    # they find in the tokens what it taught.
-    if len(states) > len(y):  # bidirectional: tokens see beyond their time, but for the last, t
-        y = y.repeat_interleave(times.shape[1], 0)  # (B n, T)
-        y = y.where(torch.arange(y.shape[1], device=y.device) == times.reshape(-1, 1), -1)
-    return cross_entropy(decoder.logits(states), y, scored(y))
+    growth = min(1, batch.done / 0.8)
+    loss = decode + read + guess
+    loss = loss + args.lambda_dyn * growth * dynamics + args.lambda_unif * uniform
+    parts = {"decode": decode, "read": read, "guess": guess}
+    parts |= {"dynamics": dynamics, "uniformity": uniform}
+    return loss, parts
 
 
 def uniformity(labels: Tensor) -> Tensor:
-    """L_unif = log mean_{a != b} exp(-2 |u_a - u_b|^2): labels (B, n, K, d) of n times a sequence.
+    """L_unif = log mean exp(-2 |u_a - u_b|^2) of J times: labels (B, J, K, d) -> a number.
 
-    Keeps labels apart, as equal ones are the easiest for f. Pairs are of two sequences, as within
-    one a label may stand still, and of the same of their K tokens. u: tokens scaled to length 1.
+    Keeps labels apart, as equal ones are the easiest for the cell to predict. a and b are two
+    sequences at the same time; u is a memory token scaled to length 1.
     """
-    u = F.normalize(labels, dim=-1).permute(1, 2, 0, 3)  # (n, K, B, d)
-    energy = (4 * (u @ u.mT) - 4).exp()  # (n, K, B, B), since |u_a - u_b|^2 = 2 - 2 u_a u_b
-    pairs, others = energy.numel() - energy[..., 0].numel(), energy.tril(-1) + energy.triu(1)
-    return (others.sum() / max(1, pairs)).clamp(min=1e-9).log()
+    B = len(labels)
+    u = F.normalize(labels, dim=-1).permute(1, 2, 0, 3)  # (J, K, B, d)
+    squared_distance = 2 - 2 * u @ u.mT  # (J, K, B, B)
+    closeness = (-2 * squared_distance).exp()
+    others = 1 - torch.eye(B, device=u.device)
+    mean = (closeness * others).sum((-2, -1)).mean() / max(1, B * (B - 1))
+    return mean.clamp(min=1e-9).log()
 
 
-def consecutive(y: Tensor, bits: Tensor, length: int) -> Tensor:
-    """Runs of times t..t + length within -1..T - 1: y, bits (B, T) -> (B, length + 1)."""
-    T, kind = y.shape[1], bits[:, -1:] % 4
-    # A quarter: any start, pushed in where it overhangs: so the ends are held as often as the rest.
-    start = bits[:, :1] % (T + length - 1) - length
-    # Half the runs: any that hold a random target's time. Rare ones would hardly be learnt.
-    target = (bits * (y >= 0)).argmax(1, keepdim=True) - 1 - bits[:, :1] % length
-    # A quarter: from m_∅, where the RNN alone begins. What goes wrong there stays wrong.
-    start = torch.where(kind == 0, -1, torch.where(kind == 1, start, target))
-    return start.clamp(-1, T - 1 - length) + torch.arange(length + 1, device=y.device)
+@torch.no_grad()
+def start_rnn(models: Models):
+    """Copy into the RNN what SMT does not train there: m_∅ from the encoder, g from D."""
+    rnn = models["rnn"]
+    x = torch.zeros(1, 1, dtype=torch.long, device=rnn.empty.device)  # m_∅ does not see it
+    labels, _ = models["encoder"](x)
+    rnn.empty.copy_(labels[0, 0])
+    rnn.readout.load_state_dict(models["decoder"].readout.state_dict())
 
 
-def blur(labels: Tensor, bits: Tensor, noise: float) -> Tensor:
-    """Labels (B, n, K, d) with uniform noise of this deviation, from each row's bits (B, T)."""
-    if not noise:
-        return labels
-    # It drowns what no target needs: else labels may count for ever, and longer sequences fail.
-    u = random_bits(("noise",), bits[:, 0], labels[0].numel()).view_as(labels) / 2**62  # in 0..1
-    return labels + noise * 12**0.5 * (u - 0.5)
-
-
-def dynamics(rnn: RNN, labels: Tensor, blurred: Tensor, times: Tensor, x: Tensor) -> Tensor:
-    """L_dyn: a step of the RNN from each label to the next: labels (B, n + 1, K, d) of times."""
-    predicted = rnn.step(blurred[:, :-1].flatten(0, 1), x.gather(1, times[:, 1:]).flatten())
-    return F.mse_loss(predicted, labels[:, 1:].flatten(0, 1))
-
-
-def smt_loss(models: Models, x: Tensor, y: Tensor, bits: Tensor, done: float, args: Args) -> Loss:
-    """L_smt = λ_dec L_dec + λ_tok L_tok + λ_dyn L_dyn + λ_unif L_unif on n transitions in a row.
-
-    x, y, random integers bits (B, T), done 0..1 of the phase -> loss, layers run in a row.
-    """
-    teacher, rnn, n = models["teacher"], models["rnn"], args.labels
-    times = consecutive(y, bits, n)  # (B, n + 1)
-    labels, states = teacher["encoder"](x, times)  # (B, n + 1, K, d), (N, T, d)
-    blurred = blur(labels, bits, args.noise)
-    # L_dyn's gradient reaches f, m_t and m_{t+1}: nothing is detached. It grows from a 100th of
-    # λ_dyn to all of it at 4/5 of the phase: first what to remember, then so that f can follow.
-    dyn = 100 ** min(0, 1.25 * done - 1) * dynamics(rnn, labels, blurred, times, x)
-    # L_dec and L_unif of some labels: neighbours hold much the same, and decoding is what costs.
-    pick = bits[:, :n].argsort(1)[:, : args.decoded] + 1  # 1..: m_∅ has no y to decode
-    some = blurred.take_along_dim(pick[..., None, None], 1)  # (B, decoded, K, d)
-    dec = decoding(teacher["decoder"], some, times.gather(1, pick), x, y, args)
-    loss = args.lambda_dec * dec + args.lambda_tok * guessing(teacher["decoder"], states, times, y)
-    loss += args.lambda_dyn * dyn + args.lambda_unif * uniformity(some)
-    return loss, args.encoder_depth + max(args.decoder_depth, rnn.cell.depth)
-
-
-def cell_loss(models: Models, x: Tensor, y: Tensor, bits: Tensor, done: float, args: Args) -> Loss:
-    """L_dyn for f alone, on labels that no longer move: arguments and result as above."""
-    times = consecutive(y, bits, args.labels)
+# ---------------------------------------------------------------------------------- DMT
+def dmt_loss(models: Models, batch: Batch, args: Namespace) -> tuple[Tensor, dict]:
+    """The RNN runs alone and is pulled to the labels: arguments and results as of smt_loss."""
+    rnn, x, y, first = models["rnn"], batch.x, batch.y, batch.first
+    # Without a gradient: with no L_dec to hold them, the labels would come to meet the RNN.
     with torch.no_grad():
-        labels, _ = models["teacher"]["encoder"](x, times)  # (B, n + 1, K, d)
-    loss = dynamics(models["rnn"], labels, blur(labels, bits, args.noise), times, x)
-    return loss, args.encoder_depth + models["rnn"].cell.depth
+        labels, _ = models["encoder"](x)  # (B, T + 1, K, d)
+    offset = int(torch.randint(args.window, (1,), generator=batch.draws))
+    memory, memories = rnn.empty.expand(len(x), -1, -1), []
+    for t in range(x.shape[1]):
+        if (t + offset) % args.window == 0:
+            memory = memory.detach()
+        memory = rnn.step(memory, x[:, t])
+        memories.append(memory)
+    memories = torch.stack(memories, 1)  # (B, T, K, d)
+    follow = F.mse_loss(memories, labels[:, 1:])
+    told = memories.detach() if args.detach_readout else memories
+    read = cross_entropy(rnn.readout(told[:, first:]), y[:, first:])
+    return follow + read, {"labels": follow, "readout": read}
+
+
+# ------------------------------------------------------ evaluate and sample: the RNN alone
+@torch.no_grad()
+def score(logits: Tensor, y: Tensor) -> Tensor:
+    """Sums of nats, right answers and answers: logits (B, T, V), y (B, T) -> (3,)."""
+    asked = y >= 0
+    nats = F.cross_entropy(logits[asked].float(), y[asked], reduction="sum")
+    right = (logits.argmax(-1) == y).sum()  # y = -1 is never right
+    return torch.stack([nats, right, asked.sum()]).double().cpu()
 
 
 @torch.no_grad()
-def hand_over(teacher: nn.ModuleDict, rnn: RNN):
-    """Copy into the RNN what SMT gives no gradient: m_∅, from E, fixed from here on; g, from D."""
-    x = torch.zeros(1, 1, dtype=torch.long, device=rnn.empty.device)  # t = -1 does not see it
-    rnn.empty.copy_(teacher["encoder"](x, x - 1)[0][0, 0])
-    rnn.readout.load_state_dict(teacher["decoder"].state_dict())
+def evaluate(models: Models, task, split: str, rows: int) -> dict:
+    """The RNN alone, from m_∅ on held-out sequences, and its teacher: encoder and decoder.
 
-
-# ---------------------------------------------------------------------------------------------- DMT
-def dmt_loss(models: Models, x: Tensor, y: Tensor, bits: Tensor, done: float, args: Args) -> Loss:
-    """The RNN's own memories against n labels of a random run of R steps (section 5).
-
-    x, y, bits, done -> loss, depth as above. From a label the RNN runs on its own, without a graph;
-    then H steps with one from the label and each H-th memory, side by side: BPTT, at most H far.
+    Losses in nats and shares of right answers, both per target that is asked for. drift is
+    the MSE between memories and labels over the variance of the labels.
     """
-    teacher, rnn, R, H = models["teacher"], models["rnn"], args.rollout, args.window
-    times = consecutive(y, bits, R)  # (B, R + 1), the start first
-    pick = bits[:, :R].argsort(1)[:, : args.labels]  # (B, n) of R steps: few, as labels cost
-    chosen = times.gather(1, pick + 1)
-    inputs = x.gather(1, times[:, 1:])  # (B, R)
-    with torch.no_grad():  # frozen: with no L_dec to hold them, labels would come to meet the RNN
-        labels, _ = teacher["encoder"](x, torch.cat([times[:, :1], chosen], 1))  # (B, 1 + n, K, d)
-        own = rnn.rollout(inputs[:, :-H], labels[:, 0]) if R > H else labels[:, :0]
-        begins = torch.cat([labels[:, :1], own], 1)[:, ::H].flatten(0, 1)  # (B R / H, K, d)
-    torch.clear_autocast_cache()  # weights cast without a graph: torch 2.6 would go on with them
-    memories = rnn.rollout(inputs.view(-1, H), begins).view(len(x), R, *labels.shape[2:])
-    memories = memories.take_along_dim(pick[..., None, None], 1)  # (B, n, K, d)
-    dyn = F.mse_loss(memories, labels[:, 1:])
-    # g learns on these memories, detached: f has the labels alone to follow.
-    logits = rnn.readout(memories.detach().flatten(0, 1))[:, 0]  # (B n, V)
-    asked = y.gather(1, chosen).flatten()
-    dec = cross_entropy(logits, asked, scored(asked))
-    return dyn + dec, args.encoder_depth + R * rnn.cell.depth + args.decoder_depth
-
-
-# --------------------------------------------------------------- evaluate and sample: the RNN alone
-def scores(readout: Decoder, memories: Tensor, y: Tensor) -> Tensor:
-    """Nats and hits of the scored targets: memories (B, T, K, d), y (B, T) -> (2, number)."""
-    logits, target = readout(memories[y >= 0])[:, 0].float(), y[y >= 0]  # (number scored, V)
-    loss = F.cross_entropy(logits, target, reduction="none")
-    return torch.stack([loss, logits.argmax(-1) == target]).cpu().double()
-
-
-@torch.no_grad()
-def evaluate(models: nn.ModuleDict, task: Task, split: str, rows: int | None = None) -> dict:
-    """The RNN alone, from m_∅ on held-out sequences: a line of metrics.jsonl.
-
-    Nats and shares of right answers per scored target; beside it, its teacher. drift is MSE(m̂, m)
-    over the labels' variance: the plain MSE would reward memories that collapse.
-    """
-    rnn, alone = models["rnn"], []
-    teacher, taught, moments = models["teacher"], [], []
-    for chunk in torch.arange(rows or task.test_rows, device=task.device).split(64):
-        x, y = task.batch(split, 0, chunk)
+    encoder, decoder, rnn = models["encoder"], models["decoder"], models["rnn"]
+    alone, taught = torch.zeros(3).double(), torch.zeros(3).double()
+    moments = []
+    x, y = task.held_out(split, rows)
+    for x, y in zip(x.split(64), y.split(64)):
+        x, y = x.to(rnn.empty.device), y.to(rnn.empty.device)
         memories = rnn.rollout(x)  # (B, T, K, d)
-        alone.append(scores(rnn.readout, memories, y))
-        times = torch.arange(task.T, device=x.device).expand(x.shape).split(64, 1)
-        labels = torch.cat([teacher["encoder"](x, t)[0] for t in times], 1)  # a mask is (T + nK)^2
-        taught.append(scores(teacher["decoder"], labels, y))
+        alone += score(rnn.readout(memories), y)
+        if encoder.times is not None and x.shape[1] >= encoder.times.num_embeddings:
+            continue  # the encoder has no timestamps for sequences of this length
+        labels = encoder(x)[0][:, 1:]  # (B, T, K, d)
+        taught += score(decoder.readout(labels), y)
         error = (memories - labels).square()
-        moments.append(torch.stack([error, labels, labels.square()]).mean(2).cpu().double())
-    figures = dict(zip(("val_loss", "val_acc"), torch.cat(alone, 1).mean(1).tolist()))
-    figures |= zip(("teacher_loss", "teacher_acc"), torch.cat(taught, 1).mean(1).tolist())
-    error, mean, square = torch.cat(moments, 1).mean(1)  # each (K, d): over sequences and times
-    return figures | {"drift": (error.sum() / (square - mean.square()).sum()).item()}
+        moments.append(torch.stack([error, labels, labels.square()]).mean((1, 2)).double())
+    figures = {"val_loss": alone[0] / alone[2], "val_acc": alone[1] / alone[2]}
+    if moments:
+        error, mean, square = torch.stack(moments).mean(0)  # each (K, d)
+        figures |= {"teacher_loss": taught[0] / taught[2]}
+        figures |= {"teacher_acc": taught[1] / taught[2]}
+        figures |= {"drift": error.sum() / (square - mean.square()).sum()}
+    return {name: float(value) for name, value in figures.items()}
 
 
 @torch.no_grad()
-def show(rnn: RNN, task: Task, count: int, args: Args):
-    """Print the RNN's answers, or what it writes or draws alone, which samples.npz keeps."""
-    rows, samples = torch.arange(count, device=args.device), {}
+def show(rnn: RNN, task, count: int, args: Namespace) -> str:
+    """Answers of the RNN alone on test sequences, or what it writes and draws."""
+    device = rnn.empty.device
     if not hasattr(task, "prompts"):
-        x, y = task.batch("test", 0, rows)
-        answers = rnn.readout(rnn.rollout(x).flatten(0, 1))[:, 0].argmax(-1).view_as(y)
-        return print(task.show(x, y, answers))
-    for name, tokens, length in task.prompts(args.prompt, rows):  # (count, S)
-        memory = rnn.rollout(tokens)[:, -1]
-        for step in range(length - tokens.shape[1]):  # constant time and memory a token
-            p = rnn.readout(memory)[:, 0].float().softmax(-1)  # (count, V)
-            u = random_bits((args.seed, "sample", step), rows, 1) / 2**62  # (count, 1) in 0..1
-            token = (p.cumsum(-1) < u).sum(-1).clamp(max=p.shape[1] - 1)
-            memory, tokens = rnn.step(memory, token), torch.cat([tokens, token[:, None]], 1)
-        print(*(f"--- {name}\n{task.draw(sample)}" for sample in tokens), sep="\n")
-        samples[name] = tokens.cpu().numpy()  # (count, length)
-    write(f"{args.out}/samples.npz", npz(samples))
+        x, y = task.held_out("test", count)
+        answers = rnn.readout(rnn.rollout(x.to(device))).argmax(-1).cpu()
+        return task.show(x, y, answers)
+    draws = torch.Generator().manual_seed(args.seed)
+    lines = []
+    for name, tokens, length in task.prompts(count):  # (count, S)
+        memory = rnn.rollout(tokens.to(device))[:, -1]
+        while tokens.shape[1] < length:  # constant time and memory a token
+            p = rnn.readout(memory).float().softmax(-1).cpu()  # (count, V)
+            token = torch.multinomial(p, 1, generator=draws)  # (count, 1)
+            tokens = torch.cat([tokens, token], 1)
+            memory = rnn.step(memory, token[:, 0].to(device))
+        lines += [f"--- {name}\n{task.draw(sample)}" for sample in tokens]
+    return "\n".join(lines)
 
 
-# -------------------------------------------------------------------------------- the training loop
-METHOD = "smt"  # names the runs, and the tasks' defaults for it
-ADAMW = {"betas": (0.9, 0.95), "weight_decay": 0.01, "fused": True}
+# ------------------------------------------------------------------ optimisers and draws
+class FullPrecision(TorchFunctionMode):
+    """Lets Muon compute in fp32 on a CPU, where its bfloat16 products may take 30 times as long."""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if function is Tensor.bfloat16:
+            return args[0].clone()
+        return function(*args, **(kwargs or {}))
 
 
-def phases(args: Args) -> list[tuple]:
-    """(name, loss, models trained, steps, peak learning rate) of the run's phases, in order."""
-    alone = round(args.cell_only * args.steps)
-    smt = ("smt", smt_loss, ("teacher", "rnn"), args.steps - alone, args.lr)
-    # So far each step moved the labels that f learns. Now they stay, and f catches up: still SMT.
-    cell = ("smt", cell_loss, ("rnn",), alone, args.lr)
-    return [smt, cell, ("dmt", dmt_loss, ("rnn",), args.dmt_steps, args.dmt_lr)]
+def make_optimizers(models: Models, lr: float) -> dict:
+    """Muon for the matrices inside the networks; AdamW for the rest, at a fifth of its rate.
+
+    The rest is embeddings, last layers, norms, biases and m_∅. Both have steps of equal size
+    at equal rates ("match_rms_adamw").
+    """
+    inside, rest = [], []
+    for name, p in models.named_parameters():
+        outer = name.endswith(("embed.weight", "times.weight", "head.weight", "empty"))
+        if p.requires_grad:
+            (rest if outer or p.ndim != 2 else inside).append(p)
+    adamw = torch.optim.AdamW(rest, lr=lr, betas=(0.9, 0.95), weight_decay=0.01)
+    muon = torch.optim.Muon(
+        inside, lr=5 * lr, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"
+    )
+    return {"adamw": adamw, "muon": muon}
 
 
-def update(models, trained: nn.ModuleList, optimizer, loss_of, batch: tuple, args: Args) -> Loss:
-    """One step of the optimizer of the networks trained, on a batch -> loss, depth."""
-    with torch.autocast(args.device, torch.bfloat16, enabled=args.precision == "bf16"):
-        loss, depth = models(loss_of, *batch, args)
-    optimizer.zero_grad()
-    loss.backward()
-    loss = loss.detach()
-    for network in trained:  # each apart: the large gradient of one must not stop another
-        norm = nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        loss = loss + 0 * norm  # NaN if the gradient is not finite, which ends the run
-    optimizer.step()
-    return loss, depth
+def schedule(step: int, steps: int) -> float:
+    """Share of the peak learning rate: a rise over 2 % of the steps, then half a cosine to 0."""
+    rise = min(1, (step + 1) / (0.02 * steps + 1))
+    return rise * (1 + math.cos(math.pi * step / steps)) / 2
 
 
-def train(args: Args, task: Task, models: Models, checkpoint: dict | None):
-    """Run the phases from where the checkpoint stands, then measure the RNN on the test split."""
-    networks, state = share(models), open_run(args, models, checkpoint)
-    rows, last = torch.arange(args.batch_size, device=args.device).chunk(RANKS)[RANK], 0
-    for phase, loss_of, names, steps, peak in phases(args):
-        first, last = last, last + steps
-        begin = min(max(first, state["step"]), last)
-        trained = nn.ModuleList(models[name] for name in names)
-        optimizer = torch.optim.AdamW(trained.parameters(), **ADAMW)
-        losses, clock = [], time.perf_counter()
-        if first < begin < last:
-            take_up(optimizer, checkpoint, args)
-            losses += torch.tensor(state.pop("losses", []), device=args.device)
-        wanted, hidden = until_ctrl_c(range(begin, last)), RANK or None  # None: if no terminal
-        for step in tqdm(wanted, phase, steps, initial=begin - first, disable=hidden):
-            optimizer.param_groups[0]["lr"] = learning_rate(step - first, steps, peak)
-            bits = random_bits((args.seed, phase, step), rows, task.T)  # (B, T) for the loss
-            batch = *task.batch("train", step, rows), bits, (step - first) / steps
-            loss, depth = update(networks, trained, optimizer, loss_of, batch, args)
-            losses.append(loss)  # .item() here would make the host wait for the device
-            state["step"], state["depth"] = step + 1, state["depth"] + depth
-            state["tokens"] += bits.numel() * RANKS
-            if (step + 1 - first) % args.eval_every == 0 or step + 1 == last:
-                train_loss = mean_loss(losses, phase, step)  # waits for the device: clock is right
+def draw_batch(task, step: int, done: float, args: Namespace) -> Batch:
+    """The batch of a step. All its draws come from (seed, step, rank), so a run can resume.
+
+    Each process draws rows of its own.
+    """
+    rank, ranks = process()
+    numbers = np.random.SeedSequence((args.seed, step, rank))
+    draws = Generator().manual_seed(int(numbers.generate_state(1)[0]))
+    x, y = task.batch(args.batch_size // ranks, draws)
+    asked = (y >= 0).any(0).tolist()
+    first = asked.index(True) if True in asked else len(asked) - 1
+    if args.device == "cuda":
+        x, y = x.pin_memory(), y.pin_memory()  # copied without waiting for the device
+    x = x.to(args.device, non_blocking=True)
+    y = y.to(args.device, non_blocking=True)
+    return Batch(x, y, first, draws, done)
+
+
+# --------------------------------------------------------------------- the training loop
+def phases(args: Namespace) -> list[tuple]:
+    """(name, loss, steps, peak learning rate) of the phases of a run, in order."""
+    smt = ("smt", smt_loss, args.steps, args.lr)
+    dmt = ("dmt", dmt_loss, args.dmt_steps, args.dmt_lr)
+    return [smt, dmt]
+
+
+def set_trained(models: Models, phase: str):
+    """SMT trains encoder, decoder and cell; DMT trains cell and readout."""
+    rnn = models["rnn"]
+    models.requires_grad_(phase == "smt")
+    rnn.requires_grad_(True)
+    rnn.readout.requires_grad_(phase == "dmt")
+    rnn.empty.requires_grad_(False)
+
+
+def layers_in_a_row(phase: str, T: int, args: Namespace) -> int:
+    """How many layers of a step have to run one after another: the sequential depth."""
+    encoder = args.encoder_depth + 1  # and the writing of the labels
+    if phase == "smt":
+        return encoder + max(args.decoder_depth, args.cell_depth)
+    return encoder + T * args.cell_depth + args.decoder_depth
+
+
+def train(args: Namespace, task, models: Models, run: dict):
+    """Train through the phases from where the run stands, then measure on the test split."""
+    out, state = Path(args.out), run["state"]
+    rank, _ = process()
+    end = 0
+    with ControlC() as control_c:
+        for phase, loss_of, steps, peak in phases(args):
+            begin, end = end, end + steps
+            if state["step"] >= end:
+                continue
+            set_trained(models, phase)
+            network = distribute(models, args)
+            optimizers = make_optimizers(models, peak)
+            if state["step"] > begin:
+                for name, optimizer in optimizers.items():
+                    optimizer.load_state_dict(run["optimizers"][name])
+            records, clock = [], time.perf_counter()
+            first = state["step"]
+            bar = tqdm(
+                total=steps, initial=first - begin, desc=phase, disable=rank > 0 or None
+            )
+            for step in range(first, end):
+                batch = draw_batch(task, step, (step - begin) / steps, args)
+                for name, optimizer in optimizers.items():
+                    rate = peak * schedule(step - begin, steps)
+                    optimizer.param_groups[0]["lr"] = rate * (5 if name == "muon" else 1)
+                records.append(update(network, optimizers, loss_of, batch, args))
+                state["step"] = step + 1
+                state["depth"] += layers_in_a_row(phase, task.T, args)
+                bar.update()
+                finished = step + 1 == end or (step + 1 - begin) % args.eval_every == 0
+                if not finished and not control_c.pressed:
+                    continue
+                parts = means(records, phase, step + 1)  # waits for the device
                 state["seconds"] += time.perf_counter() - clock
                 if phase == "smt":
-                    hand_over(**models)
-                report(state, phase, train_loss, evaluate(models, task, "val", args.eval_rows))
-                save(args, models, optimizer, state)
-                losses, clock = [], time.perf_counter()
-        if state["step"] < last:  # Ctrl-C
-            if phase == "smt":
-                hand_over(**models)
-            state["losses"] = [loss.item() for loss in losses]
-            state["seconds"] += time.perf_counter() - clock
-            save(args, models, optimizer, state)
-            raise KeyboardInterrupt
-    if not state["ended"]:
-        figures = evaluate(models, task, "test")  # val_loss and so on, now of the test split
-        for factor in [k for k in (2, 4, 8) if k <= args.eval_length and task.axis]:
-            longer = evaluate(models, task.longer(factor), "test")
-            figures |= {f"{name}_{factor}x": value for name, value in longer.items()}
-        report(state, "final", None, figures)
-        save(args, models, None, state | {"ended": True})
+                    start_rnn(models)
+                if finished:
+                    figures = evaluate(models, task, "val", 256)
+                    record(state, phase, parts | figures)
+                save(out, args, models, optimizers, state, rank)
+                if finished and rank == 0:
+                    report(bar, phase, state, parts, figures)
+                if control_c.pressed:
+                    raise KeyboardInterrupt
+                records, clock = [], time.perf_counter()
+            bar.close()
+    if not state["finished"]:
+        figures = evaluate(models, task, "test", 1024)
+        for times in (2, 4, 8):
+            longer = task.longer(times) if times <= args.eval_length else None
+            if longer is not None:
+                values = evaluate(models, longer, "test", 1024)
+                figures |= {f"{name}_{times}x": value for name, value in values.items()}
+        state["finished"] = True
+        record(state, "final", figures)
+        save(out, args, models, {}, state, rank)
+        if rank == 0:
+            report(None, "final", state, {}, figures)
 
 
-# --------------------------------------------------------------------------------- the command line
-def parser() -> Parser:
-    """Every option with its meaning and default. A task's own, and how to add one: data.py."""
-    p = Parser(description=__doc__.splitlines()[0], allow_abbrev=False)
-    add = p.add
-    add_task(p)
-    add("--preset", None, ["paper"], "paper: the authors' sizes, on any task")
-    add("--cell", "mlp", [*CELLS], "f, the RNN's update")
-    add("--memory", 4, whole(1), "K, tokens of the memory")
-    add("--dim", 64, whole(2), "d, numbers in a memory token; width of the Transformers")
-    add("--heads", 4, whole(1), "attention heads")
-    add("--cell-depth", 1, whole(1), "layers of the cell (the GRU has one)")
-    add("--encoder-depth", 2, whole(1), "layers of the encoder")
-    add("--decoder-depth", 2, whole(1), "layers of D and g")
-    add("--encoder", "one-pass", ["one-pass", "bidirectional"], "the paper's takes a pass a label")
-    add("--registers", "start", ["start", "now"], "a label's position: before x_0, or after x_t")
-    add("--context", LARGEST, whole(1), "w, inputs a layer sees; one-pass: depth x (w - 1) + 2")
-    add("--future", LARGEST, whole(1), "Tf, targets decoded from a label; larger than T: all")
-    add("--decoder-context", LARGEST, whole(1), "inputs that a layer of the decoder sees")
-    add("--labels", 16, whole(1), "n a sequence: SMT's transitions, DMT's labels")
-    add("--decoded", 4, whole(1), "how many of their labels are under L_dec and L_unif")
-    add("--lambda-dec", 1.0, number(0), "λ_dec, weight of the decoding loss")
-    add("--lambda-readout", 0.3, number(0), "extra weight in it of y_t, the readout's target")
-    add("--lambda-tok", 1.0, number(0), "λ_tok, weight of the loss of the encoder's own tokens")
-    add("--lambda-dyn", 10.0, number(0), "λ_dyn, weight of the dynamics loss; grows from a 100th")
-    add("--lambda-unif", 0.1, number(0), "λ_unif, weight of the uniformity loss")
-    add("--noise", 0.0, number(0), "deviation of noise on labels in L_dec, L_unif, and under f")
-    add("--steps", 3000, whole(0), "optimiser steps of SMT; with --init, 0 leaves it out")
-    add("--cell-only", 0.3, number(0, 1), "last share of them that trains f alone, on fixed labels")
-    add("--lr", 2e-3, number(0, above=True), "peak learning rate of SMT")
-    add("--dmt-steps", 500, whole(0), "optimiser steps of DMT")
-    add("--dmt-lr", 1e-3, number(0, above=True), "peak learning rate of DMT")
-    add("--window", 16, whole(1), "H, most steps of DMT's gradient; the paper's DAgger: 1")
-    add("--rollout", 64, whole(1), "R, steps the RNN goes on its own in DMT, in whole windows")
-    add("--batch-size", 32, whole(1), "sequences in a step")
-    add("--seed", 0, whole(0), "of weights, data and all that is drawn")
-    add("--device", "auto", device, "cuda, mps, cpu, or auto: the best there is")
-    add("--precision", None, ["fp32", "bf16"], "of products; None: bf16 on CUDA, else fp32")
-    p.add_argument("--compile", action="store_true", help="compile Transformers and cells (off)")
-    add("--eval-every", 200, whole(1), "steps from one evaluation and checkpoint to the next")
-    add("--eval-rows", 128, whole(1), "held-out sequences in these evaluations")
-    add("--eval-length", 1, whole(1, 8), "measure also 2, 4, 8 times the length, up to this")
-    add("--out", None, str, f"directory of the run; None: runs/<task>-{METHOD}")
-    add("--init", None, str, "a run's directory: start from its weights, with its options")
-    p.add_argument("--resume", action="store_true", help="go on with the run in --out")
-    add("--sample", 0, whole(0), "show so many samples of the run in --out, train nothing")
-    add("--prompt", "", str, "what sampled text begins with")
-    return p
+def update(network, optimizers: dict, loss_of, batch: Batch, args: Namespace) -> dict:
+    """One step of the optimisers on a batch -> the parts of the loss by name."""
+    bf16 = args.precision == "bf16"
+    with torch.autocast(args.device, torch.bfloat16, enabled=bf16):
+        loss, parts = network(loss_of, batch, args)
+    network.zero_grad()
+    loss.backward()
+    norm = nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+    optimizers["adamw"].step()
+    if args.device == "cpu":
+        with FullPrecision():
+            optimizers["muon"].step()
+    else:
+        optimizers["muon"].step()
+    return {name: part.detach() for name, part in (parts | {"gradient": norm}).items()}
 
 
-def settings(argv: list[str] | None) -> tuple:
-    """Options -> args, task, models, checkpoint to go on from; finds what is wrong with them."""
-    args, checkpoint, source = resolve(parser(), argv, METHOD, TASKS)  # source: or --init's
+def means(records: list[dict], phase: str, step: int) -> dict:
+    """Means of the parts since the last evaluation; WrongInput if one is not finite."""
+    parts = {}
+    for name in records[0]:
+        values = torch.stack([record[name] for record in records]).tolist()
+        for at, value in enumerate(values, step + 1 - len(values)):
+            if not math.isfinite(value):
+                raise WrongInput(f"{phase}: {name} is {value} at step {at}; try a lower --lr")
+        parts[name] = sum(values) / len(values)
+    return parts
+
+
+def record(state: dict, phase: str, figures: dict):
+    """Add a line to the metrics of a run."""
+    line = {"phase": phase} | {name: state[name] for name in ("step", "seconds", "depth")}
+    state["metrics"].append(line | figures)
+
+
+def report(bar, phase: str, state: dict, parts: dict, figures: dict):
+    """Print an evaluation, and show the parts of the loss beside the progress bar."""
+    shown = "  ".join(f"{name} {value:.4f}" for name, value in figures.items())
+    tqdm.write(f"{phase:5}  step {state['step']:5}  {state['seconds']:4.0f} s  {shown}")
+    if bar is not None:
+        bar.set_postfix({name: f"{value:.3g}" for name, value in parts.items()})
+
+
+class ControlC:
+    """While it is open, a first Ctrl-C sets pressed, so that a step can end; a second one stops."""
+
+    def __enter__(self):
+        self.pressed = False
+        self.usual = signal.getsignal(signal.SIGINT)
+        # Only the main thread may set a handler; a background job may have SIGINT ignored.
+        self.main = threading.current_thread() is threading.main_thread()
+        if self.main and self.usual is not signal.SIG_IGN:
+            signal.signal(signal.SIGINT, self.press)
+        return self
+
+    def press(self, *_):
+        self.pressed = True
+        signal.signal(signal.SIGINT, self.usual)
+
+    def __exit__(self, *_):
+        if self.main:
+            signal.signal(signal.SIGINT, self.usual)
+
+
+# ----------------------------------------------------------------- several processes
+def process() -> tuple[int, int]:
+    """This process's number, and how many there are, as torchrun sets them."""
+    return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+
+
+def distribute(models: Models, args: Namespace) -> nn.Module:
+    """The models, or with several processes their gradients' mean over all processes."""
+    if process()[1] == 1:
+        return models
+    if not distributed.is_initialized():
+        distributed.init_process_group()
+    return DistributedDataParallel(models)
+
+
+# ------------------------------------------------------------------ the files of a run
+def save(out: Path, args: Namespace, models: Models, optimizers: dict, state: dict, rank: int):
+    """Write checkpoint.pt and metrics.jsonl, each whole or not at all."""
+    if rank > 0:
+        return
+    checkpoint = {
+        "format": FORMAT,
+        "config": vars(args),
+        "state": state,
+        "models": models.state_dict(),
+        "optimizers": {name: o.state_dict() for name, o in optimizers.items()},
+    }
+    torch.save(checkpoint, out / "checkpoint.tmp")
+    os.replace(out / "checkpoint.tmp", out / "checkpoint.pt")
+    lines = "".join(json.dumps(line) + "\n" for line in state["metrics"])
+    (out / "metrics.tmp").write_text(lines)
+    os.replace(out / "metrics.tmp", out / "metrics.jsonl")
+
+
+def read_run(directory: str, option: str) -> dict:
+    """The checkpoint of a run: tensors and plain values; WrongInput if there is none."""
+    path = Path(directory) / "checkpoint.pt"
+    if not path.is_file():
+        raise WrongInput(f"{option}: {directory} holds no run; name the --out of an earlier one")
+    try:
+        run = torch.load(path, map_location="cpu", weights_only=True)
+        known = run["format"] == FORMAT
+        known &= set(NEW_RUN) == set(run["state"])
+    except Exception:  # damaged files make torch raise errors of many kinds
+        raise WrongInput(f"{option}: {path} is damaged or of another program") from None
+    if not known:
+        raise WrongInput(f"{option}: {path} is of another version of this program")
+    return run
+
+
+def load(directory: str, device: str = "cpu") -> tuple:
+    """A trained run's RNN and its task: rnn, task = smt.load("runs/copy-smt")."""
+    run = read_run(directory, "load")
+    args = Namespace(**run["config"])
     task = make_task(args)
-    fit(args, task.T)
-    agree(args, inherited(checkpoint, args))
+    models = build(args, task)
+    models.load_state_dict(run["models"])
+    return models["rnn"].to(device).requires_grad_(False), task
+
+
+# -------------------------------------------------------------------- the command line
+FORMAT = 3  # of checkpoint.pt; it grows when the content changes
+NEW_RUN = {"step": 0, "seconds": 0.0, "depth": 0, "metrics": [], "finished": False}
+
+# Options as (name, default, kind, meaning). Those of the task are in data.py.
+NETWORKS = [
+    ("cell", "mlp", [*CELLS], "f, the RNN's update"),
+    ("memory", 4, whole(1, 4096), "K, tokens of the memory"),
+    ("dim", 64, whole(HEAD, 65536), f"d, numbers in a memory token, a multiple of {HEAD}"),
+    ("cell-depth", 1, whole(1, 1000), "layers of the cell (the GRU has one)"),
+    ("decoder-depth", 1, whole(1, 1000), "layers of decoder and readout"),
+    ("width", 128, whole(HEAD, 65536), f"D, width of the encoder, a multiple of {HEAD}"),
+    ("encoder-depth", 2, whole(1, 1000), "layers of the encoder"),
+    ("timestamps", False, bool, "add a learned embedding of t to the encoder's inputs"),
+]
+TRAINING = [
+    ("future", 64, whole(1), "Tf, targets decoded from a label, up to the end"),
+    ("decoded", 4, whole(1, 10**6), "J, times a step whose labels are decoded"),
+    ("lambda-dyn", 10.0, number(0), "λ_dyn, weight of L_dyn"),
+    ("lambda-unif", 0.1, number(0), "λ_unif, weight of L_unif"),
+    ("steps", 1500, whole(0), "steps of SMT"),
+    ("lr", 2e-3, number(1e-12), "AdamW's peak learning rate in SMT; Muon's is five times it"),
+    ("dmt-steps", 300, whole(0), "steps of DMT"),
+    ("dmt-lr", 1e-3, number(1e-12), "the same in DMT"),
+    ("window", 16, whole(1), "H, steps that DMT's gradient passes through"),
+    ("detach-readout", False, bool, "DMT's readout loss does not reach the cell: the paper's"),
+    ("batch-size", 32, whole(1, 10**6), "sequences in a step"),
+    ("seed", 0, whole(0), "of weights, data and all other draws"),
+]
+RUN = [
+    ("preset", None, ["paper"], "the authors' sizes, on any task"),
+    ("device", "auto", str, "cuda, mps, cpu, or auto: the best that is there"),
+    ("precision", None, ["fp32", "bf16"], "of products; on CUDA bf16, else fp32"),
+    ("compile", False, bool, "compile Transformers and cells"),
+    ("eval-every", 100, whole(1), "steps from one evaluation and checkpoint to the next"),
+    ("eval-length", 1, whole(1, 8), "at the end measure also 2, 4, 8 times the length"),
+    ("out", None, str, f"directory of the run; if not given, runs/TASK-{METHOD}"),
+    ("init", None, str, "directory of a run: begin with its networks and sizes"),
+    ("resume", False, bool, "go on with the run in --out"),
+    ("sample", 0, whole(1, 10**6), "show so many samples of the run in --out"),
+]
+# The authors' sizes and weights (their notebook). Their optimiser was AdamW alone.
+PAPER = {
+    "cell": "transformer", "memory": 16, "dim": 256, "width": 256, "cell_depth": 8,
+    "encoder_depth": 8, "decoder_depth": 4, "future": 64, "batch_size": 128,
+    "lambda_dyn": 0.1, "lambda_unif": 0.001, "lr": 3e-4, "steps": 150_000,
+    "dmt_lr": 3e-5, "dmt_steps": 1500, "window": 1, "detach_readout": True,
+}  # fmt: skip
+MACHINE = {"device", "precision", "compile", "out", "resume", "sample", "prompt"}
+
+
+def make_parser(options: list[tuple]) -> argparse.ArgumentParser:
+    """A parser of these options, which keeps only those that are given."""
+    parser = argparse.ArgumentParser(
+        description=__doc__.splitlines()[0],
+        usage="%(prog)s [--task NAME] [options]; see --help",
+        argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--task", help=f"{', '.join(TASKS)}; list tells about them (default: copy)")
+    for name, default, kind, meaning in options:
+        text = f"{meaning} (default: {default})"
+        if kind is bool:
+            parser.add_argument(f"--{name}", action="store_true", help=text)
+        elif isinstance(kind, list):
+            parser.add_argument(f"--{name}", choices=kind, help=text)
+        else:
+            parser.add_argument(f"--{name}", type=kind, help=text)
+    return parser
+
+
+def settings(argv: list[str] | None) -> tuple[Namespace, dict, dict | None]:
+    """The options of a run, the run itself (new or to go on with), and the run to begin from.
+
+    Later ones win: defaults, those of the task, the preset, the earlier run, what is given.
+    """
+    options = NETWORKS + TRAINING + RUN
+    early = make_parser(options).parse_known_args(argv)[0]
+    name = getattr(early, "task", "copy")
+    if name == "list":
+        print(list_tasks())
+        sys.exit(0)
+    earlier, run = {}, {"state": NEW_RUN | {"metrics": []}}
+    source = read_run(early.init, "--init") if hasattr(early, "init") else None
+    out = getattr(early, "out", f"runs/{name}-{METHOD}")
+    goes_on = hasattr(early, "resume") or hasattr(early, "sample")
+    if goes_on:
+        run = read_run(out, "--resume or --sample")
+        earlier, name = run["config"], run["config"]["task"]
+        if earlier["method"] != METHOD:
+            raise WrongInput(f"--out {out}: {earlier['method']} made this run, not {METHOD}")
+    elif source is not None:
+        name = source["config"]["task"]
+        shared = [option for option, *_ in TASKS[name].options + NETWORKS]
+        shared = [option.replace("-", "_") for option in shared]
+        earlier = {option: source["config"][option] for option in shared if option in source["config"]}
+    if getattr(early, "task", name) not in TASKS:
+        raise WrongInput(f"--task {early.task}: give one of {', '.join(TASKS)}, or list")
+    task = TASKS[name]
+    options += task.options
+    given = vars(make_parser(options).parse_args(argv))
+    for option, value in given.items():
+        wanted = earlier.get(option, value)
+        if value != wanted and option not in MACHINE:
+            shown = option.replace("_", "-")
+            raise WrongInput(f"--{shown} {value}: the earlier run has {wanted}; leave it out")
+    defaults = {option.replace("-", "_"): default for option, default, *_ in options}
+    preset = PAPER if "preset" in given else {}
+    config = defaults | task.defaults | preset | earlier | given
+    config |= {"task": name, "method": METHOD, "out": out}
+    args = Namespace(**config)
+    check(args)
+    return args, run, source
+
+
+def check(args: Namespace):
+    """Settle the device and its precision; WrongInput if options don't go together."""
+    there = ["cpu"]
+    if torch.accelerator.is_available():
+        there.insert(0, torch.accelerator.current_accelerator().type)
+    if args.device not in ("auto", *there):
+        raise WrongInput(f"--device {args.device}: this machine has {' and '.join(there)}")
+    if args.device == "auto":
+        args.device = there[0]
+    if args.device == "cuda":
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
+    if args.precision is None:
+        args.precision = "bf16" if args.device == "cuda" else "fp32"
+    for name in ("dim", "width"):
+        if getattr(args, name, HEAD) % HEAD:
+            raise WrongInput(f"--{name} {getattr(args, name)}: give a multiple of {HEAD}")
+    ranks = process()[1]
+    if args.batch_size % ranks:
+        raise WrongInput(f"--batch-size {args.batch_size}: give a multiple of {ranks} processes")
+    if not args.resume and not args.sample and (Path(args.out) / "checkpoint.pt").exists():
+        raise WrongInput(f"--out {args.out}: holds a run; --resume it, or give another --out")
+
+
+def make_task(args: Namespace):
+    """The task with the options that belong to it."""
+    names = [name for name, *_ in TASKS[args.task].options]
+    return TASKS[args.task](**{name: getattr(args, name) for name in names})
+
+
+def build(args: Namespace, task) -> Models:
+    """The networks, freshly initialised."""
+    encoder = Encoder(args, task.vocab, task.T)
+    decoder = Decoder(args, task.vocab)
+    rnn = RNN(args, task.vocab)
+    return Models({"encoder": encoder, "decoder": decoder, "rnn": rnn})
+
+
+def start(args: Namespace, run: dict, source: dict | None) -> tuple:
+    """The task, and the networks with the weights of the run or of the run to begin from."""
+    task = make_task(args)
     torch.manual_seed(args.seed)
-    models = build(args, task.vocab)
-    restore(models, source, args)
-    for network in models.modules():
-        if args.compile and isinstance(network, (Transformer, *CELLS.values())):
-            network.compile()
-    return args, task, models.to(args.device), checkpoint
-
-
-def fit(args: Args, T: int):
-    """Shorten what goes beyond the T times; UsageError for what can't be."""
-    if round(args.cell_only * args.steps) == args.steps and not args.init:
-        shown = f"--steps {args.steps} --cell-only {args.cell_only}"
-        raise UsageError(f"{shown}: f needs a teacher; leave some steps to it, or give --init RUN")
-    for name in "future", "labels", "window", "rollout":
-        setattr(args, name, min(getattr(args, name), T))
-    args.rollout = max(1, args.rollout // args.window) * args.window  # whole windows, one at least
-
-
-def build(args: Args, vocab: int):
-    """The teacher and the RNN, freshly initialised."""
-    teacher = nn.ModuleDict({"encoder": Encoder(args, vocab), "decoder": Decoder(args, vocab)})
-    return Models({"teacher": teacher, "rnn": RNN(args, vocab)})
+    models = build(args, task)
+    weights = run.get("models") or (source and source["models"])
+    try:
+        if weights:
+            models.load_state_dict({name: weights[name] for name in models.state_dict()})
+    except (KeyError, RuntimeError):
+        raise WrongInput("--init, --resume: the run has networks of other sizes") from None
+    models.to(args.device)
+    if args.compile:
+        for network in models.modules():
+            if isinstance(network, (Block, *CELLS.values())):
+                network.compile()
+    return task, models
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Train and show; with --sample, show. Exit status: 0, 2 for wrong input, 130 for Ctrl-C."""
+    """Train and show samples; with --sample show samples alone. Exit status 0, or 130 for Ctrl-C.
 
-    def work():
-        args, task, models, checkpoint = settings(argv)
+    Wrong input ends with one line and exit status 2.
+    """
+    try:
+        args, run, source = settings(argv)
+        task, models = start(args, run, source)
         if not args.sample:
-            train(args, task, models, checkpoint)
-        if not RANK:
-            show(models["rnn"], task, args.sample or 4, args)
-
-    return status(work, __file__)
+            Path(args.out).mkdir(parents=True, exist_ok=True)
+            train(args, task, models, run)
+        if process()[0] == 0:
+            print(show(models["rnn"], task, args.sample or 4, args))
+    except WrongInput as error:
+        make_parser([]).error(str(error))
+    except OSError as error:
+        make_parser([]).error(f"--out: can't write {error.filename} ({error.strerror})")
+    except KeyboardInterrupt:
+        print("stopped; --resume goes on from the last checkpoint", file=sys.stderr)
+        return 130
+    return 0
 
 
 if __name__ == "__main__":

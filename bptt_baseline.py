@@ -1,389 +1,773 @@
-"""Backpropagation through time (BPTT), the baseline: the RNN of smt.py, trained by unrolling it.
+"""Backpropagation through time (BPTT) in the place of Supervised Memory Training (SMT).
 
-What to remember and how to update it are learnt at once, from the loss of the readout alone: the
-gradient of an answer goes back step by step to the input that it needs, and fades or explodes on
-the way. `diff smt.py bptt_baseline.py` shows what SMT does instead (<). Tasks, RNN and training
-loop are the same; each method has its own learning rate and number of steps.
+This file is smt.py without encoder, decoder and labels: `diff smt.py bptt_baseline.py` shows
+what SMT adds. The RNN, the evaluation, the training loop and the command line are the same.
+The RNN is unrolled from an empty memory through the sequence, and the gradient of one loss
+goes back through all steps, or through H of them.
 
 Glossary
-  paper    here          shape and meaning
-  x, y     x, y          (B, T) tokens, targets: y_t is asked after x_<=t; y_t = -1 is not scored
-  m_∅      rnn.empty     (K, d) memory of the empty prefix, t = -1
-  m_t      memory        (N, K, d) memory of the prefix x_<=t: K tokens of d numbers each
-  D        decoder       m_t, x_{t+1..t+Tf-1} -> logits of the Tf targets y_t..y_{t+Tf-1}
-  g        rnn.readout   D given no future token: m_t -> logits of y_t
-  f        rnn.step      m_t, x_{t+1} -> m_{t+1}: rnn.cell, with rnn.embed for x
-  B sequences of T times; V kinds of token; H steps of a gradient; N, S of anything
+  symbol    here            shape and meaning
+  x, y      x, y            (B, T) inputs and targets; y_t is asked after x_0 .. x_t; -1: nothing
+  m_∅       rnn.empty       (K, d) the memory at the start; it is learnt
+  m̂_t       memory          (B, K, d) a memory that the RNN made; memories (B, T, K, d)
+  f         rnn.step        m̂_t, x_{t+1} -> m̂_{t+1}, by rnn.cell
+  g         rnn.readout     m̂_t -> logits of y_t
+  H         args.truncate   steps that the gradient passes through
+  B sequences, T times, K memory tokens of d numbers, V tokens
+
+A step of BPTT trains the RNN
+    m̂ = m_∅
+    for t in 0 .. T - 1:
+        every H steps: m̂ = detach(m̂)                    if H < T: truncated BPTT
+        m̂ = cell(m̂, x_t)
+        loss += cross_entropy(readout(m̂), y_t)
 """
 
+import argparse
+import json
+import math
+import os
+import signal
 import sys
+import threading
 import time
-from argparse import Namespace as Args
+from argparse import Namespace
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import NamedTuple
 
+import numpy as np
 import torch
+import torch.distributed as distributed
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.overrides import TorchFunctionMode
 from tqdm import tqdm
 
-from data import TASKS, Task, add_task, make_task
-from run import LARGEST, RANK, RANKS, Parser, agree, device, inherited, learning_rate, mean_loss
-from run import npz, number, open_run, random_bits, report, resolve, restore, save, share, status
-from run import take_up, until_ctrl_c, whole, write
+from data import TASKS, WrongInput, list_tasks, number, whole
 
-Loss = tuple[Tensor, int]  # the loss; how many layers had to run one after another
+METHOD = "bptt"
+HEAD = 16  # numbers in an attention head
 
 
-# ---------------------------------------------------------------------------------- attention block
-def rotation(position: Tensor, size: int) -> Tensor:
-    """Rotary positions (N or 1, S) as complex numbers of length 1, (N or 1, 1, S, size / 2)."""
-    frequency = 10000.0 ** (torch.arange(0, -size, -2, device=position.device) / size)
-    angle = position[:, None, :, None] * frequency
-    return torch.complex(angle.cos(), angle.sin())
+# ------------------------------------------------------------------------ Transformer
+def rotary(h: Tensor) -> Tensor:
+    """Rotary positions: turn pairs of numbers by an angle that grows with the position.
+
+    h (B, heads, S, size) -> the same shape. The product of two turned vectors depends on
+    the distance of their positions alone.
+    """
+    S, size = h.shape[-2:]
+    position = torch.arange(S, device=h.device)
+    exponent = torch.arange(0, size, 2, device=h.device) / size
+    angle = position[:, None] / 10000.0**exponent  # (S, size / 2)
+    cos, sin = angle.cos(), angle.sin()
+    first, second = h.chunk(2, -1)
+    turned = torch.cat([first * cos - second * sin, second * cos + first * sin], -1)
+    return turned.type_as(h)
 
 
-def rotate(h: Tensor, turn: Tensor) -> Tensor:
-    """Turn h (N, heads, S, size), two numbers of it being a complex one, by its positions."""
-    turned = torch.view_as_complex(h.type_as(turn.real).unflatten(-1, (-1, 2))) * turn
-    return torch.view_as_real(turned).flatten(-2).type_as(h)
+def attention(qkv: Tensor, heads: int, causal: bool) -> Tensor:
+    """Attention of several heads: qkv (B, S, 3 size) -> (B, S, size)."""
+    qkv = qkv.unflatten(2, (3, heads, -1))  # (B, S, 3, heads, size / heads)
+    q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, heads, S, size / heads)
+    q, k = rotary(q), rotary(k)
+    h = F.scaled_dot_product_attention(q, k, v, is_causal=causal)
+    return h.transpose(1, 2).flatten(2)
 
 
-def mlp(size: int, hidden: int, d: int) -> nn.Module:
-    """The pre-norm MLP of every residual branch: (..., size) -> (..., d)."""
-    return nn.Sequential(nn.RMSNorm(size), nn.Linear(size, hidden), nn.GELU(), nn.Linear(hidden, d))
+def mlp(size: int, hidden: int, out: int) -> nn.Module:
+    """An MLP behind a norm, for residual branches: (.., size) -> (.., out)."""
+    return nn.Sequential(
+        nn.RMSNorm(size),
+        nn.Linear(size, hidden),
+        nn.GELU(),
+        nn.Linear(hidden, out),
+    )
 
 
 class Block(nn.Module):
-    """Transformer block: h (N, S, d) -> (N, S, d)."""
+    """A Transformer block: h (B, S, d) -> (B, S, d)."""
 
-    def __init__(self, d: int, heads: int):
+    def __init__(self, d: int, causal: bool):
         super().__init__()
-        self.heads, self.norm, self.mlp = heads, nn.RMSNorm(d), mlp(d, 4 * d, d)
-        self.qkv, self.out = nn.Linear(d, 3 * d, bias=False), nn.Linear(d, d, bias=False)
+        self.causal = causal
+        self.norm = nn.RMSNorm(d)
+        self.qkv = nn.Linear(d, 3 * d, bias=False)
+        self.out = nn.Linear(d, d, bias=False)
+        self.mlp = mlp(d, 4 * d, d)
 
-    def forward(self, h: Tensor, turn: Tensor, mask: Tensor | None) -> Tensor:
-        qkv = self.qkv(self.norm(h)).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        q, k, v = qkv.unbind()  # each (N, heads, S, d / heads)
-        a = F.scaled_dot_product_attention(rotate(q, turn), rotate(k, turn), v, attn_mask=mask)
-        h = h + self.out(a.transpose(1, 2).flatten(2))
+    def forward(self, h: Tensor) -> Tensor:
+        qkv = self.qkv(self.norm(h))
+        heads = h.shape[-1] // HEAD
+        h = h + self.out(attention(qkv, heads, self.causal))
         return h + self.mlp(h)
 
 
-class Transformer(nn.Module):
-    """Blocks: h (N, S, d), position (N, S) or 0..S-1, mask (N, 1, S, S), (S, S) or none -> h."""
+def transformer(d: int, depth: int, causal: bool) -> nn.Module:
+    """Blocks one after another: h (B, S, d) -> (B, S, d)."""
+    return nn.Sequential(*(Block(d, causal) for _ in range(depth)))
 
-    def __init__(self, d: int, heads: int, depth: int):
+
+# ------------------------------------------------------------------------------ readout
+class Readout(nn.Module):
+    """g: m_t (.., K, d) -> logits of y_t (.., V), read at the last memory token."""
+
+    def __init__(self, args: Namespace, vocab: int):
         super().__init__()
-        self.blocks = nn.ModuleList(Block(d, heads) for _ in range(depth))
+        self.body = transformer(args.dim, args.decoder_depth, causal=True)
+        self.norm = nn.RMSNorm(args.dim)
+        self.head = nn.Linear(args.dim, vocab)
 
-    def forward(self, h: Tensor, position: Tensor = None, mask: Tensor = None) -> Tensor:
-        position = torch.arange(h.shape[1], device=h.device)[None] if position is None else position
-        turn = rotation(position, h.shape[-1] // self.blocks[0].heads)
-        for block in self.blocks:
-            h = block(h, turn, mask)
-        return h
-
-
-# ------------------------------------------------------------------------------ decoder and readout
-class Decoder(nn.Module):
-    """D: memory (N, K, d), x_{t+1}.. (N, S) -> logits of y_t.. (N, S + 1, V). No x: readout g."""
-
-    def __init__(self, args: Args, vocab: int):
-        super().__init__()
-        self.embed = nn.Embedding(vocab, args.dim)
-        self.body = Transformer(args.dim, args.heads, args.decoder_depth)
-        self.norm, self.head = nn.RMSNorm(args.dim), nn.Linear(args.dim, vocab)
-
-    def forward(self, memory: Tensor, future: Tensor = None, context: int = LARGEST) -> Tensor:
-        h = memory if future is None else torch.cat([memory, self.embed(future)], 1)
-        s, K = torch.arange(h.shape[1], device=h.device), memory.shape[1]
-        # Causal. Inputs see all the memory; if context is small, D must rely on the memory.
-        mask = (s <= s[:, None]) & ((s > s[:, None] - context) | (s < K))
-        return self.logits(self.body(h, mask=mask)[:, K - 1 :])
+    def forward(self, memory: Tensor) -> Tensor:
+        tokens = memory.flatten(0, -3)  # (N, K, d)
+        h = self.body(tokens)[:, -1]  # (N, d)
+        return self.logits(h).unflatten(0, memory.shape[:-2])
 
     def logits(self, h: Tensor) -> Tensor:
-        """The last layer: h (..., d) -> (..., V)."""
+        """The last layer: h (.., d) -> (.., V)."""
         return self.head(self.norm(h))
 
 
-# ------------------------------------------------------------------------------------------ the RNN
-class TransformerCell(nn.Module):
-    """f as a Transformer over K + 1 tokens: memory (N, K, d), e (N, d) -> (N, K, d)."""
-
-    def __init__(self, args: Args):
-        super().__init__()
-        self.depth, self.body = args.cell_depth, Transformer(args.dim, args.heads, args.cell_depth)
-
-    def forward(self, memory: Tensor, e: Tensor) -> Tensor:
-        return self.body(torch.cat([memory, e[:, None]], 1))[:, :-1]
-
-
+# ------------------------------------------------------------------------------ the RNN
 class MLPCell(nn.Module):
-    """f as residual blocks over the flat memory: memory (N, K, d), e (N, d) -> (N, K, d)."""
+    """f as MLPs over the flat memory: memory (N, K, d), e (N, d) -> (N, K, d)."""
 
-    def __init__(self, args: Args):
+    def __init__(self, args: Namespace):
         super().__init__()
-        self.depth, size = args.cell_depth, args.memory * args.dim
-        self.blocks = nn.ModuleList(mlp(size + args.dim, 2 * size, size) for _ in range(self.depth))
+        d, Kd = args.dim, args.memory * args.dim
+        blocks = [mlp(Kd + d, 2 * Kd, Kd) for _ in range(args.cell_depth)]
+        self.blocks = nn.ModuleList(blocks)
 
     def forward(self, memory: Tensor, e: Tensor) -> Tensor:
-        h = memory.flatten(1)
-        for block in self.blocks:  # e beside h: added to it, e would have to be removed again
+        h = memory.flatten(1)  # (N, K d)
+        for block in self.blocks:
             h = h + block(torch.cat([h, e], 1))
         return h.view_as(memory)
 
 
-class GRUCell(nn.GRUCell):
-    """f as a gated recurrent unit over the flat memory: memory (N, K, d), e (N, d) -> (N, K, d)."""
+class TransformerCell(nn.Module):
+    """f as a Transformer of K + 1 tokens: memory (N, K, d), e (N, d) -> (N, K, d)."""
 
-    def __init__(self, args: Args):
-        super().__init__(args.dim, args.memory * args.dim)
-        self.depth = 1
+    def __init__(self, args: Namespace):
+        super().__init__()
+        self.body = transformer(args.dim, args.cell_depth, causal=False)
 
     def forward(self, memory: Tensor, e: Tensor) -> Tensor:
-        return super().forward(e, memory.flatten(1)).view_as(memory)
+        h = torch.cat([memory, e[:, None]], 1)  # (N, K + 1, d)
+        return self.body(h)[:, :-1]
 
 
-CELLS = {"transformer": TransformerCell, "mlp": MLPCell, "gru": GRUCell}  # each has its depth
+class GRUCell(nn.Module):
+    """f as a GRU over the flat memory: memory (N, K, d), e (N, d) -> (N, K, d)."""
+
+    def __init__(self, args: Namespace):
+        super().__init__()
+        self.gru = nn.GRUCell(args.dim, args.memory * args.dim)
+
+    def forward(self, memory: Tensor, e: Tensor) -> Tensor:
+        return self.gru(e, memory.flatten(1)).view_as(memory)
+
+
+CELLS = {"mlp": MLPCell, "transformer": TransformerCell, "gru": GRUCell}
 
 
 class RNN(nn.Module):
-    """All that inference needs: f with its embedding, g (D, its embedding idle) and m_∅."""
+    """All that stays after training: the cell f, the readout g and the memory m_∅."""
 
-    def __init__(self, args: Args, vocab: int):
+    def __init__(self, args: Namespace, vocab: int):
         super().__init__()
         self.embed = nn.Embedding(vocab, args.dim)
         self.cell = CELLS[args.cell](args)
-        self.readout = Decoder(args, vocab)
+        self.readout = Readout(args, vocab)
         self.empty = nn.Parameter(torch.randn(args.memory, args.dim))  # m_∅
 
     def step(self, memory: Tensor, x: Tensor) -> Tensor:
-        """m_t, x_{t+1} -> m_{t+1}: memory (N, K, d), x (N,) -> (N, K, d), tokens of RMS 1."""
-        return F.rms_norm(self.cell(memory, self.embed(x)), memory.shape[-1:])
+        """m_t (N, K, d), x_{t+1} (N,) -> m_{t+1} (N, K, d), each token of RMS 1."""
+        memory = self.cell(memory, self.embed(x))
+        return F.rms_norm(memory, memory.shape[-1:])
 
-    def rollout(self, x: Tensor, memory: Tensor = None) -> Tensor:
-        """The RNN alone, from m_∅ or another memory: x (N, S) -> its memories (N, S, K, d)."""
-        memory = self.empty.expand(len(x), -1, -1) if memory is None else memory
+    def rollout(self, x: Tensor) -> Tensor:
+        """The RNN alone, from m_∅ through x (N, S) -> its memories (N, S, K, d)."""
+        memory = self.empty.expand(len(x), -1, -1)
         memories = []
         for token in x.unbind(1):
-            memories.append(memory := self.step(memory, token))
+            memory = self.step(memory, token)
+            memories.append(memory)
         return torch.stack(memories, 1)
 
 
+class Batch(NamedTuple):
+    """What a step of training gets."""
+
+    x: Tensor  # (B, T)
+    y: Tensor  # (B, T)
+    first: int  # the first time at which a row is asked for something
+    draws: Generator  # on the CPU, for what a loss draws
+    done: float  # share of the phase's steps that lie behind, 0 .. 1
+
+
 class Models(nn.ModuleDict):
-    """The networks by name; to call them is to compute a loss, as DistributedDataParallel wants."""
+    """The networks by name.
 
-    def forward(self, loss_of, *batch) -> Loss:
-        return loss_of(self, *batch)
-
-
-# ------------------------------------------------------------------------------------ the BPTT loss
-def cross_entropy(logits: Tensor, y: Tensor, count: Tensor) -> Tensor:
-    """Nats of the scored y over the count of those in the whole batch, so that its parts add up."""
-    total = F.cross_entropy(logits.flatten(0, -2), y.flatten(), ignore_index=-1, reduction="sum")
-    return total / count
-
-
-def scored(y: Tensor) -> Tensor:
-    """How many y are scored, never 0; of several processes with rows of one batch: their mean."""
-    count = (y >= 0).sum().float()
-    if RANKS > 1:
-        torch.distributed.all_reduce(count)
-    return count.clamp(min=1) / RANKS
-
-
-def bptt_loss(models: Models, x: Tensor, y: Tensor, bits: Tensor, done: float, args: Args) -> Loss:
-    """L = the readout's loss on the RNN's own memories, from m_∅ through all T steps.
-
-    x, y (B, T) -> loss, depth: layers in a row; bits, done: what smt.py's losses need, unused here.
-    Truncated, the gradient is cut every H steps.
+    A call computes a loss, as DistributedDataParallel only sees what is called.
     """
-    rnn, memories = models["rnn"], []
-    for inputs in x.split(args.truncate, 1):  # (B, H)
-        memory = memories[-1][:, -1].detach() if memories else None  # first m_∅, which is learnt
-        memories.append(rnn.rollout(inputs, memory))
-    # Read out where there is a loss; the readout costs more than a step of most cells.
-    logits = rnn.readout(torch.cat(memories, 1)[y >= 0])[:, 0]  # (number scored, V)
-    loss = cross_entropy(logits, y[y >= 0], scored(y))
-    return loss, x.shape[1] * rnn.cell.depth + args.decoder_depth
+
+    def forward(self, loss_of, batch: Batch, args: Namespace) -> tuple[Tensor, dict]:
+        return loss_of(self, batch, args)
 
 
-# --------------------------------------------------------------- evaluate and sample: the RNN alone
-def scores(readout: Decoder, memories: Tensor, y: Tensor) -> Tensor:
-    """Nats and hits of the scored targets: memories (B, T, K, d), y (B, T) -> (2, number)."""
-    logits, target = readout(memories[y >= 0])[:, 0].float(), y[y >= 0]  # (number scored, V)
-    loss = F.cross_entropy(logits, target, reduction="none")
-    return torch.stack([loss, logits.argmax(-1) == target]).cpu().double()
+def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
+    """Mean nats of the targets y (..) that are asked for, 0 if none is; logits (.., V)."""
+    logits, y = logits.flatten(0, -2), y.flatten()
+    nats = F.cross_entropy(logits, y, ignore_index=-1, reduction="sum")
+    return nats / (y >= 0).sum().clamp(min=1)
+
+
+# ------------------------------------------------------------------------ the BPTT loss
+def bptt_loss(models: Models, batch: Batch, args: Namespace) -> tuple[Tensor, dict]:
+    """The RNN runs alone and is asked for the targets -> the loss, and its parts by name."""
+    rnn, x, y, first = models["rnn"], batch.x, batch.y, batch.first
+
+    T, H = x.shape[1], args.truncate
+    offset = int(torch.randint(H, (1,), generator=batch.draws))
+    memory, memories = rnn.empty.expand(len(x), -1, -1), []
+    for t in range(T):
+        if H < T and (t + offset) % H == 0:
+            memory = memory.detach()
+        memory = rnn.step(memory, x[:, t])
+        memories.append(memory)
+    memories = torch.stack(memories, 1)  # (B, T, K, d)
+
+    read = cross_entropy(rnn.readout(memories[:, first:]), y[:, first:])
+    return read, {"readout": read}
+
+
+# ------------------------------------------------------ evaluate and sample: the RNN alone
+@torch.no_grad()
+def score(logits: Tensor, y: Tensor) -> Tensor:
+    """Sums of nats, right answers and answers: logits (B, T, V), y (B, T) -> (3,)."""
+    asked = y >= 0
+    nats = F.cross_entropy(logits[asked].float(), y[asked], reduction="sum")
+    right = (logits.argmax(-1) == y).sum()  # y = -1 is never right
+    return torch.stack([nats, right, asked.sum()]).double().cpu()
 
 
 @torch.no_grad()
-def evaluate(models: nn.ModuleDict, task: Task, split: str, rows: int | None = None) -> dict:
-    """The RNN alone, from m_∅ on held-out sequences: a line of metrics.jsonl.
+def evaluate(models: Models, task, split: str, rows: int) -> dict:
+    """The RNN alone, from m_∅ on held-out sequences.
 
-    Nats and shares of right answers per scored target. Of a teacher, which is not here, NaN.
+    Losses in nats and shares of right answers, both per target that is asked for.
     """
-    rnn, alone = models["rnn"], []
-    for chunk in torch.arange(rows or task.test_rows, device=task.device).split(64):
-        x, y = task.batch(split, 0, chunk)
+    rnn, alone = models["rnn"], torch.zeros(3).double()
+    x, y = task.held_out(split, rows)
+    for x, y in zip(x.split(64), y.split(64)):
+        x, y = x.to(rnn.empty.device), y.to(rnn.empty.device)
         memories = rnn.rollout(x)  # (B, T, K, d)
-        alone.append(scores(rnn.readout, memories, y))
-    figures = dict(zip(("val_loss", "val_acc"), torch.cat(alone, 1).mean(1).tolist()))
-    return figures | dict.fromkeys(("teacher_loss", "teacher_acc", "drift"), float("nan"))
+        alone += score(rnn.readout(memories), y)
+    figures = {"val_loss": alone[0] / alone[2], "val_acc": alone[1] / alone[2]}
+    return {name: float(value) for name, value in figures.items()}
 
 
 @torch.no_grad()
-def show(rnn: RNN, task: Task, count: int, args: Args):
-    """Print the RNN's answers, or what it writes or draws alone, which samples.npz keeps."""
-    rows, samples = torch.arange(count, device=args.device), {}
+def show(rnn: RNN, task, count: int, args: Namespace) -> str:
+    """Answers of the RNN alone on test sequences, or what it writes and draws."""
+    device = rnn.empty.device
     if not hasattr(task, "prompts"):
-        x, y = task.batch("test", 0, rows)
-        answers = rnn.readout(rnn.rollout(x).flatten(0, 1))[:, 0].argmax(-1).view_as(y)
-        return print(task.show(x, y, answers))
-    for name, tokens, length in task.prompts(args.prompt, rows):  # (count, S)
-        memory = rnn.rollout(tokens)[:, -1]
-        for step in range(length - tokens.shape[1]):  # constant time and memory a token
-            p = rnn.readout(memory)[:, 0].float().softmax(-1)  # (count, V)
-            u = random_bits((args.seed, "sample", step), rows, 1) / 2**62  # (count, 1) in 0..1
-            token = (p.cumsum(-1) < u).sum(-1).clamp(max=p.shape[1] - 1)
-            memory, tokens = rnn.step(memory, token), torch.cat([tokens, token[:, None]], 1)
-        print(*(f"--- {name}\n{task.draw(sample)}" for sample in tokens), sep="\n")
-        samples[name] = tokens.cpu().numpy()  # (count, length)
-    write(f"{args.out}/samples.npz", npz(samples))
+        x, y = task.held_out("test", count)
+        answers = rnn.readout(rnn.rollout(x.to(device))).argmax(-1).cpu()
+        return task.show(x, y, answers)
+    draws = torch.Generator().manual_seed(args.seed)
+    lines = []
+    for name, tokens, length in task.prompts(count):  # (count, S)
+        memory = rnn.rollout(tokens.to(device))[:, -1]
+        while tokens.shape[1] < length:  # constant time and memory a token
+            p = rnn.readout(memory).float().softmax(-1).cpu()  # (count, V)
+            token = torch.multinomial(p, 1, generator=draws)  # (count, 1)
+            tokens = torch.cat([tokens, token], 1)
+            memory = rnn.step(memory, token[:, 0].to(device))
+        lines += [f"--- {name}\n{task.draw(sample)}" for sample in tokens]
+    return "\n".join(lines)
 
 
-# -------------------------------------------------------------------------------- the training loop
-METHOD = "bptt"  # names the runs, and the tasks' defaults for it
-ADAMW = {"betas": (0.9, 0.95), "weight_decay": 0.01, "fused": True}
+# ------------------------------------------------------------------ optimisers and draws
+class FullPrecision(TorchFunctionMode):
+    """Lets Muon compute in fp32, on a CPU.
+
+    It computes in bfloat16, which takes 30 times as long on a CPU without such products.
+    """
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if function is Tensor.bfloat16:
+            return args[0].clone()
+        return function(*args, **(kwargs or {}))
 
 
-def phases(args: Args) -> list[tuple]:
-    """(name, loss, models trained, steps, peak learning rate) of the run's phases, in order."""
-    return [("bptt", bptt_loss, ("rnn",), args.steps, args.lr)]
+def make_optimizers(models: Models, peak: float) -> dict:
+    """Muon for the matrices inside the networks, AdamW for all else; peak is AdamW's rate.
+
+    All else: embeddings, last layers, norms, biases and m_∅. At equal rates both make
+    steps of equal size ("match_rms_adamw"); Muon's rate is five times AdamW's.
+    """
+    inside, rest = [], []
+    for name, p in models.named_parameters():
+        outer = name.endswith(("embed.weight", "times.weight", "head.weight", "empty"))
+        if p.requires_grad and p.ndim == 2 and not outer:
+            inside.append(p)
+        elif p.requires_grad:
+            rest.append(p)
+    inside = [{"params": inside, "peak": 5 * peak}]
+    rest = [{"params": rest, "peak": peak}]
+    return {
+        "muon": torch.optim.Muon(
+            inside, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"
+        ),
+        "adamw": torch.optim.AdamW(rest, weight_decay=0.01, betas=(0.9, 0.95)),
+    }
 
 
-def update(models, trained: nn.ModuleList, optimizer, loss_of, batch: tuple, args: Args) -> Loss:
-    """One step of the optimizer of the networks trained, on a batch -> loss, depth."""
-    with torch.autocast(args.device, torch.bfloat16, enabled=args.precision == "bf16"):
-        loss, depth = models(loss_of, *batch, args)
-    optimizer.zero_grad()
-    loss.backward()
-    loss = loss.detach()
-    for network in trained:  # each apart: the large gradient of one must not stop another
-        norm = nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        loss = loss + 0 * norm  # NaN if the gradient is not finite, which ends the run
-    optimizer.step()
-    return loss, depth
+def set_rates(optimizers: dict, step: int, steps: int):
+    """Learning rates: a rise over 2 % of the steps, then half a cosine down to 0."""
+    rise = min(1, (step + 1) / (0.02 * steps + 1))
+    fall = (1 + math.cos(math.pi * step / steps)) / 2
+    for optimizer in optimizers.values():
+        group = optimizer.param_groups[0]
+        group["lr"] = group["peak"] * rise * fall
 
 
-def train(args: Args, task: Task, models: Models, checkpoint: dict | None):
-    """Run the phases from where the checkpoint stands, then measure the RNN on the test split."""
-    networks, state = share(models), open_run(args, models, checkpoint)
-    rows, last = torch.arange(args.batch_size, device=args.device).chunk(RANKS)[RANK], 0
-    for phase, loss_of, names, steps, peak in phases(args):
-        first, last = last, last + steps
-        begin = min(max(first, state["step"]), last)
-        trained = nn.ModuleList(models[name] for name in names)
-        optimizer = torch.optim.AdamW(trained.parameters(), **ADAMW)
-        losses, clock = [], time.perf_counter()
-        if first < begin < last:
-            take_up(optimizer, checkpoint, args)
-            losses += torch.tensor(state.pop("losses", []), device=args.device)
-        wanted, hidden = until_ctrl_c(range(begin, last)), RANK or None  # None: if no terminal
-        for step in tqdm(wanted, phase, steps, initial=begin - first, disable=hidden):
-            optimizer.param_groups[0]["lr"] = learning_rate(step - first, steps, peak)
-            bits = random_bits((args.seed, phase, step), rows, task.T)  # (B, T) for the loss
-            batch = *task.batch("train", step, rows), bits, (step - first) / steps
-            loss, depth = update(networks, trained, optimizer, loss_of, batch, args)
-            losses.append(loss)  # .item() here would make the host wait for the device
-            state["step"], state["depth"] = step + 1, state["depth"] + depth
-            state["tokens"] += bits.numel() * RANKS
-            if (step + 1 - first) % args.eval_every == 0 or step + 1 == last:
-                train_loss = mean_loss(losses, phase, step)  # waits for the device: clock is right
-                state["seconds"] += time.perf_counter() - clock
-                report(state, phase, train_loss, evaluate(models, task, "val", args.eval_rows))
-                save(args, models, optimizer, state)
-                losses, clock = [], time.perf_counter()
-        if state["step"] < last:  # Ctrl-C
-            state["losses"] = [loss.item() for loss in losses]
-            state["seconds"] += time.perf_counter() - clock
-            save(args, models, optimizer, state)
+def draw_batch(task, step: int, done: float, args: Namespace) -> Batch:
+    """The batch of a step. All its draws come from (seed, step, rank), so a run can resume.
+
+    Each process draws rows of its own.
+    """
+    rank, ranks = process()
+    numbers = np.random.SeedSequence((args.seed, step, rank))
+    draws = Generator().manual_seed(int(numbers.generate_state(1)[0]))
+    x, y = task.batch(args.batch_size // ranks, draws)
+    asked = (y >= 0).any(0).tolist()
+    first = asked.index(True) if True in asked else len(asked) - 1
+    if args.device == "cuda":
+        x, y = x.pin_memory(), y.pin_memory()  # copied without waiting for the device
+    x = x.to(args.device, non_blocking=True)
+    y = y.to(args.device, non_blocking=True)
+    return Batch(x, y, first, draws, done)
+
+
+# --------------------------------------------------------------------- the training loop
+class Phase(NamedTuple):
+    """A part of a run: its loss, its first step, how many there are, AdamW's peak rate."""
+
+    name: str
+    loss_of: Callable
+    begin: int
+    steps: int
+    peak: float
+
+
+def phases(args: Namespace) -> list[Phase]:
+    """The phases of a run, in order."""
+    return [Phase("bptt", bptt_loss, 0, args.steps, args.lr)]
+
+
+def set_trained(models: Models, phase: str):
+    """BPTT trains all of the RNN."""
+    models.requires_grad_(True)
+
+
+def layers_in_a_row(phase: str, T: int, args: Namespace) -> int:
+    """How many layers of a step have to run one after another: the sequential depth."""
+    return T * args.cell_depth + args.decoder_depth
+
+
+def train(args: Namespace, task, models: Models, run: dict):
+    """Train from where the run stands, then measure the RNN on the test split."""
+    state = run["state"]
+    with ControlC() as control_c:
+        for phase in phases(args):
+            if state["step"] < phase.begin + phase.steps:
+                train_phase(phase, args, task, models, run, control_c)
+    if not state["finished"]:
+        figures = evaluate(models, task, "test", 1024)
+        for times in (2, 4, 8):
+            longer = task.longer(times) if times <= args.eval_length else None
+            if longer is not None:
+                values = evaluate(models, longer, "test", 1024)
+                figures |= {f"{name}_{times}x": v for name, v in values.items()}
+        state["finished"] = True
+        record(state, "final", figures)
+        save(args, models, {}, state)
+
+
+def train_phase(phase: Phase, args, task, models: Models, run: dict, control_c):
+    """Train through the rest of a phase; evaluate and save every so many steps."""
+    state, end = run["state"], phase.begin + phase.steps
+    set_trained(models, phase.name)
+    network = distribute(models)
+    optimizers = make_optimizers(models, phase.peak)
+    if state["step"] > phase.begin:
+        for name, optimizer in optimizers.items():
+            optimizer.load_state_dict(run["optimizers"][name])
+
+    done = state["step"] - phase.begin
+    hidden = process()[0] > 0 or None  # None: hidden where there is no terminal
+    bar = tqdm(total=phase.steps, initial=done, desc=phase.name, disable=hidden)
+    parts, clock = [], time.perf_counter()
+    for step in range(state["step"], end):
+        done = step - phase.begin
+        set_rates(optimizers, done, phase.steps)
+        batch = draw_batch(task, step, done / phase.steps, args)
+        parts.append(update(network, optimizers, phase.loss_of, batch, args))
+        state["step"] = step + 1
+        state["depth"] += layers_in_a_row(phase.name, task.T, args)
+        bar.update()
+        due = (done + 1) % args.eval_every == 0 or step + 1 == end
+        if not due and not control_c.pressed:
+            continue
+        means = mean_parts(parts, phase.name, step + 1)  # it waits for the device
+        state["seconds"] += time.perf_counter() - clock
+        if due:
+            figures = evaluate(models, task, "val", 256)
+            record(state, phase.name, means | figures)
+            bar.set_postfix({name: f"{mean:.3g}" for name, mean in means.items()})
+        save(args, models, optimizers, state)
+        if control_c.pressed:
             raise KeyboardInterrupt
-    if not state["ended"]:
-        figures = evaluate(models, task, "test")  # val_loss and so on, now of the test split
-        for factor in [k for k in (2, 4, 8) if k <= args.eval_length and task.axis]:
-            longer = evaluate(models, task.longer(factor), "test")
-            figures |= {f"{name}_{factor}x": value for name, value in longer.items()}
-        report(state, "final", None, figures)
-        save(args, models, None, state | {"ended": True})
+        parts, clock = [], time.perf_counter()
+    bar.close()
 
 
-# --------------------------------------------------------------------------------- the command line
-def parser() -> Parser:
-    """Every option with its meaning and default. A task's own, and how to add one: data.py."""
-    p = Parser(description=__doc__.splitlines()[0], allow_abbrev=False)
-    add = p.add
-    add_task(p)
-    add("--preset", None, ["paper"], "paper: the authors' sizes, on any task")
-    add("--cell", "mlp", [*CELLS], "f, the RNN's update")
-    add("--memory", 4, whole(1), "K, tokens of the memory")
-    add("--dim", 64, whole(2), "d, numbers in a memory token; width of the Transformers")
-    add("--heads", 4, whole(1), "attention heads")
-    add("--cell-depth", 1, whole(1), "layers of the cell (the GRU has one)")
-    add("--decoder-depth", 2, whole(1), "layers of D and g")
-    add("--steps", 3200, whole(0), "optimiser steps")
-    add("--lr", 3e-4, number(0, above=True), "peak learning rate")
-    add("--truncate", LARGEST, whole(1), "H, steps of a gradient; larger than T: all")
-    add("--batch-size", 32, whole(1), "sequences in a step")
-    add("--seed", 0, whole(0), "of weights, data and all that is drawn")
-    add("--device", "auto", device, "cuda, mps, cpu, or auto: the best there is")
-    add("--precision", None, ["fp32", "bf16"], "of products; None: bf16 on CUDA, else fp32")
-    p.add_argument("--compile", action="store_true", help="compile Transformers and cells (off)")
-    add("--eval-every", 200, whole(1), "steps from one evaluation and checkpoint to the next")
-    add("--eval-rows", 128, whole(1), "held-out sequences in these evaluations")
-    add("--eval-length", 1, whole(1, 8), "measure also 2, 4, 8 times the length, up to this")
-    add("--out", None, str, f"directory of the run; None: runs/<task>-{METHOD}")
-    add("--init", None, str, "a run's directory: start from its weights, with its options")
-    p.add_argument("--resume", action="store_true", help="go on with the run in --out")
-    add("--sample", 0, whole(0), "show so many samples of the run in --out, train nothing")
-    add("--prompt", "", str, "what sampled text begins with")
-    return p
+def update(network, optimizers: dict, loss_of, batch: Batch, args: Namespace) -> dict:
+    """One step of the optimisers -> the parts of the loss by name, and the gradient."""
+    bf16 = args.precision == "bf16"
+    with torch.autocast(args.device, torch.bfloat16, enabled=bf16):
+        loss, parts = network(loss_of, batch, args)
+    network.zero_grad()
+    loss.backward()
+    parts["gradient"] = nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+    on_cpu = args.device == "cpu"
+    with FullPrecision() if on_cpu else nullcontext():
+        for optimizer in optimizers.values():
+            optimizer.step()
+    return {name: part.detach() for name, part in parts.items()}
 
 
-def settings(argv: list[str] | None) -> tuple:
-    """Options -> args, task, models, checkpoint to go on from; finds what is wrong with them."""
-    args, checkpoint, source = resolve(parser(), argv, METHOD, TASKS)  # source: or --init's
+def mean_parts(parts: list[dict], phase: str, step: int) -> dict:
+    """Means of the parts of steps up to this one; WrongInput if one is not finite."""
+    means = {}
+    for name in parts[0]:
+        values = torch.stack([part[name] for part in parts]).tolist()
+        for at, value in enumerate(values, step + 1 - len(values)):
+            if not math.isfinite(value):
+                message = f"{name} is {value} at step {at} of {phase}"
+                raise WrongInput(f"--lr: {message}; give a lower rate")
+        means[name] = sum(values) / len(values)
+    return means
+
+
+def record(state: dict, phase: str, figures: dict):
+    """Add a line to the metrics of a run, and print the figures of the RNN."""
+    line = {"phase": phase, "step": state["step"]}
+    line |= {"seconds": state["seconds"], "depth": state["depth"]}
+    state["metrics"].append(line | figures)
+    if process()[0] == 0:
+        shown = [f"{phase:5}  step {state['step']:5}  {state['seconds']:4.0f} s"]
+        for name, value in figures.items():
+            if name.startswith(("val", "teacher", "drift")):
+                shown.append(f"{name} {value:.4f}")
+        tqdm.write("  ".join(shown))
+
+
+class ControlC:
+    """While it is open, Ctrl-C sets pressed, so that a step can end; a second one stops."""
+
+    def __enter__(self):
+        self.pressed = False
+        self.usual = signal.getsignal(signal.SIGINT)
+        # Only the main thread may set a handler; a background job may have SIGINT ignored.
+        self.main = threading.current_thread() is threading.main_thread()
+        if self.main and self.usual is not signal.SIG_IGN:
+            signal.signal(signal.SIGINT, self.press)
+        return self
+
+    def press(self, *_):
+        self.pressed = True
+        signal.signal(signal.SIGINT, self.usual)
+
+    def __exit__(self, *_):
+        if self.main:
+            signal.signal(signal.SIGINT, self.usual)
+
+
+# ----------------------------------------------------------------- several processes
+def process() -> tuple[int, int]:
+    """This process's number, and how many there are, as torchrun sets them."""
+    return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+
+
+def distribute(models: Models) -> nn.Module:
+    """The models; with several processes their gradients are the mean over all."""
+    if process()[1] == 1:
+        return models
+    if not distributed.is_initialized():
+        distributed.init_process_group()
+    return DistributedDataParallel(models)
+
+
+# ------------------------------------------------------------------ the files of a run
+def save(args: Namespace, models: Models, optimizers: dict, state: dict):
+    """Write checkpoint.pt and metrics.jsonl, each whole or not at all."""
+    if process()[0] > 0:
+        return
+    out = Path(args.out)
+    checkpoint = {
+        "format": FORMAT,
+        "config": vars(args),
+        "state": state,
+        "models": models.state_dict(),
+        "optimizers": {name: o.state_dict() for name, o in optimizers.items()},
+    }
+    torch.save(checkpoint, out / "checkpoint.tmp")
+    os.replace(out / "checkpoint.tmp", out / "checkpoint.pt")
+    lines = [json.dumps(line) + "\n" for line in state["metrics"]]
+    (out / "metrics.tmp").write_text("".join(lines))
+    os.replace(out / "metrics.tmp", out / "metrics.jsonl")
+
+
+def read_run(directory: str, option: str) -> dict:
+    """The checkpoint of a run, tensors and plain values; WrongInput if there is none."""
+    path = Path(directory) / "checkpoint.pt"
+    if not path.is_file():
+        message = f"{directory} holds no run; name the --out of an earlier one"
+        raise WrongInput(f"{option}: {message}")
+    try:
+        run = torch.load(path, map_location="cpu", weights_only=True)
+        known = run["format"] == FORMAT and set(run["state"]) == set(new_state())
+    except Exception:  # damaged files make torch raise errors of many kinds
+        message = f"{path} is damaged or of another program"
+        raise WrongInput(f"{option}: {message}") from None
+    if not known:
+        raise WrongInput(f"{option}: {path} is of another version of this program")
+    return run
+
+
+def new_state() -> dict:
+    """How far a run is, before its first step. depth: layers that ran in a row."""
+    state = {"step": 0, "seconds": 0.0, "depth": 0}
+    return state | {"metrics": [], "finished": False}
+
+
+def load(directory: str, device: str = "cpu") -> tuple:
+    """A trained run's RNN and its task: rnn, task = smt.load("runs/copy-smt")."""
+    run = read_run(directory, "load")
+    args = Namespace(**run["config"])
     task = make_task(args)
-    fit(args, task.T)
-    agree(args, inherited(checkpoint, args))
+    models = build(args, task)
+    models.load_state_dict(run["models"])
+    return models["rnn"].to(device).requires_grad_(False), task
+
+
+# -------------------------------------------------------------------- the command line
+FORMAT = 3  # of checkpoint.pt; it grows when the content changes
+
+# Options as (name, default, kind, meaning). Those of the task are in data.py.
+NETWORKS = [
+    ("cell", "mlp", [*CELLS], "f, the RNN's update"),
+    ("memory", 4, whole(1, 4096), "K, tokens of the memory"),
+    ("dim", 64, whole(HEAD, 65536), "d, numbers in a memory token, a multiple of 16"),
+    ("cell-depth", 1, whole(1, 1000), "layers of the cell (the GRU has one)"),
+    ("decoder-depth", 1, whole(1, 1000), "layers of decoder and readout"),
+]
+TRAINING = [
+    ("steps", 1500, whole(0), "steps of BPTT"),
+    ("lr", 2e-3, number(1e-12), "AdamW's peak rate; Muon's is five times it"),
+    ("truncate", 10**6, whole(1), "H, steps that the gradient passes through, up to all"),
+    ("batch-size", 32, whole(1, 10**6), "sequences in a step"),
+    ("seed", 0, whole(0), "of weights, data and all other draws"),
+]
+RUN = [
+    ("preset", None, ["paper"], "the authors' sizes, on any task"),
+    ("device", "auto", str, "cuda, mps, cpu, or auto: the best that is there"),
+    ("precision", None, ["fp32", "bf16"], "of products; on CUDA bf16, else fp32"),
+    ("compile", False, bool, "compile Transformers and cells"),
+    ("eval-every", 100, whole(1), "steps between evaluations, which save the run"),
+    ("eval-length", 1, whole(1, 8), "at the end measure 2, 4, 8 times the length, too"),
+    ("out", None, str, f"directory of the run; if not given, runs/TASK-{METHOD}"),
+    ("init", None, str, "directory of a run: begin with its networks and sizes"),
+    ("resume", False, bool, "go on with the run in --out"),
+    ("sample", 0, whole(1, 10**6), "show so many samples of the run in --out"),
+]
+# The authors' sizes and weights (their notebook). Their optimiser was AdamW alone.
+PAPER = {
+    "cell": "transformer",
+    "memory": 16,
+    "dim": 256,
+    "cell_depth": 8,
+    "decoder_depth": 4,
+    "steps": 150_000,
+    "lr": 3e-4,
+    "batch_size": 128,
+}
+MACHINE = {"device", "precision", "compile", "out", "resume", "sample", "prompt"}
+
+
+def make_parser(options: list[tuple]) -> argparse.ArgumentParser:
+    """A parser of these options, which keeps only those that are given."""
+    parser = argparse.ArgumentParser(
+        description=__doc__.splitlines()[0],
+        usage="%(prog)s [--task NAME] [options]; see --help",
+        argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,
+    )
+    tasks = f"{', '.join(TASKS)}; list tells about them (default: copy)"
+    parser.add_argument("--task", help=tasks)
+    for name, default, kind, meaning in options:
+        text = f"{meaning} (default: {default})"
+        if kind is bool:
+            parser.add_argument(f"--{name}", action="store_true", help=text)
+        elif isinstance(kind, list):
+            parser.add_argument(f"--{name}", choices=kind, help=text)
+        else:
+            parser.add_argument(f"--{name}", type=kind, help=text)
+    return parser
+
+
+def python_names(options: list[tuple]) -> list[str]:
+    """The names of options as attributes of args."""
+    return [name.replace("-", "_") for name, *_ in options]
+
+
+def settings(argv: list[str] | None) -> tuple[Namespace, dict, dict | None]:
+    """The options -> args, the run (new, or to go on with), the run to begin from.
+
+    Later ones win: defaults, those of the task, the preset, an earlier run, what is given.
+    """
+    options = NETWORKS + TRAINING + RUN
+    first_look, _ = make_parser(options).parse_known_args(argv)
+    name = getattr(first_look, "task", "copy")
+    out = getattr(first_look, "out", f"runs/{name}-{METHOD}")
+    if name == "list":
+        print(list_tasks())
+        sys.exit(0)
+
+    earlier, run, source = {}, {"state": new_state()}, None
+    if hasattr(first_look, "resume") or hasattr(first_look, "sample"):
+        run = read_run(out, "--resume or --sample")
+        earlier = run["config"]
+        if earlier["method"] != METHOD:
+            message = f"{earlier['method']} made this run, not {METHOD}"
+            raise WrongInput(f"--out {out}: {message}")
+    elif hasattr(first_look, "init"):
+        source = read_run(first_look.init, "--init")
+        config = source["config"]
+        kept = python_names(NETWORKS + TASKS[config["task"]].options)
+        earlier = {name: config[name] for name in ["task", *kept] if name in config}
+
+    name = earlier.get("task", name)
+    if name not in TASKS:
+        raise WrongInput(f"--task {name}: give one of {', '.join(TASKS)}, or list")
+    options += TASKS[name].options
+    given = vars(make_parser(options).parse_args(argv))
+    for option, value in given.items():
+        if option not in MACHINE and value != earlier.get(option, value):
+            shown = f"--{option.replace('_', '-')} {value}"
+            message = f"the earlier run has {earlier[option]}; leave it out"
+            raise WrongInput(f"{shown}: {message}")
+
+    config = {"task": name, "method": METHOD}
+    config |= zip(python_names(options), [default for _, default, *_ in options])
+    config |= {k: v for k, v in TASKS[name].defaults.items() if k in config}
+    config |= PAPER if "preset" in given else {}
+    config |= earlier | given | {"out": out}
+    args = Namespace(**config)
+    check(args)
+    return args, run, source
+
+
+def check(args: Namespace):
+    """Settle the device and its precision; WrongInput if options don't go together."""
+    there = ["cpu"]
+    if torch.accelerator.is_available():
+        there.insert(0, torch.accelerator.current_accelerator().type)
+    if args.device not in ("auto", *there):
+        raise WrongInput(f"--device {args.device}: this machine has {' and '.join(there)}")
+    if args.device == "auto":
+        args.device = there[0]
+    if args.device == "cuda":
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
+    if args.precision is None:
+        args.precision = "bf16" if args.device == "cuda" else "fp32"
+    if args.cell == "gru":
+        args.cell_depth = 1
+    for name in ("dim", "width"):
+        if getattr(args, name, HEAD) % HEAD:
+            raise WrongInput(f"--{name} {getattr(args, name)}: give a multiple of {HEAD}")
+    ranks = process()[1]
+    if args.batch_size % ranks:
+        message = f"give a multiple of {ranks} processes"
+        raise WrongInput(f"--batch-size {args.batch_size}: {message}")
+    goes_on = args.resume or args.sample
+    if not goes_on and (Path(args.out) / "checkpoint.pt").exists():
+        message = "holds a run; --resume it, or give another --out"
+        raise WrongInput(f"--out {args.out}: {message}")
+
+
+def make_task(args: Namespace):
+    """The task with the options that belong to it."""
+    names = [name for name, *_ in TASKS[args.task].options]
+    return TASKS[args.task](**{name: getattr(args, name) for name in names})
+
+
+def build(args: Namespace, task) -> Models:
+    """The networks, freshly initialised."""
+    rnn = RNN(args, task.vocab)
+    return Models({"rnn": rnn})
+
+
+def start(args: Namespace, run: dict, source: dict | None) -> tuple:
+    """The task, and the networks with the weights of the run or of the source, if any."""
+    task = make_task(args)
     torch.manual_seed(args.seed)
-    models = build(args, task.vocab)
-    restore(models, source, args)
-    for network in models.modules():
-        if args.compile and isinstance(network, (Transformer, *CELLS.values())):
-            network.compile()
-    return args, task, models.to(args.device), checkpoint
-
-
-def fit(args: Args, T: int):
-    """Shorten what goes beyond the T times."""
-    args.truncate = min(args.truncate, T)
-
-
-def build(args: Args, vocab: int):
-    """The RNN, freshly initialised."""
-    return Models({"rnn": RNN(args, vocab)})
+    models = build(args, task)
+    weights = run.get("models", source and source["models"])
+    try:
+        if weights:
+            weights = {name: weights[name] for name in models.state_dict()}
+            models.load_state_dict(weights)
+    except (KeyError, RuntimeError):
+        message = "the run lacks a network, or has one of another size"
+        raise WrongInput(f"--init, --resume: {message}") from None
+    models.to(args.device)
+    if args.compile:
+        for network in models.modules():
+            if isinstance(network, (Block, *CELLS.values())):
+                network.compile()
+    return task, models
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Train and show; with --sample, show. Exit status: 0, 2 for wrong input, 130 for Ctrl-C."""
+    """Train and show samples; with --sample, show samples alone.
 
-    def work():
-        args, task, models, checkpoint = settings(argv)
+    The exit status is 0, 2 for wrong input (with one line), 130 for Ctrl-C.
+    """
+    try:
+        args, run, source = settings(argv)
+        task, models = start(args, run, source)
         if not args.sample:
-            train(args, task, models, checkpoint)
-        if not RANK:
-            show(models["rnn"], task, args.sample or 4, args)
-
-    return status(work, __file__)
+            Path(args.out).mkdir(parents=True, exist_ok=True)
+            train(args, task, models, run)
+        if process()[0] == 0:
+            print(show(models["rnn"], task, args.sample or 4, args))
+    except WrongInput as error:
+        make_parser([]).error(str(error))
+    except OSError as error:
+        message = f"can't write {error.filename} ({error.strerror})"
+        make_parser([]).error(f"--out: {message}")
+    except KeyboardInterrupt:
+        print("stopped; --resume goes on from the last checkpoint", file=sys.stderr)
+        return 130
+    return 0
 
 
 if __name__ == "__main__":

@@ -47,7 +47,8 @@ def whole(low: int, high: int = 2**31 - 1):
         try:
             value = int(text)
         except ValueError:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
+            message = f"{text!r} is not a whole number"
+            raise argparse.ArgumentTypeError(message) from None
         if not low <= value <= high:
             raise argparse.ArgumentTypeError(f"{text} is not in {low} .. {high}")
         return value
@@ -70,7 +71,7 @@ def number(low: float, high: float = 1e9):
     return parse
 
 
-LENGTH = whole(1, 100_000)  # far more than memory allows; it catches slips of the finger
+LENGTH = whole(1, 100_000)  # more than memory allows, to catch slips of the finger
 
 
 # ------------------------------------------------------------- the generated tasks
@@ -229,7 +230,7 @@ class Stack(Task):
             top = stack[row, (height - 1).clamp(min=0)]
             x[pops, t] = self.pop
             y[pops, t] = top[pops]
-            stack[row, height] = symbols[:, t]  # at a pop this place is free, and stays so
+            stack[row, height] = symbols[:, t]  # at a pop this place stays free
             height = torch.where(pops, height - 1, height + 1)
         return x, y
 
@@ -348,7 +349,7 @@ class Text:
         raw = default_text() if data is None else read_bytes(data)
         held_out = len(raw) // 10
         if held_out < 2 * length:
-            message = f"its last tenth, {held_out} bytes, can't hold 2 x --length {length}"
+            message = f"{held_out} bytes, a tenth, can't hold 2 x --length {length}"
             raise WrongInput(f"--data {data}: {message}; give a longer text")
         text = torch.from_numpy(np.frombuffer(raw, np.uint8).copy())
         self.train, self.rest = text[:-held_out], text[-held_out:]
@@ -380,7 +381,8 @@ class Text:
 
     def draw(self, tokens: Tensor) -> str:
         """A written sequence (S,) as text."""
-        return bytes(t for t in tokens.tolist() if t < self.start).decode(errors="replace")
+        written = bytes(t for t in tokens.tolist() if t < self.start)
+        return written.decode(errors="replace")
 
 
 class Pixels:
@@ -455,8 +457,8 @@ class Pixels:
 
 
 def strokes(u: Tensor, side: int) -> Tensor:
-    """An arc p0 p1 p2 and a line p2 p3: u (B, 8) in 0 .. 1 -> grey 0 .. 1 (B, side, side)."""
-    points = 1 + u.unflatten(1, (4, 2)) * (side - 3)  # (B, 4, 2), one pixel from the edge
+    """An arc p0 p1 p2, a line p2 p3: u (B, 8) in 0 .. 1 -> grey 0 .. 1 (B, side, side)."""
+    points = 1 + u.unflatten(1, (4, 2)) * (side - 3)  # (B, 4, 2), off the edge
     p0, p1, p2, p3 = points[:, :, None].unbind(1)  # each (B, 1, 2)
     s = torch.arange(2 * side)[:, None] / (2 * side)  # (2 side, 1)
     arc = (1 - s) ** 2 * p0 + 2 * s * (1 - s) * p1 + s**2 * p2  # (B, 2 side, 2)
@@ -498,7 +500,8 @@ def read_images(path: str) -> np.ndarray:
         images = decode_images(raw)
     except Exception:  # readers raise errors of many kinds on damaged files
         images = None
-    if images is None or images.dtype != np.uint8 or images.ndim != 3 or len(images) < 20:
+    good = images is not None and images.dtype == np.uint8 and images.ndim == 3
+    if not good or len(images) < 20:
         wanted = "give uint8 (N, H, W) with N of at least 20, as .npz, .npy or idx"
         raise WrongInput(f"--data {path}: holds no images; {wanted}")
     return images

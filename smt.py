@@ -1,43 +1,48 @@
 """Supervised Memory Training (SMT): a nonlinear RNN without backpropagation through time.
 
-An RNN must learn what to remember, and how to update what it remembers. SMT separates the two.
-A Transformer, the encoder, reads each prefix of a sequence and writes a memory of it: a label.
-A decoder must predict the future from the label, so the label keeps what the future needs.
-The RNN's cell then learns single steps: from a label and the next input to the next label.
-No RNN is unrolled. Run alone, though, the RNN meets its own errors, and they add up: it drifts.
-DAgger Memory Training (DMT) lets the RNN run, and pulls each memory that it makes to its label.
-At the end the encoder goes. The RNN that stays starts from an empty memory and works alone.
+An RNN must learn what to remember, and how to update what it remembers. SMT separates
+the two. A Transformer, the encoder, reads each prefix of a sequence and writes a memory
+of it: a label. A decoder must predict the future from the label, so the label keeps what
+the future needs. The RNN's cell then learns single steps: from a label and the next input
+to the next label. No RNN is unrolled. Run alone, the RNN meets its own errors, and they
+add up: it drifts. DAgger Memory Training (DMT) lets the RNN run and pulls each memory
+that it makes to its label. At the end encoder and decoder go. The RNN that stays starts
+from an empty memory and works alone.
 
-Source: Kumar & Isola, Pretraining Recurrent Networks without Recurrence, arXiv:2606.06479.
+Source: Kumar & Isola, Pretraining Recurrent Networks without Recurrence,
+arXiv:2606.06479. What the paper does not have is marked as ours.
 
 Glossary
-  paper     here            shape and meaning
-  x, y      x, y            (B, T) inputs and targets; y_t is asked after x_0 .. x_t; -1: nothing
-  m_∅, m_t  labels          (B, T + 1, K, d); labels[:, 0] is m_∅, labels[:, t + 1] is m_t
-  m̂_t       memory          (B, K, d) a memory that the RNN made; memories (B, T, K, d)
-  E         encoder         x -> labels
-  D         decoder         m_t, x_{t+1} .. x_{t+Tf-1} -> logits of y_t .. y_{t+Tf-1}
-  f         rnn.step        m_t, x_{t+1} -> m_{t+1}, by rnn.cell
-  g         rnn.readout     m_t -> logits of y_t; it is a decoder without a future
-  Tf        args.future     targets that are decoded from a label
-  H         args.window     steps that DMT's gradient passes through
-  B sequences, T times, K memory tokens of d numbers, D numbers in the encoder, V tokens
+  paper      here          shape and meaning
+  x, y       x, y          (B, T) inputs and targets; y_t is asked after x_0 .. x_t;
+                           y_t = -1: nothing is asked
+  m_∅, m_t   labels        (B, T + 1, K, d); labels[:, 0] is m_∅, the label of the empty
+                           prefix; labels[:, t + 1] is m_t, that of x_0 .. x_t
+  m̂_t        memory        (B, K, d) a memory that the RNN made; memories (B, T, K, d)
+  E          encoder       x -> labels
+  D          decoder       m_t, x_{t+1} .. x_{t+Tf-1} -> logits of y_t .. y_{t+Tf-1}
+  f          rnn.step      m_t, x_{t+1} -> m_{t+1}, by rnn.cell
+  g          rnn.readout   m_t -> logits of y_t
+  Tf, J      args.future   targets decoded from a label; args.decoded: labels decoded
+  H          args.window   steps that DMT's gradient passes through
+  B sequences, T times, V kinds of token; K memory tokens of d numbers; D numbers in a
+  token of the encoder; N any number of rows, .. any shape
 
-A step of SMT trains encoder, decoder and cell          (paper, section 3; ours where marked)
-    m_∅, m_0 .. m_{T-1} = encoder(x)                    one causal pass for all labels: ours
+A step of SMT: train encoder, decoder and cell
+    m_∅, m_0 .. m_{T-1} = encoder(x)                  one causal pass for all is ours
     for J drawn times t:
         L_dec  += cross_entropy(decoder(m_t, x_{t+1} ..), [y_t ..])
     for all times t:
-        L_read += cross_entropy(readout(m_t), y_t)                           ours
-        L_dyn  += mse(cell(m_{t-1}, x_t), m_t)          its gradient reaches both labels
-    L_unif = log mean exp(-2 |u_a - u_b|^2)             over labels of two sequences a, b
+        L_read += cross_entropy(readout(m_t), y_t)                            ours
+        L_dyn  += mse(cell(m_{t-1}, x_t), m_t)        the gradient reaches both labels
+    L_unif = log mean exp(-2 |u_a - u_b|^2)           labels a, b of two sequences
     minimise L_dec + L_read + λ_dyn L_dyn + λ_unif L_unif
 
-A step of DMT trains the RNN alone                      (paper, section 4; ours where marked)
-    m_∅, m_0 .. m_{T-1} = encoder(x)                    without a gradient
+A step of DMT: train the RNN alone
+    m_∅, m_0 .. m_{T-1} = encoder(x)                  without a gradient
     m̂ = m_∅
     for t in 0 .. T - 1:
-        every H steps: m̂ = detach(m̂)                    H > 1 is ours
+        every H steps: m̂ = detach(m̂)                  H > 1 is ours
         m̂ = cell(m̂, x_t)
         loss += mse(m̂, m_t) + cross_entropy(readout(m̂), y_t)
 """
@@ -51,6 +56,8 @@ import sys
 import threading
 import time
 from argparse import Namespace
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
@@ -73,30 +80,35 @@ HEAD = 16  # numbers in an attention head
 def rotary(h: Tensor) -> Tensor:
     """Rotary positions: turn pairs of numbers by an angle that grows with the position.
 
-    h (B, heads, S, size) -> the same shape. A product of two turned vectors depends on the
-    distance of their positions alone.
+    h (B, heads, S, size) -> the same shape. The product of two turned vectors depends on
+    the distance of their positions alone.
     """
     S, size = h.shape[-2:]
     position = torch.arange(S, device=h.device)
     exponent = torch.arange(0, size, 2, device=h.device) / size
     angle = position[:, None] / 10000.0**exponent  # (S, size / 2)
     cos, sin = angle.cos(), angle.sin()
-    first, second = h.float().chunk(2, -1)
+    first, second = h.chunk(2, -1)
     turned = torch.cat([first * cos - second * sin, second * cos + first * sin], -1)
     return turned.type_as(h)
 
 
 def attention(qkv: Tensor, heads: int, causal: bool) -> Tensor:
-    """Attention of heads side by side: queries, keys, values qkv (B, S, 3 size) -> (B, S, size)."""
-    q, k, v = qkv.unflatten(2, (3, heads, -1)).permute(2, 0, 3, 1, 4)
-    h = F.scaled_dot_product_attention(rotary(q), rotary(k), v, is_causal=causal)
+    """Attention of several heads: qkv (B, S, 3 size) -> (B, S, size)."""
+    qkv = qkv.unflatten(2, (3, heads, -1))  # (B, S, 3, heads, size / heads)
+    q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, heads, S, size / heads)
+    q, k = rotary(q), rotary(k)
+    h = F.scaled_dot_product_attention(q, k, v, is_causal=causal)
     return h.transpose(1, 2).flatten(2)
 
 
 def mlp(size: int, hidden: int, out: int) -> nn.Module:
-    """An MLP behind a norm, for residual branches: (..., size) -> (..., out)."""
+    """An MLP behind a norm, for residual branches: (.., size) -> (.., out)."""
     return nn.Sequential(
-        nn.RMSNorm(size), nn.Linear(size, hidden), nn.GELU(), nn.Linear(hidden, out)
+        nn.RMSNorm(size),
+        nn.Linear(size, hidden),
+        nn.GELU(),
+        nn.Linear(hidden, out),
     )
 
 
@@ -113,7 +125,8 @@ class Block(nn.Module):
 
     def forward(self, h: Tensor) -> Tensor:
         qkv = self.qkv(self.norm(h))
-        h = h + self.out(attention(qkv, h.shape[-1] // HEAD, self.causal))
+        heads = h.shape[-1] // HEAD
+        h = h + self.out(attention(qkv, heads, self.causal))
         return h + self.mlp(h)
 
 
@@ -124,42 +137,47 @@ def transformer(d: int, depth: int, causal: bool) -> nn.Module:
 
 # ------------------------------------------------- encoder: the labels of all times at once
 class Encoder(nn.Module):
-    """E: x (B, T) -> labels (B, T + 1, K, d), the first of them m_∅, of the empty prefix.
+    """E: x (B, T) -> labels (B, T + 1, K, d), and guesses of y, logits (B, T, V).
 
-    Beside them logits (B, T, V) of y, read from the states of its tokens; guess_loss uses them.
-    The Transformer is causal, so one pass makes the labels of all prefixes. The paper's encoder
-    is bidirectional over x_0 .. x_t and needs a pass for each label.
+    The Transformer is causal, so one pass makes the labels of all prefixes. The paper's
+    encoder is bidirectional over x_0 .. x_t and needs a pass for each label.
     """
 
     def __init__(self, args: Namespace, vocab: int, T: int):
         super().__init__()
-        self.K, size = args.memory, args.memory * args.dim
-        self.embed = nn.Embedding(vocab + 1, args.width)  # the last one is the start token
-        self.times = nn.Embedding(T + 1, args.width) if args.timestamps else None
-        self.near = nn.Conv1d(args.width, args.width, 4, groups=args.width, bias=False)
+        D, Kd = args.width, args.memory * args.dim
+        self.K = args.memory
+        self.embed = nn.Embedding(vocab + 1, D)  # the last one is the start token
+        self.times = nn.Embedding(T + 1, D) if args.timestamps else None
+        self.near = nn.Conv1d(D, D, 4, groups=D, bias=False)
         nn.init.zeros_(self.near.weight)
-        self.body = transformer(args.width, args.encoder_depth, causal=True)
-        self.norm = nn.RMSNorm(args.width)
-        self.qkv = nn.Linear(args.width, 3 * size, bias=False)
-        self.now = nn.Linear(args.width, size)
+        self.body = transformer(D, args.encoder_depth, causal=True)
+        self.norm = nn.RMSNorm(D)
+        self.qkv = nn.Linear(D, 3 * Kd, bias=False)
+        self.now = nn.Linear(D, Kd)
         self.mlp = mlp(args.dim, 4 * args.dim, args.dim)
-        self.head = nn.Linear(args.width, vocab)
+        self.head = nn.Linear(D, vocab)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         start = self.embed.num_embeddings - 1
-        h = self.embed(F.pad(x, (1, 0), value=start))  # (B, T + 1, D)
-        h = h + self.near(F.pad(h.transpose(1, 2), (3, 0))).transpose(1, 2)
+        tokens = F.pad(x, (1, 0), value=start)  # (B, T + 1)
+        h = self.embed(tokens)  # (B, T + 1, D)
+        before = F.pad(h.transpose(1, 2), (3, 0))  # (B, D, 3 + T + 1)
+        h = h + self.near(before).transpose(1, 2)
         if self.times is not None:
             h = h + self.times.weight[: h.shape[1]]
         h = self.norm(self.body(h))
-        return self.write(h), self.head(h[:, 1:])
+        guesses = self.head(h[:, 1:])  # (B, T, V)
+        return self.write(h), guesses
 
     def write(self, h: Tensor) -> Tensor:
-        """The memory tokens of each time: states h (B, T + 1, D) -> labels (B, T + 1, K, d)."""
-        # One token's state is too narrow for a label: each memory token gathers from all of
-        # the prefix by heads of its own. Ours; without it copy's labels lose symbols.
-        gathered = attention(self.qkv(h), self.qkv.out_features // (3 * HEAD), causal=True)
-        m = (self.now(h) + gathered).unflatten(2, (self.K, -1))  # (B, T + 1, K, d)
+        """The labels of all times: states h (B, T + 1, D) -> (B, T + 1, K, d)."""
+        # The state of one token is too narrow for a label, so that each memory token
+        # gathers from the whole prefix, by heads of its own. Ours.
+        qkv = self.qkv(h)  # (B, T + 1, 3 K d)
+        heads = qkv.shape[-1] // (3 * HEAD)
+        m = self.now(h) + attention(qkv, heads, causal=True)  # (B, T + 1, K d)
+        m = m.unflatten(2, (self.K, -1))  # (B, T + 1, K, d)
         m = m + self.mlp(m)
         return F.rms_norm(m, m.shape[-1:])
 
@@ -185,7 +203,7 @@ class Readout(nn.Module):
 
 
 class Decoder(nn.Module):
-    """D: a readout that goes on into the future; the memory is the prefix of its tokens.
+    """D: a readout that goes on into the future. The memory is the prefix of its tokens.
 
     m_t (N, K, d), x_{t+1} .. x_{t+S} (N, S) -> logits of y_t .. y_{t+S} (N, S + 1, V).
     """
@@ -204,13 +222,13 @@ class Decoder(nn.Module):
 
 # ------------------------------------------------------------------------------ the RNN
 class MLPCell(nn.Module):
-    """f as residual MLPs over the flat memory: memory (N, K, d), e (N, d) -> (N, K, d)."""
+    """f as MLPs over the flat memory: memory (N, K, d), e (N, d) -> (N, K, d)."""
 
     def __init__(self, args: Namespace):
         super().__init__()
-        size = args.memory * args.dim
-        depth = range(args.cell_depth)
-        self.blocks = nn.ModuleList(mlp(size + args.dim, 2 * size, size) for _ in depth)
+        d, Kd = args.dim, args.memory * args.dim
+        blocks = [mlp(Kd + d, 2 * Kd, Kd) for _ in range(args.cell_depth)]
+        self.blocks = nn.ModuleList(blocks)
 
     def forward(self, memory: Tensor, e: Tensor) -> Tensor:
         h = memory.flatten(1)  # (N, K d)
@@ -220,7 +238,7 @@ class MLPCell(nn.Module):
 
 
 class TransformerCell(nn.Module):
-    """f as a Transformer over K + 1 tokens: memory (N, K, d), e (N, d) -> (N, K, d)."""
+    """f as a Transformer of K + 1 tokens: memory (N, K, d), e (N, d) -> (N, K, d)."""
 
     def __init__(self, args: Namespace):
         super().__init__()
@@ -232,7 +250,7 @@ class TransformerCell(nn.Module):
 
 
 class GRUCell(nn.Module):
-    """f as gated recurrent units over the flat memory: memory (N, K, d), e (N, d) -> (N, K, d)."""
+    """f as a GRU over the flat memory: memory (N, K, d), e (N, d) -> (N, K, d)."""
 
     def __init__(self, args: Namespace):
         super().__init__()
@@ -246,7 +264,7 @@ CELLS = {"mlp": MLPCell, "transformer": TransformerCell, "gru": GRUCell}
 
 
 class RNN(nn.Module):
-    """All that is needed after training: the cell f, the readout g and the empty memory m_∅."""
+    """All that stays after training: the cell f, the readout g and the memory m_∅."""
 
     def __init__(self, args: Namespace, vocab: int):
         super().__init__()
@@ -260,10 +278,9 @@ class RNN(nn.Module):
         memory = self.cell(memory, self.embed(x))
         return F.rms_norm(memory, memory.shape[-1:])
 
-    def rollout(self, x: Tensor, memory: Tensor = None) -> Tensor:
-        """Run through x (N, S) from a memory (N, K, d), or from m_∅ -> memories (N, S, K, d)."""
-        if memory is None:
-            memory = self.empty.expand(len(x), -1, -1)
+    def rollout(self, x: Tensor) -> Tensor:
+        """The RNN alone, from m_∅ through x (N, S) -> its memories (N, S, K, d)."""
+        memory = self.empty.expand(len(x), -1, -1)
         memories = []
         for token in x.unbind(1):
             memory = self.step(memory, token)
@@ -282,15 +299,19 @@ class Batch(NamedTuple):
 
 
 class Models(nn.ModuleDict):
-    """The networks by name. To call them is to compute a loss: DistributedDataParallel needs it."""
+    """The networks by name.
 
-    def forward(self, loss_of, *inputs) -> tuple[Tensor, dict]:
-        return loss_of(self, *inputs)
+    A call computes a loss, as DistributedDataParallel only sees what is called.
+    """
+
+    def forward(self, loss_of, batch: Batch, args: Namespace) -> tuple[Tensor, dict]:
+        return loss_of(self, batch, args)
 
 
 def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
-    """Mean nats of the targets y (..) that are asked for; 0 where none is. logits (.., V)."""
-    nats = F.cross_entropy(logits.flatten(0, -2), y.flatten(), ignore_index=-1, reduction="sum")
+    """Mean nats of the targets y (..) that are asked for, 0 if none is; logits (.., V)."""
+    logits, y = logits.flatten(0, -2), y.flatten()
+    nats = F.cross_entropy(logits, y, ignore_index=-1, reduction="sum")
     return nats / (y >= 0).sum().clamp(min=1)
 
 
@@ -304,7 +325,8 @@ def smt_loss(models: Models, batch: Batch, args: Namespace) -> tuple[Tensor, dic
 
     # The same J times for all rows, as Python integers: then slices have known bounds.
     earliest = max(0, first + 1 - args.future)  # before it no window holds a target
-    times = torch.randint(earliest, T, (args.decoded,), generator=batch.draws).tolist()
+    times = torch.randint(earliest, T, (args.decoded,), generator=batch.draws)
+    times = times.tolist()
     decode = 0
     for t in times:
         end = min(t + args.future, T)
@@ -329,10 +351,10 @@ def smt_loss(models: Models, batch: Batch, args: Namespace) -> tuple[Tensor, dic
 
 
 def uniformity(labels: Tensor) -> Tensor:
-    """L_unif = log mean exp(-2 |u_a - u_b|^2) of J times: labels (B, J, K, d) -> a number.
+    """L_unif = log mean exp(-2 |u_a - u_b|^2) of J times: labels (B, J, K, d).
 
-    Keeps labels apart, as equal ones are the easiest for the cell to predict. a and b are two
-    sequences at the same time; u is a memory token scaled to length 1.
+    It keeps labels apart, as equal ones are the easiest for the cell to predict. a and b
+    are two sequences at the same time; u is a memory token scaled to length 1.
     """
     B = len(labels)
     u = F.normalize(labels, dim=-1).permute(1, 2, 0, 3)  # (J, K, B, d)
@@ -345,29 +367,32 @@ def uniformity(labels: Tensor) -> Tensor:
 
 @torch.no_grad()
 def start_rnn(models: Models):
-    """Copy into the RNN what SMT does not train there: m_∅ from the encoder, g from D."""
+    """Copy into the RNN what SMT does not train there: m_∅ from E, g from D."""
     rnn = models["rnn"]
-    x = torch.zeros(1, 1, dtype=torch.long, device=rnn.empty.device)  # m_∅ does not see it
-    labels, _ = models["encoder"](x)
+    x = torch.zeros(1, 0, dtype=torch.long, device=rnn.empty.device)  # nothing
+    labels, _ = models["encoder"](x)  # (1, 1, K, d)
     rnn.empty.copy_(labels[0, 0])
     rnn.readout.load_state_dict(models["decoder"].readout.state_dict())
 
 
 # ---------------------------------------------------------------------------------- DMT
 def dmt_loss(models: Models, batch: Batch, args: Namespace) -> tuple[Tensor, dict]:
-    """The RNN runs alone and is pulled to the labels: arguments and results as of smt_loss."""
+    """The RNN runs alone and is pulled to the labels -> the loss, its parts by name."""
     rnn, x, y, first = models["rnn"], batch.x, batch.y, batch.first
-    # Without a gradient: with no L_dec to hold them, the labels would come to meet the RNN.
+    # No gradient here: without L_dec to hold them, the labels would come to the RNN.
     with torch.no_grad():
         labels, _ = models["encoder"](x)  # (B, T + 1, K, d)
-    offset = int(torch.randint(args.window, (1,), generator=batch.draws))
+
+    T, H = x.shape[1], args.window
+    offset = int(torch.randint(H, (1,), generator=batch.draws))
     memory, memories = rnn.empty.expand(len(x), -1, -1), []
-    for t in range(x.shape[1]):
-        if (t + offset) % args.window == 0:
+    for t in range(T):
+        if H < T and (t + offset) % H == 0:
             memory = memory.detach()
         memory = rnn.step(memory, x[:, t])
         memories.append(memory)
     memories = torch.stack(memories, 1)  # (B, T, K, d)
+
     follow = F.mse_loss(memories, labels[:, 1:])
     told = memories.detach() if args.detach_readout else memories
     read = cross_entropy(rnn.readout(told[:, first:]), y[:, first:])
@@ -404,7 +429,8 @@ def evaluate(models: Models, task, split: str, rows: int) -> dict:
         labels = encoder(x)[0][:, 1:]  # (B, T, K, d)
         taught += score(decoder.readout(labels), y)
         error = (memories - labels).square()
-        moments.append(torch.stack([error, labels, labels.square()]).mean((1, 2)).double())
+        moment = torch.stack([error, labels, labels.square()])  # (3, B, T, K, d)
+        moments.append(moment.mean((1, 2)).double())
     figures = {"val_loss": alone[0] / alone[2], "val_acc": alone[1] / alone[2]}
     if moments:
         error, mean, square = torch.stack(moments).mean(0)  # each (K, d)
@@ -437,7 +463,10 @@ def show(rnn: RNN, task, count: int, args: Namespace) -> str:
 
 # ------------------------------------------------------------------ optimisers and draws
 class FullPrecision(TorchFunctionMode):
-    """Lets Muon compute in fp32 on a CPU, where its bfloat16 products may take 30 times as long."""
+    """Lets Muon compute in fp32, on a CPU.
+
+    It computes in bfloat16, which takes 30 times as long on a CPU without such products.
+    """
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         if function is Tensor.bfloat16:
@@ -445,28 +474,36 @@ class FullPrecision(TorchFunctionMode):
         return function(*args, **(kwargs or {}))
 
 
-def make_optimizers(models: Models, lr: float) -> dict:
-    """Muon for the matrices inside the networks; AdamW for the rest, at a fifth of its rate.
+def make_optimizers(models: Models, peak: float) -> dict:
+    """Muon for the matrices inside the networks, AdamW for all else; peak is AdamW's rate.
 
-    The rest is embeddings, last layers, norms, biases and m_∅. Both have steps of equal size
-    at equal rates ("match_rms_adamw").
+    All else: embeddings, last layers, norms, biases and m_∅. At equal rates both make
+    steps of equal size ("match_rms_adamw"); Muon's rate is five times AdamW's.
     """
     inside, rest = [], []
     for name, p in models.named_parameters():
         outer = name.endswith(("embed.weight", "times.weight", "head.weight", "empty"))
-        if p.requires_grad:
-            (rest if outer or p.ndim != 2 else inside).append(p)
-    adamw = torch.optim.AdamW(rest, lr=lr, betas=(0.9, 0.95), weight_decay=0.01)
-    muon = torch.optim.Muon(
-        inside, lr=5 * lr, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"
-    )
-    return {"adamw": adamw, "muon": muon}
+        if p.requires_grad and p.ndim == 2 and not outer:
+            inside.append(p)
+        elif p.requires_grad:
+            rest.append(p)
+    inside = [{"params": inside, "peak": 5 * peak}]
+    rest = [{"params": rest, "peak": peak}]
+    return {
+        "muon": torch.optim.Muon(
+            inside, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"
+        ),
+        "adamw": torch.optim.AdamW(rest, weight_decay=0.01, betas=(0.9, 0.95)),
+    }
 
 
-def schedule(step: int, steps: int) -> float:
-    """Share of the peak learning rate: a rise over 2 % of the steps, then half a cosine to 0."""
+def set_rates(optimizers: dict, step: int, steps: int):
+    """Learning rates: a rise over 2 % of the steps, then half a cosine down to 0."""
     rise = min(1, (step + 1) / (0.02 * steps + 1))
-    return rise * (1 + math.cos(math.pi * step / steps)) / 2
+    fall = (1 + math.cos(math.pi * step / steps)) / 2
+    for optimizer in optimizers.values():
+        group = optimizer.param_groups[0]
+        group["lr"] = group["peak"] * rise * fall
 
 
 def draw_batch(task, step: int, done: float, args: Namespace) -> Batch:
@@ -488,10 +525,20 @@ def draw_batch(task, step: int, done: float, args: Namespace) -> Batch:
 
 
 # --------------------------------------------------------------------- the training loop
-def phases(args: Namespace) -> list[tuple]:
-    """(name, loss, steps, peak learning rate) of the phases of a run, in order."""
-    smt = ("smt", smt_loss, args.steps, args.lr)
-    dmt = ("dmt", dmt_loss, args.dmt_steps, args.dmt_lr)
+class Phase(NamedTuple):
+    """A part of a run: its loss, its first step, how many there are, AdamW's peak rate."""
+
+    name: str
+    loss_of: Callable
+    begin: int
+    steps: int
+    peak: float
+
+
+def phases(args: Namespace) -> list[Phase]:
+    """The phases of a run, in order."""
+    smt = Phase("smt", smt_loss, 0, args.steps, args.lr)
+    dmt = Phase("dmt", dmt_loss, args.steps, args.dmt_steps, args.dmt_lr)
     return [smt, dmt]
 
 
@@ -513,111 +560,107 @@ def layers_in_a_row(phase: str, T: int, args: Namespace) -> int:
 
 
 def train(args: Namespace, task, models: Models, run: dict):
-    """Train through the phases from where the run stands, then measure on the test split."""
-    out, state = Path(args.out), run["state"]
-    rank, _ = process()
-    end = 0
+    """Train from where the run stands, then measure the RNN on the test split."""
+    state = run["state"]
     with ControlC() as control_c:
-        for phase, loss_of, steps, peak in phases(args):
-            begin, end = end, end + steps
-            if state["step"] >= end:
-                continue
-            set_trained(models, phase)
-            network = distribute(models, args)
-            optimizers = make_optimizers(models, peak)
-            if state["step"] > begin:
-                for name, optimizer in optimizers.items():
-                    optimizer.load_state_dict(run["optimizers"][name])
-            records, clock = [], time.perf_counter()
-            first = state["step"]
-            bar = tqdm(
-                total=steps, initial=first - begin, desc=phase, disable=rank > 0 or None
-            )
-            for step in range(first, end):
-                batch = draw_batch(task, step, (step - begin) / steps, args)
-                for name, optimizer in optimizers.items():
-                    rate = peak * schedule(step - begin, steps)
-                    optimizer.param_groups[0]["lr"] = rate * (5 if name == "muon" else 1)
-                records.append(update(network, optimizers, loss_of, batch, args))
-                state["step"] = step + 1
-                state["depth"] += layers_in_a_row(phase, task.T, args)
-                bar.update()
-                finished = step + 1 == end or (step + 1 - begin) % args.eval_every == 0
-                if not finished and not control_c.pressed:
-                    continue
-                parts = means(records, phase, step + 1)  # waits for the device
-                state["seconds"] += time.perf_counter() - clock
-                if phase == "smt":
-                    start_rnn(models)
-                if finished:
-                    figures = evaluate(models, task, "val", 256)
-                    record(state, phase, parts | figures)
-                save(out, args, models, optimizers, state, rank)
-                if finished and rank == 0:
-                    report(bar, phase, state, parts, figures)
-                if control_c.pressed:
-                    raise KeyboardInterrupt
-                records, clock = [], time.perf_counter()
-            bar.close()
+        for phase in phases(args):
+            if state["step"] < phase.begin + phase.steps:
+                train_phase(phase, args, task, models, run, control_c)
     if not state["finished"]:
         figures = evaluate(models, task, "test", 1024)
         for times in (2, 4, 8):
             longer = task.longer(times) if times <= args.eval_length else None
             if longer is not None:
                 values = evaluate(models, longer, "test", 1024)
-                figures |= {f"{name}_{times}x": value for name, value in values.items()}
+                figures |= {f"{name}_{times}x": v for name, v in values.items()}
         state["finished"] = True
         record(state, "final", figures)
-        save(out, args, models, {}, state, rank)
-        if rank == 0:
-            report(None, "final", state, {}, figures)
+        save(args, models, {}, state)
+
+
+def train_phase(phase: Phase, args, task, models: Models, run: dict, control_c):
+    """Train through the rest of a phase; evaluate and save every so many steps."""
+    state, end = run["state"], phase.begin + phase.steps
+    set_trained(models, phase.name)
+    network = distribute(models)
+    optimizers = make_optimizers(models, phase.peak)
+    if state["step"] > phase.begin:
+        for name, optimizer in optimizers.items():
+            optimizer.load_state_dict(run["optimizers"][name])
+
+    done = state["step"] - phase.begin
+    hidden = process()[0] > 0 or None  # None: hidden where there is no terminal
+    bar = tqdm(total=phase.steps, initial=done, desc=phase.name, disable=hidden)
+    parts, clock = [], time.perf_counter()
+    for step in range(state["step"], end):
+        done = step - phase.begin
+        set_rates(optimizers, done, phase.steps)
+        batch = draw_batch(task, step, done / phase.steps, args)
+        parts.append(update(network, optimizers, phase.loss_of, batch, args))
+        state["step"] = step + 1
+        state["depth"] += layers_in_a_row(phase.name, task.T, args)
+        bar.update()
+        due = (done + 1) % args.eval_every == 0 or step + 1 == end
+        if not due and not control_c.pressed:
+            continue
+        means = mean_parts(parts, phase.name, step + 1)  # it waits for the device
+        state["seconds"] += time.perf_counter() - clock
+        if phase.name == "smt":
+            start_rnn(models)
+        if due:
+            figures = evaluate(models, task, "val", 256)
+            record(state, phase.name, means | figures)
+            bar.set_postfix({name: f"{mean:.3g}" for name, mean in means.items()})
+        save(args, models, optimizers, state)
+        if control_c.pressed:
+            raise KeyboardInterrupt
+        parts, clock = [], time.perf_counter()
+    bar.close()
 
 
 def update(network, optimizers: dict, loss_of, batch: Batch, args: Namespace) -> dict:
-    """One step of the optimisers on a batch -> the parts of the loss by name."""
+    """One step of the optimisers -> the parts of the loss by name, and the gradient."""
     bf16 = args.precision == "bf16"
     with torch.autocast(args.device, torch.bfloat16, enabled=bf16):
         loss, parts = network(loss_of, batch, args)
     network.zero_grad()
     loss.backward()
-    norm = nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-    optimizers["adamw"].step()
-    if args.device == "cpu":
-        with FullPrecision():
-            optimizers["muon"].step()
-    else:
-        optimizers["muon"].step()
-    return {name: part.detach() for name, part in (parts | {"gradient": norm}).items()}
+    parts["gradient"] = nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+    on_cpu = args.device == "cpu"
+    with FullPrecision() if on_cpu else nullcontext():
+        for optimizer in optimizers.values():
+            optimizer.step()
+    return {name: part.detach() for name, part in parts.items()}
 
 
-def means(records: list[dict], phase: str, step: int) -> dict:
-    """Means of the parts since the last evaluation; WrongInput if one is not finite."""
-    parts = {}
-    for name in records[0]:
-        values = torch.stack([record[name] for record in records]).tolist()
+def mean_parts(parts: list[dict], phase: str, step: int) -> dict:
+    """Means of the parts of steps up to this one; WrongInput if one is not finite."""
+    means = {}
+    for name in parts[0]:
+        values = torch.stack([part[name] for part in parts]).tolist()
         for at, value in enumerate(values, step + 1 - len(values)):
             if not math.isfinite(value):
-                raise WrongInput(f"{phase}: {name} is {value} at step {at}; try a lower --lr")
-        parts[name] = sum(values) / len(values)
-    return parts
+                message = f"{name} is {value} at step {at} of {phase}"
+                raise WrongInput(f"--lr: {message}; give a lower rate")
+        means[name] = sum(values) / len(values)
+    return means
 
 
 def record(state: dict, phase: str, figures: dict):
-    """Add a line to the metrics of a run."""
-    line = {"phase": phase} | {name: state[name] for name in ("step", "seconds", "depth")}
+    """Add a line to the metrics of a run, and print the figures of the RNN."""
+    line = {"phase": phase, "step": state["step"]}
+    line |= {"seconds": state["seconds"], "depth": state["depth"]}
     state["metrics"].append(line | figures)
-
-
-def report(bar, phase: str, state: dict, parts: dict, figures: dict):
-    """Print an evaluation, and show the parts of the loss beside the progress bar."""
-    shown = "  ".join(f"{name} {value:.4f}" for name, value in figures.items())
-    tqdm.write(f"{phase:5}  step {state['step']:5}  {state['seconds']:4.0f} s  {shown}")
-    if bar is not None:
-        bar.set_postfix({name: f"{value:.3g}" for name, value in parts.items()})
+    if process()[0] == 0:
+        shown = [f"{phase:5}  step {state['step']:5}  {state['seconds']:4.0f} s"]
+        for name, value in figures.items():
+            if name.startswith(("val", "teacher", "drift")):
+                shown.append(f"{name} {value:.4f}")
+        tqdm.write("  ".join(shown))
 
 
 class ControlC:
-    """While it is open, a first Ctrl-C sets pressed, so that a step can end; a second one stops."""
+    """While it is open, Ctrl-C sets pressed, so that a step can end; a second one stops."""
 
     def __enter__(self):
         self.pressed = False
@@ -643,8 +686,8 @@ def process() -> tuple[int, int]:
     return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
 
 
-def distribute(models: Models, args: Namespace) -> nn.Module:
-    """The models, or with several processes their gradients' mean over all processes."""
+def distribute(models: Models) -> nn.Module:
+    """The models; with several processes their gradients are the mean over all."""
     if process()[1] == 1:
         return models
     if not distributed.is_initialized():
@@ -653,10 +696,11 @@ def distribute(models: Models, args: Namespace) -> nn.Module:
 
 
 # ------------------------------------------------------------------ the files of a run
-def save(out: Path, args: Namespace, models: Models, optimizers: dict, state: dict, rank: int):
+def save(args: Namespace, models: Models, optimizers: dict, state: dict):
     """Write checkpoint.pt and metrics.jsonl, each whole or not at all."""
-    if rank > 0:
+    if process()[0] > 0:
         return
+    out = Path(args.out)
     checkpoint = {
         "format": FORMAT,
         "config": vars(args),
@@ -666,25 +710,32 @@ def save(out: Path, args: Namespace, models: Models, optimizers: dict, state: di
     }
     torch.save(checkpoint, out / "checkpoint.tmp")
     os.replace(out / "checkpoint.tmp", out / "checkpoint.pt")
-    lines = "".join(json.dumps(line) + "\n" for line in state["metrics"])
-    (out / "metrics.tmp").write_text(lines)
+    lines = [json.dumps(line) + "\n" for line in state["metrics"]]
+    (out / "metrics.tmp").write_text("".join(lines))
     os.replace(out / "metrics.tmp", out / "metrics.jsonl")
 
 
 def read_run(directory: str, option: str) -> dict:
-    """The checkpoint of a run: tensors and plain values; WrongInput if there is none."""
+    """The checkpoint of a run, tensors and plain values; WrongInput if there is none."""
     path = Path(directory) / "checkpoint.pt"
     if not path.is_file():
-        raise WrongInput(f"{option}: {directory} holds no run; name the --out of an earlier one")
+        message = f"{directory} holds no run; name the --out of an earlier one"
+        raise WrongInput(f"{option}: {message}")
     try:
         run = torch.load(path, map_location="cpu", weights_only=True)
-        known = run["format"] == FORMAT
-        known &= set(NEW_RUN) == set(run["state"])
+        known = run["format"] == FORMAT and set(run["state"]) == set(new_state())
     except Exception:  # damaged files make torch raise errors of many kinds
-        raise WrongInput(f"{option}: {path} is damaged or of another program") from None
+        message = f"{path} is damaged or of another program"
+        raise WrongInput(f"{option}: {message}") from None
     if not known:
         raise WrongInput(f"{option}: {path} is of another version of this program")
     return run
+
+
+def new_state() -> dict:
+    """How far a run is, before its first step. depth: layers that ran in a row."""
+    state = {"step": 0, "seconds": 0.0, "depth": 0}
+    return state | {"metrics": [], "finished": False}
 
 
 def load(directory: str, device: str = "cpu") -> tuple:
@@ -699,16 +750,15 @@ def load(directory: str, device: str = "cpu") -> tuple:
 
 # -------------------------------------------------------------------- the command line
 FORMAT = 3  # of checkpoint.pt; it grows when the content changes
-NEW_RUN = {"step": 0, "seconds": 0.0, "depth": 0, "metrics": [], "finished": False}
 
 # Options as (name, default, kind, meaning). Those of the task are in data.py.
 NETWORKS = [
     ("cell", "mlp", [*CELLS], "f, the RNN's update"),
     ("memory", 4, whole(1, 4096), "K, tokens of the memory"),
-    ("dim", 64, whole(HEAD, 65536), f"d, numbers in a memory token, a multiple of {HEAD}"),
+    ("dim", 64, whole(HEAD, 65536), "d, numbers in a memory token, a multiple of 16"),
     ("cell-depth", 1, whole(1, 1000), "layers of the cell (the GRU has one)"),
     ("decoder-depth", 1, whole(1, 1000), "layers of decoder and readout"),
-    ("width", 128, whole(HEAD, 65536), f"D, width of the encoder, a multiple of {HEAD}"),
+    ("width", 128, whole(HEAD, 65536), "D, width of the encoder, a multiple of 16"),
     ("encoder-depth", 2, whole(1, 1000), "layers of the encoder"),
     ("timestamps", False, bool, "add a learned embedding of t to the encoder's inputs"),
 ]
@@ -718,11 +768,11 @@ TRAINING = [
     ("lambda-dyn", 10.0, number(0), "λ_dyn, weight of L_dyn"),
     ("lambda-unif", 0.1, number(0), "λ_unif, weight of L_unif"),
     ("steps", 1500, whole(0), "steps of SMT"),
-    ("lr", 2e-3, number(1e-12), "AdamW's peak learning rate in SMT; Muon's is five times it"),
+    ("lr", 2e-3, number(1e-12), "AdamW's peak rate in SMT; Muon's is five times it"),
     ("dmt-steps", 300, whole(0), "steps of DMT"),
     ("dmt-lr", 1e-3, number(1e-12), "the same in DMT"),
     ("window", 16, whole(1), "H, steps that DMT's gradient passes through"),
-    ("detach-readout", False, bool, "DMT's readout loss does not reach the cell: the paper's"),
+    ("detach-readout", False, bool, "the paper's DMT: L_read does not reach the cell"),
     ("batch-size", 32, whole(1, 10**6), "sequences in a step"),
     ("seed", 0, whole(0), "of weights, data and all other draws"),
 ]
@@ -731,8 +781,8 @@ RUN = [
     ("device", "auto", str, "cuda, mps, cpu, or auto: the best that is there"),
     ("precision", None, ["fp32", "bf16"], "of products; on CUDA bf16, else fp32"),
     ("compile", False, bool, "compile Transformers and cells"),
-    ("eval-every", 100, whole(1), "steps from one evaluation and checkpoint to the next"),
-    ("eval-length", 1, whole(1, 8), "at the end measure also 2, 4, 8 times the length"),
+    ("eval-every", 100, whole(1), "steps between evaluations, which save the run"),
+    ("eval-length", 1, whole(1, 8), "at the end measure 2, 4, 8 times the length, too"),
     ("out", None, str, f"directory of the run; if not given, runs/TASK-{METHOD}"),
     ("init", None, str, "directory of a run: begin with its networks and sizes"),
     ("resume", False, bool, "go on with the run in --out"),
@@ -740,11 +790,24 @@ RUN = [
 ]
 # The authors' sizes and weights (their notebook). Their optimiser was AdamW alone.
 PAPER = {
-    "cell": "transformer", "memory": 16, "dim": 256, "width": 256, "cell_depth": 8,
-    "encoder_depth": 8, "decoder_depth": 4, "future": 64, "batch_size": 128,
-    "lambda_dyn": 0.1, "lambda_unif": 0.001, "lr": 3e-4, "steps": 150_000,
-    "dmt_lr": 3e-5, "dmt_steps": 1500, "window": 1, "detach_readout": True,
-}  # fmt: skip
+    "cell": "transformer",
+    "memory": 16,
+    "dim": 256,
+    "cell_depth": 8,
+    "decoder_depth": 4,
+    "width": 256,
+    "encoder_depth": 8,
+    "future": 64,
+    "lambda_dyn": 0.1,
+    "lambda_unif": 0.001,
+    "steps": 150_000,
+    "lr": 3e-4,
+    "dmt_steps": 1500,
+    "dmt_lr": 3e-5,
+    "window": 1,
+    "detach_readout": True,
+    "batch_size": 128,
+}
 MACHINE = {"device", "precision", "compile", "out", "resume", "sample", "prompt"}
 
 
@@ -756,7 +819,8 @@ def make_parser(options: list[tuple]) -> argparse.ArgumentParser:
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
     )
-    parser.add_argument("--task", help=f"{', '.join(TASKS)}; list tells about them (default: copy)")
+    tasks = f"{', '.join(TASKS)}; list tells about them (default: copy)"
+    parser.add_argument("--task", help=tasks)
     for name, default, kind, meaning in options:
         text = f"{meaning} (default: {default})"
         if kind is bool:
@@ -768,45 +832,53 @@ def make_parser(options: list[tuple]) -> argparse.ArgumentParser:
     return parser
 
 
-def settings(argv: list[str] | None) -> tuple[Namespace, dict, dict | None]:
-    """The options of a run, the run itself (new or to go on with), and the run to begin from.
+def python_names(options: list[tuple]) -> list[str]:
+    """The names of options as attributes of args."""
+    return [name.replace("-", "_") for name, *_ in options]
 
-    Later ones win: defaults, those of the task, the preset, the earlier run, what is given.
+
+def settings(argv: list[str] | None) -> tuple[Namespace, dict, dict | None]:
+    """The options -> args, the run (new, or to go on with), the run to begin from.
+
+    Later ones win: defaults, those of the task, the preset, an earlier run, what is given.
     """
     options = NETWORKS + TRAINING + RUN
-    early = make_parser(options).parse_known_args(argv)[0]
-    name = getattr(early, "task", "copy")
+    first_look, _ = make_parser(options).parse_known_args(argv)
+    name = getattr(first_look, "task", "copy")
+    out = getattr(first_look, "out", f"runs/{name}-{METHOD}")
     if name == "list":
         print(list_tasks())
         sys.exit(0)
-    earlier, run = {}, {"state": NEW_RUN | {"metrics": []}}
-    source = read_run(early.init, "--init") if hasattr(early, "init") else None
-    out = getattr(early, "out", f"runs/{name}-{METHOD}")
-    goes_on = hasattr(early, "resume") or hasattr(early, "sample")
-    if goes_on:
+
+    earlier, run, source = {}, {"state": new_state()}, None
+    if hasattr(first_look, "resume") or hasattr(first_look, "sample"):
         run = read_run(out, "--resume or --sample")
-        earlier, name = run["config"], run["config"]["task"]
+        earlier = run["config"]
         if earlier["method"] != METHOD:
-            raise WrongInput(f"--out {out}: {earlier['method']} made this run, not {METHOD}")
-    elif source is not None:
-        name = source["config"]["task"]
-        shared = [option for option, *_ in TASKS[name].options + NETWORKS]
-        shared = [option.replace("-", "_") for option in shared]
-        earlier = {option: source["config"][option] for option in shared if option in source["config"]}
-    if getattr(early, "task", name) not in TASKS:
-        raise WrongInput(f"--task {early.task}: give one of {', '.join(TASKS)}, or list")
-    task = TASKS[name]
-    options += task.options
+            message = f"{earlier['method']} made this run, not {METHOD}"
+            raise WrongInput(f"--out {out}: {message}")
+    elif hasattr(first_look, "init"):
+        source = read_run(first_look.init, "--init")
+        config = source["config"]
+        kept = python_names(NETWORKS + TASKS[config["task"]].options)
+        earlier = {name: config[name] for name in ["task", *kept] if name in config}
+
+    name = earlier.get("task", name)
+    if name not in TASKS:
+        raise WrongInput(f"--task {name}: give one of {', '.join(TASKS)}, or list")
+    options += TASKS[name].options
     given = vars(make_parser(options).parse_args(argv))
     for option, value in given.items():
-        wanted = earlier.get(option, value)
-        if value != wanted and option not in MACHINE:
-            shown = option.replace("_", "-")
-            raise WrongInput(f"--{shown} {value}: the earlier run has {wanted}; leave it out")
-    defaults = {option.replace("-", "_"): default for option, default, *_ in options}
-    preset = PAPER if "preset" in given else {}
-    config = defaults | task.defaults | preset | earlier | given
-    config |= {"task": name, "method": METHOD, "out": out}
+        if option not in MACHINE and value != earlier.get(option, value):
+            shown = f"--{option.replace('_', '-')} {value}"
+            message = f"the earlier run has {earlier[option]}; leave it out"
+            raise WrongInput(f"{shown}: {message}")
+
+    config = {"task": name, "method": METHOD}
+    config |= zip(python_names(options), [default for _, default, *_ in options])
+    config |= {k: v for k, v in TASKS[name].defaults.items() if k in config}
+    config |= PAPER if "preset" in given else {}
+    config |= earlier | given | {"out": out}
     args = Namespace(**config)
     check(args)
     return args, run, source
@@ -825,14 +897,19 @@ def check(args: Namespace):
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
     if args.precision is None:
         args.precision = "bf16" if args.device == "cuda" else "fp32"
+    if args.cell == "gru":
+        args.cell_depth = 1
     for name in ("dim", "width"):
         if getattr(args, name, HEAD) % HEAD:
             raise WrongInput(f"--{name} {getattr(args, name)}: give a multiple of {HEAD}")
     ranks = process()[1]
     if args.batch_size % ranks:
-        raise WrongInput(f"--batch-size {args.batch_size}: give a multiple of {ranks} processes")
-    if not args.resume and not args.sample and (Path(args.out) / "checkpoint.pt").exists():
-        raise WrongInput(f"--out {args.out}: holds a run; --resume it, or give another --out")
+        message = f"give a multiple of {ranks} processes"
+        raise WrongInput(f"--batch-size {args.batch_size}: {message}")
+    goes_on = args.resume or args.sample
+    if not goes_on and (Path(args.out) / "checkpoint.pt").exists():
+        message = "holds a run; --resume it, or give another --out"
+        raise WrongInput(f"--out {args.out}: {message}")
 
 
 def make_task(args: Namespace):
@@ -850,16 +927,18 @@ def build(args: Namespace, task) -> Models:
 
 
 def start(args: Namespace, run: dict, source: dict | None) -> tuple:
-    """The task, and the networks with the weights of the run or of the run to begin from."""
+    """The task, and the networks with the weights of the run or of the source, if any."""
     task = make_task(args)
     torch.manual_seed(args.seed)
     models = build(args, task)
-    weights = run.get("models") or (source and source["models"])
+    weights = run.get("models", source and source["models"])
     try:
         if weights:
-            models.load_state_dict({name: weights[name] for name in models.state_dict()})
+            weights = {name: weights[name] for name in models.state_dict()}
+            models.load_state_dict(weights)
     except (KeyError, RuntimeError):
-        raise WrongInput("--init, --resume: the run has networks of other sizes") from None
+        message = "the run lacks a network, or has one of another size"
+        raise WrongInput(f"--init, --resume: {message}") from None
     models.to(args.device)
     if args.compile:
         for network in models.modules():
@@ -869,9 +948,9 @@ def start(args: Namespace, run: dict, source: dict | None) -> tuple:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Train and show samples; with --sample show samples alone. Exit status 0, or 130 for Ctrl-C.
+    """Train and show samples; with --sample, show samples alone.
 
-    Wrong input ends with one line and exit status 2.
+    The exit status is 0, 2 for wrong input (with one line), 130 for Ctrl-C.
     """
     try:
         args, run, source = settings(argv)
@@ -884,7 +963,8 @@ def main(argv: list[str] | None = None) -> int:
     except WrongInput as error:
         make_parser([]).error(str(error))
     except OSError as error:
-        make_parser([]).error(f"--out: can't write {error.filename} ({error.strerror})")
+        message = f"can't write {error.filename} ({error.strerror})"
+        make_parser([]).error(f"--out: {message}")
     except KeyboardInterrupt:
         print("stopped; --resume goes on from the last checkpoint", file=sys.stderr)
         return 130

@@ -1,19 +1,21 @@
 """Backpropagation through time (BPTT) in the place of Supervised Memory Training (SMT).
 
-This file is smt.py without encoder, decoder and labels: `diff smt.py bptt_baseline.py` shows
-what SMT adds. The RNN, the evaluation, the training loop and the command line are the same.
-The RNN is unrolled from an empty memory through the sequence, and the gradient of one loss
+This file is smt.py without encoder, decoder and labels: `diff smt.py bptt_baseline.py`
+shows what SMT adds. The RNN, the training loop and the command line are the same. The
+RNN is unrolled from an empty memory through the sequence, and the gradient of one loss
 goes back through all steps, or through H of them.
 
 Glossary
-  symbol    here            shape and meaning
-  x, y      x, y            (B, T) inputs and targets; y_t is asked after x_0 .. x_t; -1: nothing
-  m_∅       rnn.empty       (K, d) the memory at the start; it is learnt
-  m̂_t       memory          (B, K, d) a memory that the RNN made; memories (B, T, K, d)
-  f         rnn.step        m̂_t, x_{t+1} -> m̂_{t+1}, by rnn.cell
-  g         rnn.readout     m̂_t -> logits of y_t
-  H         args.truncate   steps that the gradient passes through
-  B sequences, T times, K memory tokens of d numbers, V tokens
+  symbol     here           shape and meaning
+  x, y       x, y           (B, T) inputs and targets; y_t is asked after x_0 .. x_t;
+                            y_t = -1: nothing is asked
+  m_∅        rnn.empty      (K, d) the memory at the start; it is learnt
+  m̂_t        memory         (B, K, d) a memory that the RNN made; memories (B, T, K, d)
+  f          rnn.step       m̂_t, x_{t+1} -> m̂_{t+1}, by rnn.cell
+  g          rnn.readout    m̂_t -> logits of y_t
+  H          args.truncate  steps that the gradient passes through
+  B sequences, T times, V kinds of token; K memory tokens of d numbers; N any number of
+  rows, .. any shape
 
 A step of BPTT trains the RNN
     m̂ = m_∅
@@ -52,12 +54,12 @@ METHOD = "bptt"
 HEAD = 16  # numbers in an attention head
 
 
-# ------------------------------------------------------------------------ Transformer
+# -------------------------------------------------------------------------- Transformer
 def rotary(h: Tensor) -> Tensor:
     """Rotary positions: turn pairs of numbers by an angle that grows with the position.
 
-    h (B, heads, S, size) -> the same shape. The product of two turned vectors depends on
-    the distance of their positions alone.
+    h (B, heads, S, size) -> the same shape. The product of two turned vectors depends
+    on the distance of their positions alone.
     """
     S, size = h.shape[-2:]
     position = torch.arange(S, device=h.device)
@@ -220,7 +222,7 @@ class Models(nn.ModuleDict):
 
 
 def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
-    """Mean nats of the targets y (..) that are asked for, 0 if none is; logits (.., V)."""
+    """Mean nats of the targets y (..) that are asked for, or 0; logits (.., V)."""
     logits, y = logits.flatten(0, -2), y.flatten()
     nats = F.cross_entropy(logits, y, ignore_index=-1, reduction="sum")
     return nats / (y >= 0).sum().clamp(min=1)
@@ -228,7 +230,7 @@ def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
 
 # ------------------------------------------------------------------------ the BPTT loss
 def bptt_loss(models: Models, batch: Batch, args: Namespace) -> tuple[Tensor, dict]:
-    """The RNN runs alone and is asked for the targets -> the loss, and its parts by name."""
+    """The RNN runs alone and is asked for answers -> the loss, its parts by name."""
     rnn, x, y, first = models["rnn"], batch.x, batch.y, batch.first
 
     T, H = x.shape[1], args.truncate
@@ -245,7 +247,7 @@ def bptt_loss(models: Models, batch: Batch, args: Namespace) -> tuple[Tensor, di
     return read, {"readout": read}
 
 
-# ------------------------------------------------------ evaluate and sample: the RNN alone
+# --------------------------------------------------- evaluate and sample: the RNN alone
 @torch.no_grad()
 def score(logits: Tensor, y: Tensor) -> Tensor:
     """Sums of nats, right answers and answers: logits (B, T, V), y (B, T) -> (3,)."""
@@ -292,11 +294,11 @@ def show(rnn: RNN, task, count: int, args: Namespace) -> str:
     return "\n".join(lines)
 
 
-# ------------------------------------------------------------------ optimisers and draws
+# ----------------------------------------------------------------- optimisers and draws
 class FullPrecision(TorchFunctionMode):
     """Lets Muon compute in fp32, on a CPU.
 
-    It computes in bfloat16, which takes 30 times as long on a CPU without such products.
+    It computes in bfloat16, which takes 30 times as long on a CPU that lacks it.
     """
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
@@ -306,9 +308,9 @@ class FullPrecision(TorchFunctionMode):
 
 
 def make_optimizers(models: Models, peak: float) -> dict:
-    """Muon for the matrices inside the networks, AdamW for all else; peak is AdamW's rate.
+    """Muon for the matrices inside the networks, AdamW for the rest; its rate is peak.
 
-    All else: embeddings, last layers, norms, biases and m_∅. At equal rates both make
+    The rest: embeddings, last layers, norms, biases and m_∅. At equal rates both make
     steps of equal size ("match_rms_adamw"); Muon's rate is five times AdamW's.
     """
     inside, rest = [], []
@@ -338,9 +340,9 @@ def set_rates(optimizers: dict, step: int, steps: int):
 
 
 def draw_batch(task, step: int, done: float, args: Namespace) -> Batch:
-    """The batch of a step. All its draws come from (seed, step, rank), so a run can resume.
+    """The batch of a step. Each process (rank) draws rows of its own.
 
-    Each process draws rows of its own.
+    All draws come from (seed, step, rank) alone, so that a run can be resumed.
     """
     rank, ranks = process()
     numbers = np.random.SeedSequence((args.seed, step, rank))
@@ -355,9 +357,9 @@ def draw_batch(task, step: int, done: float, args: Namespace) -> Batch:
     return Batch(x, y, first, draws, done)
 
 
-# --------------------------------------------------------------------- the training loop
+# -------------------------------------------------------------------- the training loop
 class Phase(NamedTuple):
-    """A part of a run: its loss, its first step, how many there are, AdamW's peak rate."""
+    """A part of a run: its loss, first step, number of steps and AdamW's peak rate."""
 
     name: str
     loss_of: Callable
@@ -480,12 +482,15 @@ def record(state: dict, phase: str, figures: dict):
 
 
 class ControlC:
-    """While it is open, Ctrl-C sets pressed, so that a step can end; a second one stops."""
+    """While it is open, Ctrl-C sets pressed, so that a step can end.
+
+    A second Ctrl-C stops at once.
+    """
 
     def __enter__(self):
         self.pressed = False
         self.usual = signal.getsignal(signal.SIGINT)
-        # Only the main thread may set a handler; a background job may have SIGINT ignored.
+        # Only the main thread may set a handler; background jobs may ignore SIGINT.
         self.main = threading.current_thread() is threading.main_thread()
         if self.main and self.usual is not signal.SIG_IGN:
             signal.signal(signal.SIGINT, self.press)
@@ -500,7 +505,7 @@ class ControlC:
             signal.signal(signal.SIGINT, self.usual)
 
 
-# ----------------------------------------------------------------- several processes
+# -------------------------------------------------------------------- several processes
 def process() -> tuple[int, int]:
     """This process's number, and how many there are, as torchrun sets them."""
     return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
@@ -515,7 +520,7 @@ def distribute(models: Models) -> nn.Module:
     return DistributedDataParallel(models)
 
 
-# ------------------------------------------------------------------ the files of a run
+# ------------------------------------------------------------------- the files of a run
 def save(args: Namespace, models: Models, optimizers: dict, state: dict):
     """Write checkpoint.pt and metrics.jsonl, each whole or not at all."""
     if process()[0] > 0:
@@ -536,7 +541,7 @@ def save(args: Namespace, models: Models, optimizers: dict, state: dict):
 
 
 def read_run(directory: str, option: str) -> dict:
-    """The checkpoint of a run, tensors and plain values; WrongInput if there is none."""
+    """The checkpoint of a run: tensors, plain values; WrongInput if there is none."""
     path = Path(directory) / "checkpoint.pt"
     if not path.is_file():
         message = f"{directory} holds no run; name the --out of an earlier one"
@@ -568,7 +573,7 @@ def load(directory: str, device: str = "cpu") -> tuple:
     return models["rnn"].to(device).requires_grad_(False), task
 
 
-# -------------------------------------------------------------------- the command line
+# --------------------------------------------------------------------- the command line
 FORMAT = 3  # of checkpoint.pt; it grows when the content changes
 
 # Options as (name, default, kind, meaning). Those of the task are in data.py.
@@ -582,7 +587,7 @@ NETWORKS = [
 TRAINING = [
     ("steps", 1500, whole(0), "steps of BPTT"),
     ("lr", 2e-3, number(1e-12), "AdamW's peak rate; Muon's is five times it"),
-    ("truncate", 10**6, whole(1), "H, steps that the gradient passes through, up to all"),
+    ("truncate", 10**6, whole(1), "H, steps that the gradient passes through"),
     ("batch-size", 32, whole(1, 10**6), "sequences in a step"),
     ("seed", 0, whole(0), "of weights, data and all other draws"),
 ]
@@ -641,7 +646,7 @@ def python_names(options: list[tuple]) -> list[str]:
 def settings(argv: list[str] | None) -> tuple[Namespace, dict, dict | None]:
     """The options -> args, the run (new, or to go on with), the run to begin from.
 
-    Later ones win: defaults, those of the task, the preset, an earlier run, what is given.
+    Later ones win: defaults, the task's, the preset, an earlier run, what is given.
     """
     options = NETWORKS + TRAINING + RUN
     first_look, _ = make_parser(options).parse_known_args(argv)
@@ -691,7 +696,8 @@ def check(args: Namespace):
     if torch.accelerator.is_available():
         there.insert(0, torch.accelerator.current_accelerator().type)
     if args.device not in ("auto", *there):
-        raise WrongInput(f"--device {args.device}: this machine has {' and '.join(there)}")
+        message = f"this machine has {' and '.join(there)}"
+        raise WrongInput(f"--device {args.device}: {message}")
     if args.device == "auto":
         args.device = there[0]
     if args.device == "cuda":
@@ -701,8 +707,9 @@ def check(args: Namespace):
     if args.cell == "gru":
         args.cell_depth = 1
     for name in ("dim", "width"):
-        if getattr(args, name, HEAD) % HEAD:
-            raise WrongInput(f"--{name} {getattr(args, name)}: give a multiple of {HEAD}")
+        size = getattr(args, name, HEAD)
+        if size % HEAD:
+            raise WrongInput(f"--{name} {size}: give a multiple of {HEAD}")
     ranks = process()[1]
     if args.batch_size % ranks:
         message = f"give a multiple of {ranks} processes"
@@ -726,7 +733,7 @@ def build(args: Namespace, task) -> Models:
 
 
 def start(args: Namespace, run: dict, source: dict | None) -> tuple:
-    """The task, and the networks with the weights of the run or of the source, if any."""
+    """The task, and the networks with the weights of the run or the source, if any."""
     task = make_task(args)
     torch.manual_seed(args.seed)
     models = build(args, task)

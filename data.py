@@ -39,7 +39,7 @@ class WrongInput(Exception):
     """The user gave something that can't be used. The text is the line to print."""
 
 
-# ----------------------------------------------------------- the kinds of options
+# ----------------------------------------------------------------- the kinds of options
 def whole(low: int, high: int = 2**31 - 1):
     """An option's kind: a whole number from low to high."""
 
@@ -74,9 +74,9 @@ def number(low: float, high: float = 1e9):
 LENGTH = whole(1, 100_000)  # more than memory allows, to catch slips of the finger
 
 
-# ------------------------------------------------------------- the generated tasks
+# ------------------------------------------------------------------ the generated tasks
 class Task:
-    """What the generated tasks share. letters shows token 0, 1, ..; there are V of them.
+    """What the generated tasks share. letters[v] shows token v; there are V of them.
 
     length_option is the option that longer sequences have more of.
     """
@@ -135,7 +135,7 @@ class Task:
 
 
 class Copy(Task):
-    """Repeat L symbols after a delay: x = s, delay blanks, a delimiter, s without its end.
+    """Repeat L symbols: x = s, blanks for a delay, a delimiter, s without its end.
 
     Loss on the L answers alone. T = 2 L + delay.
     """
@@ -199,11 +199,11 @@ class Retrieval(Task):
 
 
 class Stack(Task):
-    """Random pushes of 4 symbols and pops; the answer at a pop is the symbol it takes off.
+    """Random pushes of 4 symbols and pops; the answer at a pop is what it takes off.
 
     Nothing is asked at a push. Pushes and pops are equally likely where both can be.
-    In training they also come in runs of 2, 4 or 8: few random sequences ask for what lies
-    deep in the stack, and then labels do not keep it. T = length.
+    In training they also come in runs of 2, 4 or 8: few random sequences ask for what
+    lies deep in the stack, and then labels do not keep it. T = length.
     """
 
     options = [
@@ -272,10 +272,11 @@ class Recall(Task):
 
 
 class Modular(Task):
-    """Pairs a, (w a + b) mod V, with w > 0 and b hidden and new in each sequence; V is prime.
+    """Pairs a, (w a + b) mod V: find the hidden w > 0 and b. V is prime.
 
-    The answer at each a is the second of its pair. Two pairs with different a tell w and b.
-    Loss on the later half; in training from the third pair on. T = 2 pairs.
+    w and b are new in each sequence. The answer at each a is the second of its pair.
+    Two pairs with different a tell w and b. Loss on the later half of the pairs; in
+    training from the third pair on. T = 2 pairs.
     """
 
     options = [
@@ -312,7 +313,7 @@ class Modular(Task):
 
 
 class Parity(Task):
-    """Bits; the answer at each is 1 where the number of ones so far is odd. T = length."""
+    """Bits; the answer at each is 1 if the number of ones so far is odd. T = length."""
 
     options = [("length", 32, LENGTH, "bits in a sequence")]
     letters = "01"
@@ -322,7 +323,7 @@ class Parity(Task):
         return x, x.cumsum(1) % 2
 
 
-# ------------------------------------------------------------------ text and images
+# ---------------------------------------------------------------------- text and images
 def spread(rows: int, total: int) -> Tensor:
     """The numbers of at most rows of so many things, evenly spaced."""
     rows = min(rows, total)
@@ -388,8 +389,9 @@ class Text:
 class Pixels:
     """The next pixel of an image, row by row, as one of so many levels of grey.
 
-    x is y shifted by one behind a start token. T = side^2. The images of a file are shrunk to
-    side x side. The last tenth is held out: "val" has its even images, "test" the odd ones.
+    x is y shifted by one behind a start token. T = side^2. The images of a file are
+    shrunk to side x side. The last tenth is held out: "val" has its even images, "test"
+    the odd ones.
     Without a file, each image is drawn anew: an arc, and a line from its end.
     """
 
@@ -457,7 +459,7 @@ class Pixels:
 
 
 def strokes(u: Tensor, side: int) -> Tensor:
-    """An arc p0 p1 p2, a line p2 p3: u (B, 8) in 0 .. 1 -> grey 0 .. 1 (B, side, side)."""
+    """An arc and a line from its end: u (B, 8) -> grey 0 .. 1 (B, side, side)."""
     points = 1 + u.unflatten(1, (4, 2)) * (side - 3)  # (B, 4, 2), off the edge
     p0, p1, p2, p3 = points[:, :, None].unbind(1)  # each (B, 1, 2)
     s = torch.arange(2 * side)[:, None] / (2 * side)  # (2 side, 1)
@@ -471,7 +473,7 @@ def strokes(u: Tensor, side: int) -> Tensor:
     return (1.5 - distance.amin(1)).clamp(0, 1)
 
 
-# ---------------------------------------------------------------------- reading files
+# ------------------------------------------------------------------------ reading files
 def read_bytes(path: str) -> bytes:
     """The bytes of a file; WrongInput if it can't be read."""
     if Path(path).exists() and not Path(path).is_file():  # a pipe may have no end
@@ -494,7 +496,7 @@ def default_text() -> bytes:
 
 
 def read_images(path: str) -> np.ndarray:
-    """Images uint8 (N, H, W) of a .npz, .npy or idx file; WrongInput if there are none."""
+    """Images uint8 (N, H, W) of a .npz, .npy or idx file; WrongInput if it has none."""
     raw = read_bytes(path)
     try:
         images = decode_images(raw)

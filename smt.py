@@ -1,13 +1,13 @@
-"""Supervised Memory Training (SMT): a nonlinear RNN without backpropagation through time.
+"""Supervised Memory Training (SMT): an RNN without backpropagation through time.
 
 An RNN must learn what to remember, and how to update what it remembers. SMT separates
 the two. A Transformer, the encoder, reads each prefix of a sequence and writes a memory
-of it: a label. A decoder must predict the future from the label, so the label keeps what
-the future needs. The RNN's cell then learns single steps: from a label and the next input
-to the next label. No RNN is unrolled. Run alone, the RNN meets its own errors, and they
-add up: it drifts. DAgger Memory Training (DMT) lets the RNN run and pulls each memory
-that it makes to its label. At the end encoder and decoder go. The RNN that stays starts
-from an empty memory and works alone.
+of it: a label. A decoder must predict the future from the label, so the label keeps
+what the future needs. The RNN's cell then learns single steps: from a label and the
+next input to the next label. No RNN is unrolled. Run alone, the RNN meets its own
+errors, and they add up: it drifts. DAgger Memory Training (DMT) lets the RNN run and
+pulls each memory that it makes to its label. At the end encoder and decoder go. The RNN
+that stays starts from an empty memory and works alone.
 
 Source: Kumar & Isola, Pretraining Recurrent Networks without Recurrence,
 arXiv:2606.06479. What the paper does not have is marked as ours.
@@ -76,12 +76,12 @@ METHOD = "smt"
 HEAD = 16  # numbers in an attention head
 
 
-# ------------------------------------------------------------------------ Transformer
+# -------------------------------------------------------------------------- Transformer
 def rotary(h: Tensor) -> Tensor:
     """Rotary positions: turn pairs of numbers by an angle that grows with the position.
 
-    h (B, heads, S, size) -> the same shape. The product of two turned vectors depends on
-    the distance of their positions alone.
+    h (B, heads, S, size) -> the same shape. The product of two turned vectors depends
+    on the distance of their positions alone.
     """
     S, size = h.shape[-2:]
     position = torch.arange(S, device=h.device)
@@ -135,7 +135,7 @@ def transformer(d: int, depth: int, causal: bool) -> nn.Module:
     return nn.Sequential(*(Block(d, causal) for _ in range(depth)))
 
 
-# ------------------------------------------------- encoder: the labels of all times at once
+# --------------------------------------------- encoder: the labels of all times at once
 class Encoder(nn.Module):
     """E: x (B, T) -> labels (B, T + 1, K, d), and guesses of y, logits (B, T, V).
 
@@ -203,7 +203,7 @@ class Readout(nn.Module):
 
 
 class Decoder(nn.Module):
-    """D: a readout that goes on into the future. The memory is the prefix of its tokens.
+    """D: a readout that goes on into the future. The memory is a prefix of its tokens.
 
     m_t (N, K, d), x_{t+1} .. x_{t+S} (N, S) -> logits of y_t .. y_{t+S} (N, S + 1, V).
     """
@@ -309,7 +309,7 @@ class Models(nn.ModuleDict):
 
 
 def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
-    """Mean nats of the targets y (..) that are asked for, 0 if none is; logits (.., V)."""
+    """Mean nats of the targets y (..) that are asked for, or 0; logits (.., V)."""
     logits, y = logits.flatten(0, -2), y.flatten()
     nats = F.cross_entropy(logits, y, ignore_index=-1, reduction="sum")
     return nats / (y >= 0).sum().clamp(min=1)
@@ -336,7 +336,7 @@ def smt_loss(models: Models, batch: Batch, args: Namespace) -> tuple[Tensor, dic
     read = cross_entropy(decoder.readout(labels[:, first + 1 :]), y[:, first:])
     guess = cross_entropy(guesses, y)
 
-    # Nothing is detached: the labels, too, learn to be such that the cell can follow them.
+    # Nothing is detached: the labels, too, learn, so that the cell can follow them.
     before, after = labels[:, :-1], labels[:, 1:]  # each (B, T, K, d)
     stepped = rnn.step(before.flatten(0, 1), x.flatten())  # (B T, K, d)
     dynamics = F.mse_loss(stepped, after.flatten(0, 1))
@@ -353,8 +353,8 @@ def smt_loss(models: Models, batch: Batch, args: Namespace) -> tuple[Tensor, dic
 def uniformity(labels: Tensor) -> Tensor:
     """L_unif = log mean exp(-2 |u_a - u_b|^2) of J times: labels (B, J, K, d).
 
-    It keeps labels apart, as equal ones are the easiest for the cell to predict. a and b
-    are two sequences at the same time; u is a memory token scaled to length 1.
+    It keeps labels apart, as equal ones are the easiest for the cell to predict. a and
+    b are two sequences at the same time; u is a memory token scaled to length 1.
     """
     B = len(labels)
     u = F.normalize(labels, dim=-1).permute(1, 2, 0, 3)  # (J, K, B, d)
@@ -399,7 +399,7 @@ def dmt_loss(models: Models, batch: Batch, args: Namespace) -> tuple[Tensor, dic
     return follow + read, {"labels": follow, "readout": read}
 
 
-# ------------------------------------------------------ evaluate and sample: the RNN alone
+# --------------------------------------------------- evaluate and sample: the RNN alone
 @torch.no_grad()
 def score(logits: Tensor, y: Tensor) -> Tensor:
     """Sums of nats, right answers and answers: logits (B, T, V), y (B, T) -> (3,)."""
@@ -411,10 +411,10 @@ def score(logits: Tensor, y: Tensor) -> Tensor:
 
 @torch.no_grad()
 def evaluate(models: Models, task, split: str, rows: int) -> dict:
-    """The RNN alone, from m_∅ on held-out sequences, and its teacher: encoder and decoder.
+    """The RNN alone, from m_∅ on held-out sequences, and its teacher, E and D.
 
-    Losses in nats and shares of right answers, both per target that is asked for. drift is
-    the MSE between memories and labels over the variance of the labels.
+    Losses in nats and shares of right answers, both per target that is asked for. drift
+    is the MSE between memories and labels over the variance of the labels.
     """
     encoder, decoder, rnn = models["encoder"], models["decoder"], models["rnn"]
     alone, taught = torch.zeros(3).double(), torch.zeros(3).double()
@@ -461,11 +461,11 @@ def show(rnn: RNN, task, count: int, args: Namespace) -> str:
     return "\n".join(lines)
 
 
-# ------------------------------------------------------------------ optimisers and draws
+# ----------------------------------------------------------------- optimisers and draws
 class FullPrecision(TorchFunctionMode):
     """Lets Muon compute in fp32, on a CPU.
 
-    It computes in bfloat16, which takes 30 times as long on a CPU without such products.
+    It computes in bfloat16, which takes 30 times as long on a CPU that lacks it.
     """
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
@@ -475,9 +475,9 @@ class FullPrecision(TorchFunctionMode):
 
 
 def make_optimizers(models: Models, peak: float) -> dict:
-    """Muon for the matrices inside the networks, AdamW for all else; peak is AdamW's rate.
+    """Muon for the matrices inside the networks, AdamW for the rest; its rate is peak.
 
-    All else: embeddings, last layers, norms, biases and m_∅. At equal rates both make
+    The rest: embeddings, last layers, norms, biases and m_∅. At equal rates both make
     steps of equal size ("match_rms_adamw"); Muon's rate is five times AdamW's.
     """
     inside, rest = [], []
@@ -507,9 +507,9 @@ def set_rates(optimizers: dict, step: int, steps: int):
 
 
 def draw_batch(task, step: int, done: float, args: Namespace) -> Batch:
-    """The batch of a step. All its draws come from (seed, step, rank), so a run can resume.
+    """The batch of a step. Each process (rank) draws rows of its own.
 
-    Each process draws rows of its own.
+    All draws come from (seed, step, rank) alone, so that a run can be resumed.
     """
     rank, ranks = process()
     numbers = np.random.SeedSequence((args.seed, step, rank))
@@ -524,9 +524,9 @@ def draw_batch(task, step: int, done: float, args: Namespace) -> Batch:
     return Batch(x, y, first, draws, done)
 
 
-# --------------------------------------------------------------------- the training loop
+# -------------------------------------------------------------------- the training loop
 class Phase(NamedTuple):
-    """A part of a run: its loss, its first step, how many there are, AdamW's peak rate."""
+    """A part of a run: its loss, first step, number of steps and AdamW's peak rate."""
 
     name: str
     loss_of: Callable
@@ -660,12 +660,15 @@ def record(state: dict, phase: str, figures: dict):
 
 
 class ControlC:
-    """While it is open, Ctrl-C sets pressed, so that a step can end; a second one stops."""
+    """While it is open, Ctrl-C sets pressed, so that a step can end.
+
+    A second Ctrl-C stops at once.
+    """
 
     def __enter__(self):
         self.pressed = False
         self.usual = signal.getsignal(signal.SIGINT)
-        # Only the main thread may set a handler; a background job may have SIGINT ignored.
+        # Only the main thread may set a handler; background jobs may ignore SIGINT.
         self.main = threading.current_thread() is threading.main_thread()
         if self.main and self.usual is not signal.SIG_IGN:
             signal.signal(signal.SIGINT, self.press)
@@ -680,7 +683,7 @@ class ControlC:
             signal.signal(signal.SIGINT, self.usual)
 
 
-# ----------------------------------------------------------------- several processes
+# -------------------------------------------------------------------- several processes
 def process() -> tuple[int, int]:
     """This process's number, and how many there are, as torchrun sets them."""
     return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
@@ -695,7 +698,7 @@ def distribute(models: Models) -> nn.Module:
     return DistributedDataParallel(models)
 
 
-# ------------------------------------------------------------------ the files of a run
+# ------------------------------------------------------------------- the files of a run
 def save(args: Namespace, models: Models, optimizers: dict, state: dict):
     """Write checkpoint.pt and metrics.jsonl, each whole or not at all."""
     if process()[0] > 0:
@@ -716,7 +719,7 @@ def save(args: Namespace, models: Models, optimizers: dict, state: dict):
 
 
 def read_run(directory: str, option: str) -> dict:
-    """The checkpoint of a run, tensors and plain values; WrongInput if there is none."""
+    """The checkpoint of a run: tensors, plain values; WrongInput if there is none."""
     path = Path(directory) / "checkpoint.pt"
     if not path.is_file():
         message = f"{directory} holds no run; name the --out of an earlier one"
@@ -748,7 +751,7 @@ def load(directory: str, device: str = "cpu") -> tuple:
     return models["rnn"].to(device).requires_grad_(False), task
 
 
-# -------------------------------------------------------------------- the command line
+# --------------------------------------------------------------------- the command line
 FORMAT = 3  # of checkpoint.pt; it grows when the content changes
 
 # Options as (name, default, kind, meaning). Those of the task are in data.py.
@@ -840,7 +843,7 @@ def python_names(options: list[tuple]) -> list[str]:
 def settings(argv: list[str] | None) -> tuple[Namespace, dict, dict | None]:
     """The options -> args, the run (new, or to go on with), the run to begin from.
 
-    Later ones win: defaults, those of the task, the preset, an earlier run, what is given.
+    Later ones win: defaults, the task's, the preset, an earlier run, what is given.
     """
     options = NETWORKS + TRAINING + RUN
     first_look, _ = make_parser(options).parse_known_args(argv)
@@ -890,7 +893,8 @@ def check(args: Namespace):
     if torch.accelerator.is_available():
         there.insert(0, torch.accelerator.current_accelerator().type)
     if args.device not in ("auto", *there):
-        raise WrongInput(f"--device {args.device}: this machine has {' and '.join(there)}")
+        message = f"this machine has {' and '.join(there)}"
+        raise WrongInput(f"--device {args.device}: {message}")
     if args.device == "auto":
         args.device = there[0]
     if args.device == "cuda":
@@ -900,8 +904,9 @@ def check(args: Namespace):
     if args.cell == "gru":
         args.cell_depth = 1
     for name in ("dim", "width"):
-        if getattr(args, name, HEAD) % HEAD:
-            raise WrongInput(f"--{name} {getattr(args, name)}: give a multiple of {HEAD}")
+        size = getattr(args, name, HEAD)
+        if size % HEAD:
+            raise WrongInput(f"--{name} {size}: give a multiple of {HEAD}")
     ranks = process()[1]
     if args.batch_size % ranks:
         message = f"give a multiple of {ranks} processes"
@@ -927,7 +932,7 @@ def build(args: Namespace, task) -> Models:
 
 
 def start(args: Namespace, run: dict, source: dict | None) -> tuple:
-    """The task, and the networks with the weights of the run or of the source, if any."""
+    """The task, and the networks with the weights of the run or the source, if any."""
     task = make_task(args)
     torch.manual_seed(args.seed)
     models = build(args, task)

@@ -630,7 +630,9 @@ def make_parser(options: list[tuple]) -> argparse.ArgumentParser:
     for name, default, kind, meaning in options:
         text = f"{meaning} (default: {default})"
         if kind is bool:
-            parser.add_argument(f"--{name}", action="store_true", help=text)
+            # An option that is on gets a --no- form that turns it off.
+            on = argparse.BooleanOptionalAction if default else "store_true"
+            parser.add_argument(f"--{name}", action=on, help=text)
         elif isinstance(kind, list):
             parser.add_argument(f"--{name}", choices=kind, help=text)
         else:

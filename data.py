@@ -283,6 +283,7 @@ class Modular(Task):
         ("pairs", 16, LENGTH, "pairs in a sequence"),
         ("modulus", 7, whole(2, 61), "V, a prime"),
     ]
+    defaults = {"timestamps": False}
     length_option = "pairs"
 
     @property
@@ -316,6 +317,7 @@ class Parity(Task):
     """Bits; the answer at each is 1 if the number of ones so far is odd. T = length."""
 
     options = [("length", 32, LENGTH, "bits in a sequence")]
+    defaults = {"memory": 1, "timestamps": False}
     letters = "01"
 
     def sequences(self, B: int, generator: Generator, training: bool):
@@ -342,7 +344,7 @@ class Text:
         ("length", 64, LENGTH, "bytes in a sequence"),
         ("prompt", "", str, "the text that samples continue"),
     ]
-    defaults = {}
+    defaults = {"encoder_depth": 3, "timestamps": False}
     start, vocab = 256, 257  # tokens 0 .. 255 are the bytes
 
     def __init__(self, data: str | None, length: int, prompt: str = ""):
@@ -400,7 +402,7 @@ class Pixels:
         ("side", 14, whole(4, 300), "width and height of an image"),
         ("levels", 4, whole(2, 256), "levels of grey"),
     ]
-    defaults = {}
+    defaults = {"encoder_depth": 3}
 
     def __init__(self, data: str | None, side: int, levels: int):
         self.data, self.side, self.levels = data, side, levels

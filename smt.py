@@ -44,7 +44,7 @@ A step of DMT: train the RNN alone
     for t in 0 .. T - 1:
         every H steps: m̂ = detach(m̂)                  H > 1 is ours
         m̂ = cell(m̂, x_t)
-        loss += mse(m̂, m_t) + cross_entropy(readout(m̂), y_t)
+        loss += λ_dyn mse(m̂, m_t) + cross_entropy(readout(m̂), y_t)
 """
 
 import argparse
@@ -396,7 +396,8 @@ def dmt_loss(models: Models, batch: Batch, args: Namespace) -> tuple[Tensor, dic
     follow = F.mse_loss(memories, labels[:, 1:])
     told = memories.detach() if args.detach_readout else memories
     read = cross_entropy(rnn.readout(told[:, first:]), y[:, first:])
-    return follow + read, {"labels": follow, "readout": read}
+    loss = args.lambda_dyn * follow + read
+    return loss, {"labels": follow, "readout": read}
 
 
 # --------------------------------------------------- evaluate and sample: the RNN alone
@@ -763,7 +764,7 @@ NETWORKS = [
     ("decoder-depth", 1, whole(1, 1000), "layers of decoder and readout"),
     ("width", 128, whole(HEAD, 65536), "D, width of the encoder, a multiple of 16"),
     ("encoder-depth", 2, whole(1, 1000), "layers of the encoder"),
-    ("timestamps", False, bool, "add a learned embedding of t to the encoder's inputs"),
+    ("timestamps", True, bool, "add a learned embedding of t to the encoder's inputs"),
 ]
 TRAINING = [
     ("future", 64, whole(1), "Tf, targets decoded from a label, up to the end"),
@@ -827,7 +828,9 @@ def make_parser(options: list[tuple]) -> argparse.ArgumentParser:
     for name, default, kind, meaning in options:
         text = f"{meaning} (default: {default})"
         if kind is bool:
-            parser.add_argument(f"--{name}", action="store_true", help=text)
+            # An option that is on gets a --no- form that turns it off.
+            on = argparse.BooleanOptionalAction if default else "store_true"
+            parser.add_argument(f"--{name}", action=on, help=text)
         elif isinstance(kind, list):
             parser.add_argument(f"--{name}", choices=kind, help=text)
         else:

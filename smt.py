@@ -23,7 +23,8 @@ Glossary
   D          decoder       m_t, x_{t+1} .. x_{t+Tf-1} -> logits of y_t .. y_{t+Tf-1}
   f          rnn.step      m_t, x_{t+1} -> m_{t+1}, by rnn.cell
   g          rnn.readout   m_t -> logits of y_t
-  Tf, J      args.future   targets decoded from a label; args.decoded: labels decoded
+  Tf, J, n   args.future   targets decoded from a label; args.decoded: labels decoded;
+                           args.transitions: steps learnt, each of them a sequence
   H          args.window   steps that DMT's gradient passes through
   B sequences, T times, V kinds of token; K memory tokens of d numbers; D numbers in a
   token of the encoder; N any number of rows, .. any shape
@@ -32,7 +33,7 @@ A step of SMT: train encoder, decoder and cell
     m_∅, m_0 .. m_{T-1} = encoder(x)                  one causal pass for all is ours
     for J drawn times t:
         L_dec  += cross_entropy(decoder(m_t, x_{t+1} ..), [y_t ..])
-    for all times t:
+    for n evenly spaced times t:
         L_read += cross_entropy(readout(m_t), y_t)                            ours
         L_dyn  += mse(cell(m_{t-1}, x_t), m_t)        the gradient reaches both labels
     L_unif = log mean exp(-2 |u_a - u_b|^2)           labels a, b of two sequences
@@ -333,12 +334,16 @@ def smt_loss(models: Models, batch: Batch, args: Namespace) -> tuple[Tensor, dic
         future = decoder(labels[:, t + 1], x[:, t + 1 : end])  # (B, end - t, V)
         decode = decode + cross_entropy(future, y[:, t:end]) / len(times)
 
-    read = cross_entropy(decoder.readout(labels[:, first + 1 :]), y[:, first:])
+    # Neighbouring times tell much the same, so that some of them are enough.
+    asked = evenly_spaced(T - first, args.transitions, batch.draws)
+    memory = labels[:, first + 1 :][:, asked]  # (B, about n, K, d)
+    read = cross_entropy(decoder.readout(memory), y[:, first:][:, asked])
     guess = cross_entropy(guesses, y)
 
     # Nothing is detached: the labels, too, learn, so that the cell can follow them.
-    before, after = labels[:, :-1], labels[:, 1:]  # each (B, T, K, d)
-    stepped = rnn.step(before.flatten(0, 1), x.flatten())  # (B T, K, d)
+    some = evenly_spaced(T, args.transitions, batch.draws)
+    before, after = labels[:, :-1][:, some], labels[:, 1:][:, some]
+    stepped = rnn.step(before.flatten(0, 1), x[:, some].flatten())  # (B n, K, d)
     dynamics = F.mse_loss(stepped, after.flatten(0, 1))
     uniform = uniformity(labels[:, [t + 1 for t in times]])
 
@@ -348,6 +353,13 @@ def smt_loss(models: Models, batch: Batch, args: Namespace) -> tuple[Tensor, dic
     parts = {"decode": decode, "read": read, "guess": guess}
     parts |= {"dynamics": dynamics, "uniformity": uniform}
     return loss, parts
+
+
+def evenly_spaced(length: int, n: int, draws: Generator) -> slice:
+    """About n of the times 0 .. length - 1, evenly spaced behind a drawn first one."""
+    stride = max(1, length // n)
+    start = int(torch.randint(stride, (1,), generator=draws))
+    return slice(start, None, stride)
 
 
 def uniformity(labels: Tensor) -> Tensor:
@@ -769,6 +781,7 @@ NETWORKS = [
 TRAINING = [
     ("future", 64, whole(1), "Tf, targets decoded from a label, up to the end"),
     ("decoded", 4, whole(1, 10**6), "J, times a step whose labels are decoded"),
+    ("transitions", 16, whole(1), "n, times a sequence that L_dyn and L_read look at"),
     ("lambda-dyn", 10.0, number(0), "λ_dyn, weight of L_dyn"),
     ("lambda-unif", 0.1, number(0), "λ_unif, weight of L_unif"),
     ("steps", 1500, whole(0), "steps of SMT"),

@@ -781,11 +781,11 @@ NETWORKS = [
 TRAINING = [
     ("future", 64, whole(1), "Tf, targets decoded from a label, up to the end"),
     ("decoded", 4, whole(1, 10**6), "J, times a step whose labels are decoded"),
-    ("transitions", 16, whole(1), "n, times a sequence that L_dyn and L_read look at"),
+    ("transitions", 64, whole(1), "n, times a sequence that L_dyn and L_read look at"),
     ("lambda-dyn", 10.0, number(0), "λ_dyn, weight of L_dyn"),
     ("lambda-unif", 0.1, number(0), "λ_unif, weight of L_unif"),
     ("steps", 1500, whole(0), "steps of SMT"),
-    ("lr", 2e-3, number(1e-12), "AdamW's peak rate in SMT; Muon's is five times it"),
+    ("lr", 4e-3, number(1e-12), "AdamW's peak rate in SMT; Muon's is five times it"),
     ("dmt-steps", 300, whole(0), "steps of DMT"),
     ("dmt-lr", 1e-3, number(1e-12), "the same in DMT"),
     ("window", 16, whole(1), "H, steps that DMT's gradient passes through"),

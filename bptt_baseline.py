@@ -6,23 +6,24 @@ RNN is unrolled from an empty memory through the sequence, and the gradient of o
 goes back through all steps, or through H of them.
 
 Glossary
-  symbol     here           shape and meaning
-  x, y       x, y           (B, T) inputs and targets; y_t is asked after x_0 .. x_t;
-                            y_t = -1: nothing is asked
-  m_∅        rnn.empty      (K, d) the memory at the start; it is learnt
-  m̂_t        memory         (B, K, d) a memory that the RNN made; memories (B, T, K, d)
-  f          rnn.step       m̂_t, x_{t+1} -> m̂_{t+1}, by rnn.cell
-  g          rnn.readout    m̂_t -> logits of y_t
-  H          args.truncate  steps that the gradient passes through
-  B sequences, T times, V kinds of token; K memory tokens of d numbers; N any number of
-  rows, .. any shape
+  paper      here          shape and meaning
+  x, y       x, y          (B, T) inputs and targets; y_t is asked after x_0 .. x_t;
+                           y_t = -1: nothing is asked
+  m_∅        rnn.empty     (K, d) the memory at the start; it is learnt
+  m̂_t        memory        (B, K, d) a memory that the RNN made; memories (B, T, K, d)
+  f          rnn.step      m_t, x_{t+1} -> m_{t+1}, by rnn.cell
+  g          rnn.readout   m_t -> logits of y_t
+  H          truncate      steps that the gradient passes through
+  B          batch_size    sequences; N is any number of rows
+  T, V       task          times in a sequence; kinds of token
+  K, d       memory, dim   memory tokens; numbers in each
 
-A step of BPTT trains the RNN
+A step of BPTT: train the RNN
     m̂ = m_∅
     for t in 0 .. T - 1:
-        every H steps: m̂ = detach(m̂)                    if H < T: truncated BPTT
-        m̂ = cell(m̂, x_t)
-        loss += cross_entropy(readout(m̂), y_t)
+        every H steps: m̂ = detach(m̂)                     if H < T: truncated BPTT
+        m̂ = step(m̂, x_t)
+    minimise L_readout = mean cross_entropy(readout(m̂), y_t)
 """
 
 import argparse
@@ -51,7 +52,7 @@ from tqdm import tqdm
 from data import TASKS, WrongInput, list_tasks, number, whole
 
 METHOD = "bptt"
-HEAD = 16  # numbers in an attention head
+HEAD_SIZE = 16  # numbers in an attention head
 
 
 # -------------------------------------------------------------------------- Transformer
@@ -59,9 +60,9 @@ def rotary(h: Tensor) -> Tensor:
     """Rotary positions: turn pairs of numbers by an angle that grows with the position.
 
     h (B, heads, S, size) -> the same shape. The product of two turned vectors depends
-    on the distance of their positions alone.
+    on their positions through the distance alone.
     """
-    S, size = h.shape[-2:]
+    S, size = h.shape[-2:]  # size: numbers in a head
     position = torch.arange(S, device=h.device)
     exponent = torch.arange(0, size, 2, device=h.device) / size
     angle = position[:, None] / 10000.0**exponent  # (S, size / 2)
@@ -103,7 +104,7 @@ class Block(nn.Module):
 
     def forward(self, h: Tensor) -> Tensor:
         qkv = self.qkv(self.norm(h))
-        heads = h.shape[-1] // HEAD
+        heads = h.shape[-1] // HEAD_SIZE
         h = h + self.out(attention(qkv, heads, self.causal))
         return h + self.mlp(h)
 
@@ -121,7 +122,7 @@ class Readout(nn.Module):
         super().__init__()
         self.body = transformer(args.dim, args.decoder_depth, causal=True)
         self.norm = nn.RMSNorm(args.dim)
-        self.head = nn.Linear(args.dim, vocab)
+        self.to_logits = nn.Linear(args.dim, vocab)
 
     def forward(self, memory: Tensor) -> Tensor:
         tokens = memory.flatten(0, -3)  # (N, K, d)
@@ -130,12 +131,15 @@ class Readout(nn.Module):
 
     def logits(self, h: Tensor) -> Tensor:
         """The last layer: h (.., d) -> (.., V)."""
-        return self.head(self.norm(h))
+        return self.to_logits(self.norm(h))
 
 
 # ------------------------------------------------------------------------------ the RNN
 class MLPCell(nn.Module):
-    """f as MLPs over the flat memory: memory (N, K, d), e (N, d) -> (N, K, d)."""
+    """f as MLPs over the flat memory.
+
+    memory (N, K, d) and e (N, d), the embedding of the next input -> (N, K, d).
+    """
 
     def __init__(self, args: Namespace):
         super().__init__()
@@ -151,7 +155,7 @@ class MLPCell(nn.Module):
 
 
 class TransformerCell(nn.Module):
-    """f as a Transformer of K + 1 tokens: memory (N, K, d), e (N, d) -> (N, K, d)."""
+    """f as a Transformer over K + 1 tokens; shapes as in MLPCell."""
 
     def __init__(self, args: Namespace):
         super().__init__()
@@ -163,7 +167,7 @@ class TransformerCell(nn.Module):
 
 
 class GRUCell(nn.Module):
-    """f as a GRU over the flat memory: memory (N, K, d), e (N, d) -> (N, K, d)."""
+    """f as a GRU over the flat memory, of one layer; shapes as in MLPCell."""
 
     def __init__(self, args: Namespace):
         super().__init__()
@@ -177,7 +181,7 @@ CELLS = {"mlp": MLPCell, "transformer": TransformerCell, "gru": GRUCell}
 
 
 class RNN(nn.Module):
-    """All that stays after training: the cell f, the readout g and the memory m_∅."""
+    """All that stays after training: f, with its embedding, g and m_∅."""
 
     def __init__(self, args: Namespace, vocab: int):
         super().__init__()
@@ -206,15 +210,15 @@ class Batch(NamedTuple):
 
     x: Tensor  # (B, T)
     y: Tensor  # (B, T)
-    first: int  # the first time at which a row is asked for something
+    first: int  # the first time at which any row has a target
     draws: Generator  # on the CPU, for what a loss draws
-    done: float  # share of the phase's steps that lie behind, 0 .. 1
+    progress: float  # share of the phase's steps that are done, 0 .. 1
 
 
 class Models(nn.ModuleDict):
     """The networks by name.
 
-    A call computes a loss, as DistributedDataParallel only sees what is called.
+    A call computes a loss: DistributedDataParallel needs that the loss comes from one.
     """
 
     def forward(self, loss_of, batch: Batch, args: Namespace) -> tuple[Tensor, dict]:
@@ -222,7 +226,7 @@ class Models(nn.ModuleDict):
 
 
 def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
-    """Mean nats of the targets y (..) that are asked for, or 0; logits (.., V)."""
+    """Mean nats of the targets y >= 0; 0 if there is none. y (..), logits (.., V)."""
     logits, y = logits.flatten(0, -2), y.flatten()
     nats = F.cross_entropy(logits, y, ignore_index=-1, reduction="sum")
     return nats / (y >= 0).sum().clamp(min=1)
@@ -234,17 +238,19 @@ def bptt_loss(models: Models, batch: Batch, args: Namespace) -> tuple[Tensor, di
     rnn, x, y, first = models["rnn"], batch.x, batch.y, batch.first
 
     T, H = x.shape[1], args.truncate
-    offset = int(torch.randint(H, (1,), generator=batch.draws))
-    memory, memories = rnn.empty.expand(len(x), -1, -1), []
+    offset = int(torch.randint(H, (1,), generator=batch.draws))  # it moves the cuts
+    memory = rnn.empty.expand(len(x), -1, -1)
+    memories = []
     for t in range(T):
-        if H < T and (t + offset) % H == 0:
+        if H < T and t > 0 and (t + offset) % H == 0:
             memory = memory.detach()
         memory = rnn.step(memory, x[:, t])
         memories.append(memory)
     memories = torch.stack(memories, 1)  # (B, T, K, d)
 
-    read = cross_entropy(rnn.readout(memories[:, first:]), y[:, first:])
-    return read, {"readout": read}
+    readout = cross_entropy(rnn.readout(memories[:, first:]), y[:, first:])
+    loss = readout
+    return loss, {"readout": readout}
 
 
 # --------------------------------------------------- evaluate and sample: the RNN alone
@@ -254,7 +260,7 @@ def score(logits: Tensor, y: Tensor) -> Tensor:
     asked = y >= 0
     nats = F.cross_entropy(logits[asked].float(), y[asked], reduction="sum")
     right = (logits.argmax(-1) == y).sum()  # y = -1 is never right
-    return torch.stack([nats, right, asked.sum()]).double().cpu()
+    return torch.stack([nats, right, asked.sum()]).cpu().double()
 
 
 @torch.no_grad()
@@ -263,13 +269,14 @@ def evaluate(models: Models, task, split: str, rows: int) -> dict:
 
     Losses in nats and shares of right answers, both per target that is asked for.
     """
-    rnn, alone = models["rnn"], torch.zeros(3).double()
-    x, y = task.held_out(split, rows)
-    for x, y in zip(x.split(64), y.split(64)):
+    rnn = models["rnn"]
+    alone = torch.zeros(3).double()
+    all_x, all_y = task.held_out(split, rows)
+    for x, y in zip(all_x.split(64), all_y.split(64)):
         x, y = x.to(rnn.empty.device), y.to(rnn.empty.device)
         memories = rnn.rollout(x)  # (B, T, K, d)
         alone += score(rnn.readout(memories), y)
-    figures = {"val_loss": alone[0] / alone[2], "val_acc": alone[1] / alone[2]}
+    figures = {"rnn_loss": alone[0] / alone[2], "rnn_acc": alone[1] / alone[2]}
     return {name: float(value) for name, value in figures.items()}
 
 
@@ -296,14 +303,14 @@ def show(rnn: RNN, task, count: int, args: Namespace) -> str:
 
 # ----------------------------------------------------------------- optimisers and draws
 class FullPrecision(TorchFunctionMode):
-    """Lets Muon compute in fp32, on a CPU.
+    """Makes Muon compute in fp32, on a CPU.
 
-    It computes in bfloat16, which takes 30 times as long on a CPU that lacks it.
+    Its own bfloat16 takes 30 times as long on a CPU that has no such products.
     """
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         if function is Tensor.bfloat16:
-            return args[0].clone()
+            return args[0].clone()  # Muon changes it in place
         return function(*args, **(kwargs or {}))
 
 
@@ -315,7 +322,9 @@ def make_optimizers(models: Models, peak: float) -> dict:
     """
     inside, rest = [], []
     for name, p in models.named_parameters():
-        outer = name.endswith(("embed.weight", "times.weight", "head.weight", "empty"))
+        outer = name.endswith(
+            ("embed.weight", "times.weight", "to_logits.weight", "empty")
+        )
         if p.requires_grad and p.ndim == 2 and not outer:
             inside.append(p)
         elif p.requires_grad:
@@ -339,7 +348,7 @@ def set_rates(optimizers: dict, step: int, steps: int):
         group["lr"] = group["peak"] * rise * fall
 
 
-def draw_batch(task, step: int, done: float, args: Namespace) -> Batch:
+def draw_batch(task, step: int, progress: float, args: Namespace) -> Batch:
     """The batch of a step. Each process (rank) draws rows of its own.
 
     All draws come from (seed, step, rank) alone, so that a run can be resumed.
@@ -354,7 +363,7 @@ def draw_batch(task, step: int, done: float, args: Namespace) -> Batch:
         x, y = x.pin_memory(), y.pin_memory()  # copied without waiting for the device
     x = x.to(args.device, non_blocking=True)
     y = y.to(args.device, non_blocking=True)
-    return Batch(x, y, first, draws, done)
+    return Batch(x, y, first, draws, progress)
 
 
 # -------------------------------------------------------------------- the training loop
@@ -370,7 +379,9 @@ class Phase(NamedTuple):
 
 def phases(args: Namespace) -> list[Phase]:
     """The phases of a run, in order."""
-    return [Phase("bptt", bptt_loss, 0, args.steps, args.lr)]
+    return [
+        Phase("bptt", bptt_loss, 0, args.steps, args.lr),
+    ]
 
 
 def set_trained(models: Models, phase: str):
@@ -380,23 +391,34 @@ def set_trained(models: Models, phase: str):
 
 def layers_in_a_row(phase: str, T: int, args: Namespace) -> int:
     """How many layers of a step have to run one after another: the sequential depth."""
-    return T * args.cell_depth + args.decoder_depth
+    cell = 1 if args.cell == "gru" else args.cell_depth
+    return T * cell + args.decoder_depth
+
+
+def longer_tasks(args: Namespace, task) -> dict:
+    """The task with 2, 4, 8 times the length, as far as --eval-length asks for it."""
+    longer = {
+        times: task.longer(times) for times in (2, 4, 8) if times <= args.eval_length
+    }
+    if None in longer.values():
+        message = f"sequences of {args.task} have one length"
+        raise WrongInput(f"--eval-length {args.eval_length}: {message}; leave it out")
+    return longer
 
 
 def train(args: Namespace, task, models: Models, run: dict):
     """Train from where the run stands, then measure the RNN on the test split."""
     state = run["state"]
+    longer = longer_tasks(args, task)  # finds wrong options now, not at the end
     with ControlC() as control_c:
         for phase in phases(args):
             if state["step"] < phase.begin + phase.steps:
                 train_phase(phase, args, task, models, run, control_c)
     if not state["finished"]:
         figures = evaluate(models, task, "test", 1024)
-        for times in (2, 4, 8):
-            longer = task.longer(times) if times <= args.eval_length else None
-            if longer is not None:
-                values = evaluate(models, longer, "test", 1024)
-                figures |= {f"{name}_{times}x": v for name, v in values.items()}
+        for times, task in longer.items():
+            values = evaluate(models, task, "test", 1024)
+            figures |= {f"{name}_{times}x": value for name, value in values.items()}
         state["finished"] = True
         record(state, "final", figures)
         save(args, models, {}, state)
@@ -415,6 +437,7 @@ def train_phase(phase: Phase, args, task, models: Models, run: dict, control_c):
     done = state["step"] - phase.begin
     hidden = process()[0] > 0 or None  # None: hidden where there is no terminal
     bar = tqdm(total=phase.steps, initial=done, desc=phase.name, disable=hidden)
+    several = process()[1] > 1
     parts, clock = [], time.perf_counter()
     for step in range(state["step"], end):
         done = step - phase.begin
@@ -425,8 +448,10 @@ def train_phase(phase: Phase, args, task, models: Models, run: dict, control_c):
         state["depth"] += layers_in_a_row(phase.name, task.T, args)
         bar.update()
         due = (done + 1) % args.eval_every == 0 or step + 1 == end
-        if not due and not control_c.pressed:
+        # Several processes have to stop at the same step, so they agree when due.
+        if not due and (several or not control_c.pressed):
             continue
+        stop = in_any_process(control_c.pressed, args)
         means = mean_parts(parts, phase.name, step + 1)  # it waits for the device
         state["seconds"] += time.perf_counter() - clock
         if due:
@@ -434,7 +459,7 @@ def train_phase(phase: Phase, args, task, models: Models, run: dict, control_c):
             record(state, phase.name, means | figures)
             bar.set_postfix({name: f"{mean:.3g}" for name, mean in means.items()})
         save(args, models, optimizers, state)
-        if control_c.pressed:
+        if stop:
             raise KeyboardInterrupt
         parts, clock = [], time.perf_counter()
     bar.close()
@@ -462,8 +487,9 @@ def mean_parts(parts: list[dict], phase: str, step: int) -> dict:
         values = torch.stack([part[name] for part in parts]).tolist()
         for at, value in enumerate(values, step + 1 - len(values)):
             if not math.isfinite(value):
-                message = f"{name} is {value} at step {at} of {phase}"
-                raise WrongInput(f"--lr: {message}; give a lower rate")
+                message = f"{name} became {value} at step {at}, in phase {phase}"
+                advice = "begin anew with a lower rate and another --out"
+                raise WrongInput(f"--lr, --dmt-lr: {message}; {advice}")
         means[name] = sum(values) / len(values)
     return means
 
@@ -476,13 +502,13 @@ def record(state: dict, phase: str, figures: dict):
     if process()[0] == 0:
         shown = [f"{phase:5}  step {state['step']:5}  {state['seconds']:4.0f} s"]
         for name, value in figures.items():
-            if name.startswith(("val", "teacher", "drift")):
+            if name.startswith(("rnn", "teacher", "drift")):
                 shown.append(f"{name} {value:.4f}")
         tqdm.write("  ".join(shown))
 
 
 class ControlC:
-    """While it is open, Ctrl-C sets pressed, so that a step can end.
+    """Inside this context Ctrl-C only sets pressed, so that the step can end.
 
     A second Ctrl-C stops at once.
     """
@@ -498,6 +524,7 @@ class ControlC:
 
     def press(self, *_):
         self.pressed = True
+        print("stopping after this step; Ctrl-C again stops at once", file=sys.stderr)
         signal.signal(signal.SIGINT, self.usual)
 
     def __exit__(self, *_):
@@ -511,6 +538,15 @@ def process() -> tuple[int, int]:
     return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
 
 
+def in_any_process(flag: bool, args: Namespace) -> bool:
+    """Whether the flag is set in any process; all of them have to call this."""
+    if process()[1] == 1:
+        return flag
+    flags = torch.tensor(float(flag), device=args.device)
+    distributed.all_reduce(flags)
+    return flags.item() > 0
+
+
 def distribute(models: Models) -> nn.Module:
     """The models; with several processes their gradients are the mean over all."""
     if process()[1] == 1:
@@ -521,11 +557,15 @@ def distribute(models: Models) -> nn.Module:
 
 
 # ------------------------------------------------------------------- the files of a run
+FORMAT = 3  # of checkpoint.pt; it grows when the content changes
+
+
 def save(args: Namespace, models: Models, optimizers: dict, state: dict):
     """Write checkpoint.pt and metrics.jsonl, each whole or not at all."""
     if process()[0] > 0:
         return
     out = Path(args.out)
+    lines = [json.dumps(line) + "\n" for line in state["metrics"]]
     checkpoint = {
         "format": FORMAT,
         "config": vars(args),
@@ -533,15 +573,19 @@ def save(args: Namespace, models: Models, optimizers: dict, state: dict):
         "models": models.state_dict(),
         "optimizers": {name: o.state_dict() for name, o in optimizers.items()},
     }
-    torch.save(checkpoint, out / "checkpoint.tmp")
-    os.replace(out / "checkpoint.tmp", out / "checkpoint.pt")
-    lines = [json.dumps(line) + "\n" for line in state["metrics"]]
-    (out / "metrics.tmp").write_text("".join(lines))
-    os.replace(out / "metrics.tmp", out / "metrics.jsonl")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "metrics.tmp").write_text("".join(lines))
+        os.replace(out / "metrics.tmp", out / "metrics.jsonl")
+        torch.save(checkpoint, out / "checkpoint.tmp")
+        os.replace(out / "checkpoint.tmp", out / "checkpoint.pt")
+    except (OSError, RuntimeError) as error:  # torch.save raises the latter, too
+        reason = str(error).splitlines()[0]
+        raise WrongInput(f"--out {args.out}: can't write a file: {reason}") from None
 
 
 def read_run(directory: str, option: str) -> dict:
-    """The checkpoint of a run: tensors, plain values; WrongInput if there is none."""
+    """Read a checkpoint, tensors and plain values; WrongInput if there is none."""
     path = Path(directory) / "checkpoint.pt"
     if not path.is_file():
         message = f"{directory} holds no run; name the --out of an earlier one"
@@ -550,23 +594,31 @@ def read_run(directory: str, option: str) -> dict:
         run = torch.load(path, map_location="cpu", weights_only=True)
         known = run["format"] == FORMAT and set(run["state"]) == set(new_state())
     except Exception:  # damaged files make torch raise errors of many kinds
-        message = f"{path} is damaged or of another program"
+        message = f"{path} is damaged, or another program wrote it"
         raise WrongInput(f"{option}: {message}") from None
     if not known:
-        raise WrongInput(f"{option}: {path} is of another version of this program")
+        message = f"another version of this program wrote {path}"
+        raise WrongInput(f"{option}: {message}")
     return run
 
 
 def new_state() -> dict:
-    """How far a run is, before its first step. depth: layers that ran in a row."""
-    state = {"step": 0, "seconds": 0.0, "depth": 0}
-    return state | {"metrics": [], "finished": False}
+    """How far a new run is. depth counts the layers that ran one after another."""
+    return {
+        "step": 0,
+        "seconds": 0.0,
+        "depth": 0,
+        "metrics": [],
+        "finished": False,
+    }
 
 
 def load(directory: str, device: str = "cpu") -> tuple:
     """A trained run's RNN and its task: rnn, task = smt.load("runs/copy-smt")."""
     run = read_run(directory, "load")
     args = Namespace(**run["config"])
+    if args.method != METHOD:
+        raise WrongInput(f"load: {args.method} made {directory}, not {METHOD}")
     task = make_task(args)
     models = build(args, task)
     models.load_state_dict(run["models"])
@@ -574,34 +626,43 @@ def load(directory: str, device: str = "cpu") -> tuple:
 
 
 # --------------------------------------------------------------------- the command line
-FORMAT = 3  # of checkpoint.pt; it grows when the content changes
 
 # Options as (name, default, kind, meaning). Those of the task are in data.py.
 NETWORKS = [
     ("cell", "mlp", [*CELLS], "f, the RNN's update"),
     ("memory", 4, whole(1, 4096), "K, tokens of the memory"),
-    ("dim", 64, whole(HEAD, 65536), "d, numbers in a memory token, a multiple of 16"),
+    (
+        "dim",
+        64,
+        whole(HEAD_SIZE, 65536),
+        "d, numbers in a memory token, a multiple of 16",
+    ),
     ("cell-depth", 1, whole(1, 1000), "layers of the cell (the GRU has one)"),
     ("decoder-depth", 1, whole(1, 1000), "layers of decoder and readout"),
 ]
 TRAINING = [
     ("steps", 1500, whole(0), "steps of BPTT"),
-    ("lr", 2e-3, number(1e-12), "AdamW's peak rate; Muon's is five times it"),
+    ("lr", 4e-3, number(1e-12), "AdamW's peak rate; Muon's is five times it"),
     ("truncate", 10**6, whole(1), "H, steps that the gradient passes through"),
     ("batch-size", 32, whole(1, 10**6), "sequences in a step"),
-    ("seed", 0, whole(0), "of weights, data and all other draws"),
+    ("seed", 0, whole(0), "seed of weights, data and all other draws"),
 ]
 RUN = [
     ("preset", None, ["paper"], "the authors' sizes, on any task"),
-    ("device", "auto", str, "cuda, mps, cpu, or auto: the best that is there"),
-    ("precision", None, ["fp32", "bf16"], "of products; on CUDA bf16, else fp32"),
+    (
+        "device",
+        "auto",
+        str,
+        "cuda, mps, cpu; auto takes an accelerator if there is one",
+    ),
+    ("precision", "auto", ["auto", "fp32", "bf16"], "auto is bf16 on CUDA, else fp32"),
     ("compile", False, bool, "compile Transformers and cells"),
     ("eval-every", 100, whole(1), "steps between evaluations, which save the run"),
-    ("eval-length", 1, whole(1, 8), "at the end measure 2, 4, 8 times the length, too"),
+    ("eval-length", 1, [1, 2, 4, 8], "at the end test longer sequences, too: up to"),
     ("out", None, str, f"directory of the run; if not given, runs/TASK-{METHOD}"),
     ("init", None, str, "directory of a run: begin with its networks and sizes"),
     ("resume", False, bool, "go on with the run in --out"),
-    ("sample", 0, whole(1, 10**6), "show so many samples of the run in --out"),
+    ("sample", 0, whole(1, 10**6), "show this many samples of the run in --out"),
 ]
 # The authors' sizes and weights (their notebook). Their optimiser was AdamW alone.
 PAPER = {
@@ -614,29 +675,28 @@ PAPER = {
     "lr": 3e-4,
     "batch_size": 128,
 }
-MACHINE = {"device", "precision", "compile", "out", "resume", "sample", "prompt"}
+MACHINE = {"device", "compile", "out", "resume", "sample", "prompt"}
 
 
-def make_parser(options: list[tuple]) -> argparse.ArgumentParser:
-    """A parser of these options, which keeps only those that are given."""
+def make_parser(options: list[tuple], **more) -> argparse.ArgumentParser:
+    """A parser of these options. Its result holds only those that are given."""
     parser = argparse.ArgumentParser(
         description=__doc__.splitlines()[0],
         usage="%(prog)s [--task NAME] [options]; see --help",
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
+        **more,
     )
-    tasks = f"{', '.join(TASKS)}; list tells about them (default: copy)"
+    tasks = f"{', '.join(TASKS)}; list describes them (default: copy)"
     parser.add_argument("--task", help=tasks)
     for name, default, kind, meaning in options:
-        text = f"{meaning} (default: {default})"
+        how = {"type": kind}
         if kind is bool:
-            # An option that is on gets a --no- form that turns it off.
-            on = argparse.BooleanOptionalAction if default else "store_true"
-            parser.add_argument(f"--{name}", action=on, help=text)
-        elif isinstance(kind, list):
-            parser.add_argument(f"--{name}", choices=kind, help=text)
-        else:
-            parser.add_argument(f"--{name}", type=kind, help=text)
+            how = {"action": argparse.BooleanOptionalAction}  # also --no-NAME
+        if isinstance(kind, list):
+            how = {"choices": kind, "type": type(kind[0])}
+        text = f"{meaning} (default: {default})"
+        parser.add_argument(f"--{name}", help=text, **how)
     return parser
 
 
@@ -651,25 +711,23 @@ def settings(argv: list[str] | None) -> tuple[Namespace, dict, dict | None]:
     Later ones win: defaults, the task's, the preset, an earlier run, what is given.
     """
     options = NETWORKS + TRAINING + RUN
-    first_look, _ = make_parser(options).parse_known_args(argv)
-    name = getattr(first_look, "task", "copy")
-    out = getattr(first_look, "out", f"runs/{name}-{METHOD}")
+    look, _ = make_parser(options, add_help=False).parse_known_args(argv)
+    name = getattr(look, "task", "copy")
     if name == "list":
         print(list_tasks())
         sys.exit(0)
 
     earlier, run, source = {}, {"state": new_state()}, None
-    if hasattr(first_look, "resume") or hasattr(first_look, "sample"):
-        run = read_run(out, "--resume or --sample")
-        earlier = run["config"]
+    if getattr(look, "resume", False) or hasattr(look, "sample"):
+        run = read_run(default_out(look, name), "--resume or --sample")
+        earlier = {k: v for k, v in run["config"].items() if k not in MACHINE}
         if earlier["method"] != METHOD:
             message = f"{earlier['method']} made this run, not {METHOD}"
-            raise WrongInput(f"--out {out}: {message}")
-    elif hasattr(first_look, "init"):
-        source = read_run(first_look.init, "--init")
-        config = source["config"]
-        kept = python_names(NETWORKS + TASKS[config["task"]].options)
-        earlier = {name: config[name] for name in ["task", *kept] if name in config}
+            raise WrongInput(f"--out {default_out(look, name)}: {message}")
+    elif hasattr(look, "init"):
+        source = read_run(look.init, "--init")
+        sizes = ["task", *python_names(NETWORKS)]
+        earlier = {k: v for k, v in source["config"].items() if k in sizes}
 
     name = earlier.get("task", name)
     if name not in TASKS:
@@ -679,21 +737,30 @@ def settings(argv: list[str] | None) -> tuple[Namespace, dict, dict | None]:
     for option, value in given.items():
         if option not in MACHINE and value != earlier.get(option, value):
             shown = f"--{option.replace('_', '-')} {value}"
-            message = f"the earlier run has {earlier[option]}; leave it out"
-            raise WrongInput(f"{shown}: {message}")
+            message = f"the earlier run has {earlier[option]}, and that can't change"
+            raise WrongInput(f"{shown}: {message}; leave it out")
 
-    config = {"task": name, "method": METHOD}
-    config |= zip(python_names(options), [default for _, default, *_ in options])
+    config = dict(zip(python_names(options), [default for _, default, *_ in options]))
     config |= {k: v for k, v in TASKS[name].defaults.items() if k in config}
-    config |= PAPER if "preset" in given else {}
-    config |= earlier | given | {"out": out}
+    if source is not None:  # the task as it was; what is given may change it
+        kept = python_names(TASKS[name].options)
+        config |= {k: v for k, v in source["config"].items() if k in kept}
+    if "preset" in given:
+        config |= PAPER
+    config |= {"task": name, "method": METHOD, "ranks": process()[1]} | earlier | given
+    config["out"] = default_out(look, name)
     args = Namespace(**config)
-    check(args)
+    check(args, given)
     return args, run, source
 
 
-def check(args: Namespace):
-    """Settle the device and its precision; WrongInput if options don't go together."""
+def default_out(look: Namespace, task: str) -> str:
+    """The directory of the run, as given or by the name of the task."""
+    return getattr(look, "out", f"runs/{task}-{METHOD}")
+
+
+def check(args: Namespace, given: dict):
+    """Settle device and precision; WrongInput if options don't go together."""
     there = ["cpu"]
     if torch.accelerator.is_available():
         there.insert(0, torch.accelerator.current_accelerator().type)
@@ -704,18 +771,23 @@ def check(args: Namespace):
         args.device = there[0]
     if args.device == "cuda":
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
-    if args.precision is None:
+    if args.precision == "auto":
         args.precision = "bf16" if args.device == "cuda" else "fp32"
-    if args.cell == "gru":
-        args.cell_depth = 1
-    for name in ("dim", "width"):
-        size = getattr(args, name, HEAD)
-        if size % HEAD:
-            raise WrongInput(f"--{name} {size}: give a multiple of {HEAD}")
-    ranks = process()[1]
-    if args.batch_size % ranks:
-        message = f"give a multiple of {ranks} processes"
+    widths = [name for name in ("dim", "width") if name in args]  # BPTT has one of them
+    for name in widths:
+        size = getattr(args, name)
+        if size % HEAD_SIZE:
+            raise WrongInput(f"--{name} {size}: give a multiple of {HEAD_SIZE}")
+    if args.batch_size % args.ranks:
+        message = f"give a multiple of {args.ranks}, the number of processes"
         raise WrongInput(f"--batch-size {args.batch_size}: {message}")
+    if args.ranks != process()[1]:
+        message = f"the run has {args.ranks} processes, and these are {process()[1]}"
+        raise WrongInput(f"--resume: {message}; give torchrun the same number")
+    if "preset" in given and "init" in given:
+        raise WrongInput("--preset paper: its sizes are not those of --init; give one")
+    if args.resume and args.sample:
+        raise WrongInput("--sample: shows the run and does not --resume it; give one")
     goes_on = args.resume or args.sample
     if not goes_on and (Path(args.out) / "checkpoint.pt").exists():
         message = "holds a run; --resume it, or give another --out"
@@ -724,7 +796,7 @@ def check(args: Namespace):
 
 def make_task(args: Namespace):
     """The task with the options that belong to it."""
-    names = [name for name, *_ in TASKS[args.task].options]
+    names = python_names(TASKS[args.task].options)
     return TASKS[args.task](**{name: getattr(args, name) for name in names})
 
 
@@ -739,9 +811,11 @@ def start(args: Namespace, run: dict, source: dict | None) -> tuple:
     task = make_task(args)
     torch.manual_seed(args.seed)
     models = build(args, task)
-    weights = run.get("models", source and source["models"])
+    weights = run.get("models")
+    if source is not None:
+        weights = source["models"]
     try:
-        if weights:
+        if weights is not None:
             weights = {name: weights[name] for name in models.state_dict()}
             models.load_state_dict(weights)
     except (KeyError, RuntimeError):
@@ -758,23 +832,19 @@ def start(args: Namespace, run: dict, source: dict | None) -> tuple:
 def main(argv: list[str] | None = None) -> int:
     """Train and show samples; with --sample, show samples alone.
 
-    The exit status is 0, 2 for wrong input (with one line), 130 for Ctrl-C.
+    The exit status is 0, 2 for wrong input (one line says what), 130 for Ctrl-C.
     """
     try:
         args, run, source = settings(argv)
         task, models = start(args, run, source)
         if not args.sample:
-            Path(args.out).mkdir(parents=True, exist_ok=True)
             train(args, task, models, run)
         if process()[0] == 0:
             print(show(models["rnn"], task, args.sample or 4, args))
     except WrongInput as error:
         make_parser([]).error(str(error))
-    except OSError as error:
-        message = f"can't write {error.filename} ({error.strerror})"
-        make_parser([]).error(f"--out: {message}")
     except KeyboardInterrupt:
-        print("stopped; --resume goes on from the last checkpoint", file=sys.stderr)
+        print("stopped; --resume goes on if a checkpoint is there", file=sys.stderr)
         return 130
     return 0
 

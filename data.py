@@ -175,6 +175,7 @@ class Retrieval(Task):
         ("length", 64, LENGTH, "symbols in a sequence"),
         ("distractors", 0, whole(0, 25_000), "marked symbols that must be forgotten"),
     ]
+    defaults = {"steps": 600, "dmt_steps": 150}
     letters = "01234567>-?"
     marker, other_marker, query = 8, 9, 10
 
@@ -210,6 +211,7 @@ class Stack(Task):
         ("length", 32, whole(2, 100_000), "pushes and pops"),
         ("depth", 8, LENGTH, "symbols on the stack, at most"),
     ]
+    defaults = {"cell_depth": 2, "steps": 1000, "dmt_steps": 400}
     letters = "abcd-"
     pop = 4
 
@@ -244,6 +246,9 @@ class Recall(Task):
     """
 
     options = [("pairs", 8, whole(1, 26), "pairs of a key and a value")]
+    # A token of the memory for each pair, which the decoder looks up by attention.
+    sizes = {"memory": 8, "dim": 32, "decoder_depth": 2}
+    defaults = {**sizes, "steps": 2000, "dmt_steps": 600}
     length_option = None
 
     @property
@@ -283,7 +288,7 @@ class Modular(Task):
         ("pairs", 16, LENGTH, "pairs in a sequence"),
         ("modulus", 7, whole(2, 61), "V, a prime"),
     ]
-    defaults = {"timestamps": False}
+    defaults = {"timestamps": False, "steps": 2000, "dmt_steps": 400}
     length_option = "pairs"
 
     @property
@@ -317,7 +322,7 @@ class Parity(Task):
     """Bits; the answer at each is 1 if the number of ones so far is odd. T = length."""
 
     options = [("length", 32, LENGTH, "bits in a sequence")]
-    defaults = {"memory": 1, "timestamps": False}
+    defaults = {"memory": 1, "timestamps": False, "steps": 1500, "dmt_steps": 300}
     letters = "01"
 
     def sequences(self, B: int, generator: Generator, training: bool):
@@ -344,7 +349,8 @@ class Text:
         ("length", 64, LENGTH, "bytes in a sequence"),
         ("prompt", "", str, "the text that samples continue"),
     ]
-    defaults = {"encoder_depth": 3, "timestamps": False}
+    sizes = {"encoder_depth": 3, "timestamps": False}
+    defaults = {**sizes, "steps": 600, "dmt_steps": 400}
     start, vocab = 256, 257  # tokens 0 .. 255 are the bytes
 
     def __init__(self, data: str | None, length: int, prompt: str = ""):
@@ -402,7 +408,7 @@ class Pixels:
         ("side", 14, whole(4, 300), "width and height of an image"),
         ("levels", 4, whole(2, 256), "levels of grey"),
     ]
-    defaults = {"encoder_depth": 3}
+    defaults = {"encoder_depth": 3, "steps": 350, "dmt_steps": 200}
 
     def __init__(self, data: str | None, side: int, levels: int):
         self.data, self.side, self.levels = data, side, levels

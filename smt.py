@@ -861,7 +861,7 @@ TRAINING = [
     ("transitions", 64, whole(1), "n, least times of each sequence in L_dyn, L_read"),
     ("lambda-dyn", 10.0, number(0), "λ_dyn, weight of L_dyn"),
     ("lambda-unif", 0.1, number(0), "λ_unif, weight of L_unif"),
-    ("steps", 1500, whole(0), "steps of SMT"),
+    ("steps", 700, whole(0), "steps of SMT"),
     ("lr", 4e-3, number(1e-12), "AdamW's peak rate in SMT; Muon's is five times it"),
     ("dmt-steps", 300, whole(0), "steps of DMT"),
     ("dmt-lr", 1e-3, number(1e-12), "AdamW's peak rate in DMT"),

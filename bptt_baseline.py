@@ -631,18 +631,13 @@ def load(directory: str, device: str = "cpu") -> tuple:
 NETWORKS = [
     ("cell", "mlp", [*CELLS], "f, the RNN's update"),
     ("memory", 4, whole(1, 4096), "K, tokens of the memory"),
-    (
-        "dim",
-        64,
-        whole(HEAD_SIZE, 65536),
-        "d, numbers in a memory token, a multiple of 16",
-    ),
+    ("dim", 64, whole(16, 65536), "d, numbers in a memory token, a multiple of 16"),
     ("cell-depth", 1, whole(1, 1000), "layers of the cell (the GRU has one)"),
     ("decoder-depth", 1, whole(1, 1000), "layers of decoder and readout"),
 ]
 TRAINING = [
     ("steps", 1500, whole(0), "steps of BPTT"),
-    ("lr", 4e-3, number(1e-12), "AdamW's peak rate; Muon's is five times it"),
+    ("lr", 2e-3, number(1e-12), "AdamW's peak rate; Muon's is five times it"),
     ("truncate", 10**6, whole(1), "H, steps that the gradient passes through"),
     ("batch-size", 32, whole(1, 10**6), "sequences in a step"),
     ("seed", 0, whole(0), "seed of weights, data and all other draws"),

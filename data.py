@@ -7,6 +7,7 @@ A task is a class with
   options     its command-line options, as (name, default, kind, meaning)
   defaults    {option: value} of the sizes and steps that differ from those of smt.py
   vocab, T    number of different tokens V, and length of the sequences
+  fixed_length  whether a time is a place in a sequence: then the encoder has timestamps
   batch(B, generator)        B training sequences: x, y
   held_out(split, rows)      rows fixed sequences for "val" or "test": x, y
   longer(times)              the same task with longer sequences, or None
@@ -82,6 +83,7 @@ class Task:
     """
 
     options, defaults, length_option = [], {}, "length"
+    fixed_length = True
 
     def __init__(self, **options):
         vars(self).update(options)
@@ -288,7 +290,8 @@ class Modular(Task):
         ("pairs", 16, LENGTH, "pairs in a sequence"),
         ("modulus", 7, whole(2, 61), "V, a prime"),
     ]
-    defaults = {"timestamps": False, "steps": 2000, "dmt_steps": 400}
+    defaults = {"steps": 2000, "dmt_steps": 400}
+    fixed_length = False
     length_option = "pairs"
 
     @property
@@ -322,7 +325,8 @@ class Parity(Task):
     """Bits; the answer at each is 1 if the number of ones so far is odd. T = length."""
 
     options = [("length", 32, LENGTH, "bits in a sequence")]
-    defaults = {"memory": 1, "timestamps": False, "steps": 1500, "dmt_steps": 300}
+    defaults = {"memory": 1, "steps": 1500, "dmt_steps": 300}
+    fixed_length = False
     letters = "01"
 
     def sequences(self, B: int, generator: Generator, training: bool):
@@ -349,8 +353,8 @@ class Text:
         ("length", 64, LENGTH, "bytes in a sequence"),
         ("prompt", "", str, "the text that samples continue"),
     ]
-    sizes = {"encoder_depth": 3, "timestamps": False}
-    defaults = {**sizes, "steps": 600, "dmt_steps": 400}
+    defaults = {"encoder_depth": 3, "steps": 600, "dmt_steps": 400}
+    fixed_length = False
     start, vocab = 256, 257  # tokens 0 .. 255 are the bytes
 
     def __init__(self, data: str | None, length: int, prompt: str = ""):
@@ -409,6 +413,7 @@ class Pixels:
         ("levels", 4, whole(2, 256), "levels of grey"),
     ]
     defaults = {"encoder_depth": 3, "steps": 350, "dmt_steps": 200}
+    fixed_length = True
 
     def __init__(self, data: str | None, side: int, levels: int):
         self.data, self.side, self.levels = data, side, levels

@@ -147,15 +147,16 @@ class Encoder(nn.Module):
     """E: x (B, T) -> labels (B, T + 1, K, d), and guesses of y, logits (B, T, V).
 
     The Transformer is causal, so one pass makes the labels of all prefixes. The paper's
-    encoder is bidirectional over x_0 .. x_t and needs a pass for each label.
+    encoder is bidirectional over x_0 .. x_t and needs a pass for each label. length: T
+    if each input gets its time as a learned timestamp, as in the paper; else None.
     """
 
-    def __init__(self, args: Namespace, vocab: int, T: int):
+    def __init__(self, args: Namespace, vocab: int, length: int | None):
         super().__init__()
         W, Kd = args.width, args.memory * args.dim
         self.K = args.memory
         self.embed = nn.Embedding(vocab + 1, W)  # the last one is the start token
-        self.times = nn.Embedding(T + 1, W) if args.timestamps else None
+        self.times = nn.Embedding(length + 1, W) if length else None
         self.short_conv = nn.Conv1d(W, W, 4, groups=W, bias=False)
         nn.init.zeros_(self.short_conv.weight)  # at first a token sees itself alone
         self.body = transformer(W, args.encoder_depth, causal=True)
@@ -838,22 +839,11 @@ def load(directory: str, device: str = "cpu") -> tuple:
 NETWORKS = [
     ("cell", "mlp", [*CELLS], "f, the RNN's update"),
     ("memory", 4, whole(1, 4096), "K, tokens of the memory"),
-    (
-        "dim",
-        64,
-        whole(HEAD_SIZE, 65536),
-        "d, numbers in a memory token, a multiple of 16",
-    ),
+    ("dim", 64, whole(16, 65536), "d, numbers in a memory token, a multiple of 16"),
     ("cell-depth", 1, whole(1, 1000), "layers of the cell (the GRU has one)"),
     ("decoder-depth", 1, whole(1, 1000), "layers of decoder and readout"),
-    (
-        "width",
-        128,
-        whole(HEAD_SIZE, 65536),
-        "D, width of the encoder, a multiple of 16",
-    ),
+    ("width", 128, whole(16, 65536), "W, width of the encoder, a multiple of 16"),
     ("encoder-depth", 2, whole(1, 1000), "layers of the encoder"),
-    ("timestamps", True, bool, "add a learned embedding of t to the encoder's inputs"),
 ]
 TRAINING = [
     ("future", 64, whole(1), "Tf, targets that are decoded from a label"),
@@ -1035,7 +1025,7 @@ def make_task(args: Namespace):
 
 def build(args: Namespace, task) -> Models:
     """The networks, freshly initialised."""
-    encoder = Encoder(args, task.vocab, task.T)
+    encoder = Encoder(args, task.vocab, task.T if task.fixed_length else None)
     decoder = Decoder(args, task.vocab)
     rnn = RNN(args, task.vocab)
     return Models({"encoder": encoder, "decoder": decoder, "rnn": rnn})

@@ -76,9 +76,11 @@ def test_rotary_positions_tell_distances_alone():
     torch.testing.assert_close(at(q, 7).norm(), q.norm())
 
 
-@pytest.mark.parametrize("timestamps", [[], ["--no-timestamps"]])
-def test_labels_see_their_prefix_and_not_the_future(timestamps):
-    args, task, models = made(*timestamps)
+@pytest.mark.parametrize("timestamps", [True, False])
+def test_labels_see_their_prefix_and_not_the_future(timestamps, monkeypatch):
+    monkeypatch.setattr(data.Copy, "fixed_length", timestamps)
+    args, task, models = made()
+    assert (models["encoder"].times is not None) == timestamps
     torch.nn.init.normal_(models["encoder"].short_conv.weight)  # it begins at zero
     x, _ = task.held_out("val", 3)
     changed = x.clone()

@@ -177,7 +177,7 @@ class Retrieval(Task):
         ("length", 64, LENGTH, "symbols in a sequence"),
         ("distractors", 0, whole(0, 25_000), "marked symbols that must be forgotten"),
     ]
-    defaults = {"steps": 600, "dmt_steps": 150}
+    defaults = {"steps": 600, "dmt_steps": 200}
     letters = "01234567>-?"
     marker, other_marker, query = 8, 9, 10
 
@@ -353,7 +353,7 @@ class Text:
         ("length", 64, LENGTH, "bytes in a sequence"),
         ("prompt", "", str, "the text that samples continue"),
     ]
-    defaults = {"encoder_depth": 3, "steps": 600, "dmt_steps": 400}
+    defaults = {"encoder_depth": 3, "steps": 600, "dmt_steps": 500}
     fixed_length = False
     start, vocab = 256, 257  # tokens 0 .. 255 are the bytes
 

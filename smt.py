@@ -52,6 +52,7 @@ A step of DMT: train the RNN alone
     L_labels  = mean square of m̂ - m_t                    over all times t
     L_readout = mean cross_entropy(readout(m̂), y_t)       it reaches the cell: ours
     minimise λ_dyn L_labels + L_readout
+    λ_dyn falls to 0 over the steps: ours
 """
 
 import argparse
@@ -423,10 +424,13 @@ def dmt_loss(models: Models, batch: Batch, args: Namespace) -> tuple[Tensor, dic
     memories = torch.stack(memories, 1)  # (B, T, K, d)
 
     to_labels = F.mse_loss(memories, labels[:, 1:])
-    if args.detach_readout:
+    lambda_dyn = args.lambda_dyn
+    if args.detach_readout:  # the paper's: the cell follows labels alone
         memories = memories.detach()
+    else:  # first the labels lead, at the end the targets. Ours
+        lambda_dyn = lambda_dyn * (1 - batch.progress)
     readout = cross_entropy(rnn.readout(memories[:, first:]), y[:, first:])
-    loss = args.lambda_dyn * to_labels + readout
+    loss = lambda_dyn * to_labels + readout
     return loss, {"labels": to_labels, "readout": readout}
 
 
@@ -853,10 +857,15 @@ TRAINING = [
     ("lambda-unif", 0.1, number(0), "λ_unif, weight of L_unif"),
     ("steps", 700, whole(0), "steps of SMT"),
     ("lr", 4e-3, number(1e-12), "AdamW's peak rate in SMT; Muon's is five times it"),
-    ("dmt-steps", 300, whole(0), "steps of DMT"),
-    ("dmt-lr", 1e-3, number(1e-12), "AdamW's peak rate in DMT"),
+    ("dmt-steps", 500, whole(0), "steps of DMT"),
+    ("dmt-lr", 2e-3, number(1e-12), "AdamW's peak rate in DMT"),
     ("window", 16, whole(1), "H, steps that DMT's gradient passes through"),
-    ("detach-readout", False, bool, "the paper's DMT: L_read does not reach the cell"),
+    (
+        "detach-readout",
+        False,
+        bool,
+        "the paper's DMT: the cell learns from labels alone",
+    ),
     ("batch-size", 32, whole(1, 10**6), "sequences in a step"),
     ("seed", 0, whole(0), "seed of weights, data and all other draws"),
 ]

@@ -213,7 +213,8 @@ class Stack(Task):
         ("length", 32, whole(2, 100_000), "pushes and pops"),
         ("depth", 8, LENGTH, "symbols on the stack, at most"),
     ]
-    defaults = {"cell_depth": 2, "steps": 1000, "dmt_steps": 400}
+    sizes = {"cell_depth": 2}
+    defaults = {**sizes, "steps": 1000, "dmt_steps": 500, "attach_readout": True}
     letters = "abcd-"
     pop = 4
 
@@ -250,7 +251,7 @@ class Recall(Task):
     options = [("pairs", 8, whole(1, 26), "pairs of a key and a value")]
     # A token of the memory for each pair, which the decoder looks up by attention.
     sizes = {"memory": 8, "dim": 32, "decoder_depth": 2}
-    defaults = {**sizes, "steps": 2000, "dmt_steps": 600}
+    defaults = {**sizes, "steps": 1500, "dmt_steps": 600}
     length_option = None
 
     @property
@@ -290,7 +291,7 @@ class Modular(Task):
         ("pairs", 16, LENGTH, "pairs in a sequence"),
         ("modulus", 7, whole(2, 61), "V, a prime"),
     ]
-    defaults = {"steps": 2000, "dmt_steps": 400}
+    defaults = {"steps": 1500, "dmt_steps": 400}
     fixed_length = False
     length_option = "pairs"
 
@@ -325,7 +326,7 @@ class Parity(Task):
     """Bits; the answer at each is 1 if the number of ones so far is odd. T = length."""
 
     options = [("length", 32, LENGTH, "bits in a sequence")]
-    defaults = {"memory": 1, "steps": 1500, "dmt_steps": 300}
+    defaults = {"memory": 1, "steps": 1000, "dmt_steps": 300}
     fixed_length = False
     letters = "01"
 
@@ -353,7 +354,8 @@ class Text:
         ("length", 64, LENGTH, "bytes in a sequence"),
         ("prompt", "", str, "the text that samples continue"),
     ]
-    defaults = {"encoder_depth": 3, "steps": 600, "dmt_steps": 500}
+    sizes = {"encoder_depth": 3}
+    defaults = {**sizes, "steps": 600, "dmt_steps": 500, "attach_readout": True}
     fixed_length = False
     start, vocab = 256, 257  # tokens 0 .. 255 are the bytes
 
@@ -412,7 +414,8 @@ class Pixels:
         ("side", 14, whole(4, 300), "width and height of an image"),
         ("levels", 4, whole(2, 256), "levels of grey"),
     ]
-    defaults = {"encoder_depth": 3, "steps": 350, "dmt_steps": 200}
+    sizes = {"encoder_depth": 3}
+    defaults = {**sizes, "steps": 350, "dmt_steps": 200, "attach_readout": True}
     fixed_length = True
 
     def __init__(self, data: str | None, side: int, levels: int):

@@ -50,9 +50,9 @@ A step of DMT: train the RNN alone
         every H steps: m̂ = detach(m̂)                     H > 1 is ours
         m̂ = step(m̂, x_t)
     L_labels  = mean square of m̂ - m_t                    over all times t
-    L_readout = mean cross_entropy(readout(m̂), y_t)       it reaches the cell: ours
+    L_readout = mean cross_entropy(readout(detach(m̂)), y_t)
     minimise λ_dyn L_labels + L_readout
-    λ_dyn falls to 0 over the steps: ours
+    --attach-readout, ours: L_readout reaches the cell, and λ_dyn falls to 0
 """
 
 import argparse
@@ -425,10 +425,10 @@ def dmt_loss(models: Models, batch: Batch, args: Namespace) -> tuple[Tensor, dic
 
     to_labels = F.mse_loss(memories, labels[:, 1:])
     lambda_dyn = args.lambda_dyn
-    if args.detach_readout:  # the paper's: the cell follows labels alone
-        memories = memories.detach()
-    else:  # first the labels lead, at the end the targets. Ours
+    if args.attach_readout:  # first the labels lead, at the end the targets. Ours
         lambda_dyn = lambda_dyn * (1 - batch.progress)
+    else:  # the cell follows the labels alone
+        memories = memories.detach()
     readout = cross_entropy(rnn.readout(memories[:, first:]), y[:, first:])
     loss = lambda_dyn * to_labels + readout
     return loss, {"labels": to_labels, "readout": readout}
@@ -860,12 +860,7 @@ TRAINING = [
     ("dmt-steps", 500, whole(0), "steps of DMT"),
     ("dmt-lr", 2e-3, number(1e-12), "AdamW's peak rate in DMT"),
     ("window", 16, whole(1), "H, steps that DMT's gradient passes through"),
-    (
-        "detach-readout",
-        False,
-        bool,
-        "the paper's DMT: the cell learns from labels alone",
-    ),
+    ("attach-readout", False, bool, "L_readout reaches the cell; λ_dyn falls to 0"),
     ("batch-size", 32, whole(1, 10**6), "sequences in a step"),
     ("seed", 0, whole(0), "seed of weights, data and all other draws"),
 ]
@@ -903,7 +898,6 @@ PAPER = {
     "dmt_steps": 1500,
     "dmt_lr": 3e-5,
     "window": 1,
-    "detach_readout": True,
     "batch_size": 128,
 }
 # What may change when a run goes on, as it belongs to the machine and not to the run.

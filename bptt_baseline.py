@@ -653,7 +653,7 @@ RUN = [
     ("precision", "auto", ["auto", "fp32", "bf16"], "auto is bf16 on CUDA, else fp32"),
     ("compile", False, bool, "compile Transformers and cells"),
     ("eval-every", 100, whole(1), "steps between evaluations, which save the run"),
-    ("eval-length", 1, [1, 2, 4, 8], "at the end test longer sequences, too: up to"),
+    ("eval-length", 1, [1, 2, 4, 8], "at the end test sequences up to so much longer"),
     ("out", None, str, f"directory of the run; if not given, runs/TASK-{METHOD}"),
     ("init", None, str, "directory of a run: begin with its networks and sizes"),
     ("resume", False, bool, "go on with the run in --out"),
@@ -673,14 +673,17 @@ PAPER = {
 MACHINE = {"device", "compile", "out", "resume", "sample", "prompt"}
 
 
-def make_parser(options: list[tuple], **more) -> argparse.ArgumentParser:
-    """A parser of these options. Its result holds only those that are given."""
+def make_parser(options: list[tuple], task=None) -> argparse.ArgumentParser:
+    """A parser of these options. Its result holds only those that are given.
+
+    With a task, --help tells that task's defaults.
+    """
     parser = argparse.ArgumentParser(
         description=__doc__.splitlines()[0],
         usage="%(prog)s [--task NAME] [options]; see --help",
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
-        **more,
+        add_help=task is not None,
     )
     tasks = f"{', '.join(TASKS)}; list describes them (default: copy)"
     parser.add_argument("--task", help=tasks)
@@ -690,7 +693,9 @@ def make_parser(options: list[tuple], **more) -> argparse.ArgumentParser:
             how = {"action": argparse.BooleanOptionalAction}  # also --no-NAME
         if isinstance(kind, list):
             how = {"choices": kind, "type": type(kind[0])}
-        text = f"{meaning} (default: {default})"
+        if task is not None:
+            default = task.defaults.get(name.replace("-", "_"), default)
+        text = f"{meaning} (default: {default})" if default else meaning
         parser.add_argument(f"--{name}", help=text, **how)
     return parser
 
@@ -706,7 +711,7 @@ def settings(argv: list[str] | None) -> tuple[Namespace, dict, dict | None]:
     Later ones win: defaults, the task's, the preset, an earlier run, what is given.
     """
     options = NETWORKS + TRAINING + RUN
-    look, _ = make_parser(options, add_help=False).parse_known_args(argv)
+    look, _ = make_parser(options).parse_known_args(argv)
     name = getattr(look, "task", "copy")
     if name == "list":
         print(list_tasks())
@@ -728,7 +733,7 @@ def settings(argv: list[str] | None) -> tuple[Namespace, dict, dict | None]:
     if name not in TASKS:
         raise WrongInput(f"--task {name}: give one of {', '.join(TASKS)}, or list")
     options += TASKS[name].options
-    given = vars(make_parser(options).parse_args(argv))
+    given = vars(make_parser(options, TASKS[name]).parse_args(argv))
     for option, value in given.items():
         if option not in MACHINE and value != earlier.get(option, value):
             shown = f"--{option.replace('_', '-')} {value}"

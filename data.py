@@ -337,7 +337,7 @@ class Parity(Task):
 
 # ---------------------------------------------------------------------- text and images
 def spread(rows: int, total: int) -> Tensor:
-    """The numbers of at most rows of so many things, evenly spaced."""
+    """At most rows indices of total things, evenly spaced."""
     rows = min(rows, total)
     return torch.arange(rows) * total // rows
 
@@ -365,7 +365,7 @@ class Text:
         held_out = len(raw) // 10
         if held_out < 2 * length:
             message = f"{held_out} bytes, a tenth, can't hold 2 x --length {length}"
-            raise WrongInput(f"--data {data}: {message}; give a longer text")
+            raise WrongInput(f"--data {data or 'default'}: {message}; give more text")
         text = torch.from_numpy(np.frombuffer(raw, np.uint8).copy())
         self.train, self.rest = text[:-held_out], text[-held_out:]
 
@@ -502,7 +502,7 @@ def read_bytes(path: str) -> bytes:
 
 
 def default_text() -> bytes:
-    """CPython's language reference: some 700 kB of English and code in each CPython."""
+    """CPython's language reference: half a megabyte of English and code."""
     try:
         from pydoc_data.topics import topics
     except ImportError:
@@ -551,10 +551,11 @@ TASKS = {
 
 
 def list_tasks() -> str:
-    """Each task with its options and an example, for --task list."""
+    """Each task with its options, for --task list."""
     lines = []
     for name, kind in TASKS.items():
         lines.append(f"{name}: {kind.__doc__.splitlines()[0]}")
         for option, default, _, meaning in kind.options:
-            lines.append(f"    --{option}: {meaning} (default: {default})")
+            told = f" (default: {default})" if default else ""
+            lines.append(f"    --{option}: {meaning}{told}")
     return "\n".join(lines)

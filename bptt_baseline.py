@@ -410,6 +410,8 @@ def train(args: Namespace, task, models: Models, run: dict):
     """Train from where the run stands, then measure the RNN on the test split."""
     state = run["state"]
     longer = longer_tasks(args, task)  # finds wrong options now, not at the end
+    if state["step"] == 0:
+        save(args, models, {}, state)  # finds now if it can't write
     with ControlC() as control_c:
         for phase in phases(args):
             if state["step"] < phase.begin + phase.steps:

@@ -237,8 +237,9 @@ def bptt_loss(models: Models, batch: Batch, args: Namespace) -> tuple[Tensor, di
     """The RNN runs alone and is asked for answers -> the loss, its parts by name."""
     rnn, x, y, first = models["rnn"], batch.x, batch.y, batch.first
 
+    # T = 8, H = 3, offset = 1 cuts the gradient so: x_0 x_1 | x_2 x_3 x_4 | x_5 x_6 x_7
     T, H = x.shape[1], args.truncate
-    offset = int(torch.randint(H, (1,), generator=batch.draws))  # it moves the cuts
+    offset = int(torch.randint(H, (1,), generator=batch.draws))
     memory = rnn.empty.expand(len(x), -1, -1)
     memories = []
     for t in range(T):

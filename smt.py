@@ -412,8 +412,9 @@ def dmt_loss(models: Models, batch: Batch, args: Namespace) -> tuple[Tensor, dic
     with torch.no_grad():
         labels, _ = models["encoder"](x)  # (B, T + 1, K, d)
 
+    # T = 8, H = 3, offset = 1 cuts the gradient so: x_0 x_1 | x_2 x_3 x_4 | x_5 x_6 x_7
     T, H = x.shape[1], args.window
-    offset = int(torch.randint(H, (1,), generator=batch.draws))  # it moves the cuts
+    offset = int(torch.randint(H, (1,), generator=batch.draws))
     memory = rnn.empty.expand(len(x), -1, -1)
     memories = []
     for t in range(T):

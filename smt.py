@@ -1022,8 +1022,9 @@ def check(args: Namespace, given: dict):
         raise WrongInput("--preset paper: its sizes are not those of --init; give one")
     if args.resume and args.sample:
         raise WrongInput("--sample: shows the run and does not --resume it; give one")
-    goes_on = args.resume or args.sample
-    if not goes_on and (Path(args.out) / "checkpoint.pt").exists():
+    begins = not args.resume and not args.sample
+    first = process()[0] == 0  # it may have begun to write before another looks
+    if begins and first and (Path(args.out) / "checkpoint.pt").exists():
         message = "holds a run; --resume it, or give another --out"
         raise WrongInput(f"--out {args.out}: {message}")
 

@@ -627,10 +627,10 @@ def test_a_small_run_learns(program):
 
 def test_two_processes_train_on_the_mean_of_their_gradients(monkeypatch):
     run = [*TINY_SMT, *COPY, *"--steps 2 --dmt-steps 2 --out run".split()]
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     program = Path(smt.__file__)
-    call = [*torchrun, "--master-port=29533", str(program), *run]
+    call = [*torchrun, "--nproc-per-node=2", str(program), *run]
     subprocess.run(call, check=True, env=environment, capture_output=True)
 
     args, task, models = made(*run[len(TINY_SMT) + len(COPY) :][:4])

@@ -326,7 +326,7 @@ class Parity(Task):
     """Bits; the answer at each is 1 if the number of ones so far is odd. T = length."""
 
     options = [("length", 32, LENGTH, "bits in a sequence")]
-    defaults = {"memory": 1, "steps": 1000, "dmt_steps": 300}
+    defaults = {"steps": 600, "dmt_steps": 300}
     fixed_length = False
     letters = "01"
 

@@ -39,9 +39,7 @@ A step of SMT: train encoder, decoder and cell
     L_dyn   = mean square of step(m_{t-1}, x_t) - m_t                 over n times t
     L_unif  = log mean exp(-2 |u_a - u_b|^2)       u: labels of two sequences, length 1
     L_read  = mean cross_entropy(readout(m_t), y_t)       over n times t: ours
-    L_guess = mean cross_entropy(encoder's guess of y_t, y_t)             ours
-    minimise L_dec + λ_dyn L_dyn + λ_unif L_unif + L_read + L_guess
-    λ_dyn grows from 0 over the first 80 % of the steps: ours
+    minimise L_dec + λ_dyn L_dyn + λ_unif L_unif + L_read
 
 A step of DMT: train the RNN alone
     m_∅, m_0 .. m_{T-1} = encoder(x)                      without a gradient
@@ -145,7 +143,7 @@ def transformer(d: int, depth: int, causal: bool) -> nn.Module:
 
 # --------------------------------------------- encoder: the labels of all times at once
 class Encoder(nn.Module):
-    """E: x (B, T) -> labels (B, T + 1, K, d), and guesses of y, logits (B, T, V).
+    """E: x (B, T) -> labels (B, T + 1, K, d).
 
     The Transformer is causal, so one pass makes the labels of all prefixes. The paper's
     encoder is bidirectional over x_0 .. x_t and needs a pass for each label. length: T
@@ -165,9 +163,8 @@ class Encoder(nn.Module):
         self.qkv = nn.Linear(W, 3 * Kd, bias=False)
         self.own_state = nn.Linear(W, Kd)
         self.mlp = mlp(args.dim, 4 * args.dim, args.dim)
-        self.to_logits = nn.Linear(W, vocab)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor) -> Tensor:
         start = self.embed.num_embeddings - 1
         tokens = F.pad(x, (1, 0), value=start)  # (B, T + 1)
         h = self.embed(tokens)  # (B, T + 1, W)
@@ -176,10 +173,7 @@ class Encoder(nn.Module):
         h = h + self.short_conv(padded).transpose(1, 2)
         if self.times is not None:
             h = h + self.times.weight[: h.shape[1]]
-        h = self.norm(self.body(h))
-        # Guesses of y train the Transformer sooner than labels and decoder do. Ours.
-        guesses = self.to_logits(h[:, 1:])  # (B, T, V)
-        return self.write(h), guesses
+        return self.write(self.norm(self.body(h)))
 
     def write(self, h: Tensor) -> Tensor:
         """The labels of all times: states h (B, T + 1, W) -> (B, T + 1, K, d)."""
@@ -335,7 +329,7 @@ def smt_loss(models: Models, batch: Batch, args: Namespace) -> tuple[Tensor, dic
     encoder, decoder, rnn = models["encoder"], models["decoder"], models["rnn"]
     x, y = batch.x, batch.y
     T = x.shape[1]
-    labels, guesses = encoder(x)  # (B, T + 1, K, d), (B, T, V)
+    labels = encoder(x)  # (B, T + 1, K, d)
     before = labels[:, :-1]  # before[:, t] is m_{t-1}
     after = labels[:, 1:]  # after[:, t] is m_t; both (B, T, K, d)
 
@@ -357,14 +351,11 @@ def smt_loss(models: Models, batch: Batch, args: Namespace) -> tuple[Tensor, dic
 
     at = evenly_spaced(batch.first, T, args.transitions, batch.draws)
     read = cross_entropy(decoder.readout(after[:, at]), y[:, at])
-    guess = cross_entropy(guesses, y)
     unif = uniformity(torch.stack([after[:, t] for t in times], 1))
 
-    # λ_dyn grows: first labels learn what to remember, then to be easy to follow. Ours.
-    lambda_dyn = args.lambda_dyn * min(1, batch.progress / 0.8)
-    loss = decode + lambda_dyn * dynamics + args.lambda_unif * unif + read + guess
-    parts = {"decode": decode, "dynamics": dynamics, "uniformity": unif}
-    return loss, parts | {"read": read, "guess": guess}
+    loss = decode + args.lambda_dyn * dynamics + args.lambda_unif * unif + read
+    parts = {"decode": decode, "dynamics": dynamics, "uniformity": unif, "read": read}
+    return loss, parts
 
 
 def evenly_spaced(first: int, end: int, n: int, draws: Generator) -> slice:
@@ -399,7 +390,7 @@ def start_rnn(models: Models):
     """Copy into the RNN what SMT does not train there: m_∅ from E, g from D."""
     rnn = models["rnn"]
     x = torch.zeros(1, 0, dtype=torch.long, device=rnn.empty.device)  # nothing
-    labels, _ = models["encoder"](x)  # (1, 1, K, d)
+    labels = models["encoder"](x)  # (1, 1, K, d)
     rnn.empty.copy_(labels[0, 0])
     rnn.readout.load_state_dict(models["decoder"].readout.state_dict())
 
@@ -410,7 +401,7 @@ def dmt_loss(models: Models, batch: Batch, args: Namespace) -> tuple[Tensor, dic
     rnn, x, y, first = models["rnn"], batch.x, batch.y, batch.first
     # No gradient here: without L_dec to hold them, labels would move to the memories.
     with torch.no_grad():
-        labels, _ = models["encoder"](x)  # (B, T + 1, K, d)
+        labels = models["encoder"](x)  # (B, T + 1, K, d)
 
     # T = 8, H = 3, offset = 1 cuts the gradient so: x_0 x_1 | x_2 x_3 x_4 | x_5 x_6 x_7
     T, H = x.shape[1], args.window
@@ -463,7 +454,7 @@ def evaluate(models: Models, task, split: str, rows: int) -> dict:
         alone += score(rnn.readout(memories), y)
         if encoder.times is not None and x.shape[1] >= encoder.times.num_embeddings:
             continue  # the encoder has no timestamps for sequences of this length
-        labels = encoder(x)[0][:, 1:]  # (B, T, K, d)
+        labels = encoder(x)[:, 1:]  # (B, T, K, d)
         taught += score(decoder.readout(labels), y)
         error = (memories - labels).square()
         moment = torch.stack([error, labels, labels.square()])  # (3, B, T, K, d)
@@ -854,9 +845,9 @@ NETWORKS = [
 ]
 TRAINING = [
     ("future", 64, whole(1), "Tf, targets that are decoded from a label"),
-    ("decoded", 4, whole(1, 10**6), "J, labels of each sequence that are decoded"),
+    ("decoded", 8, whole(1, 10**6), "J, labels of each sequence that are decoded"),
     ("transitions", 64, whole(1), "n, times of each sequence in L_dyn and L_read"),
-    ("lambda-dyn", 10.0, number(0), "λ_dyn, weight of L_dyn"),
+    ("lambda-dyn", 1.0, number(0), "λ_dyn, weight of L_dyn"),
     ("lambda-unif", 0.1, number(0), "λ_unif, weight of L_unif"),
     ("steps", 950, whole(0), "steps of SMT"),
     ("lr", 2e-3, number(1e-12), "AdamW's peak rate in SMT; Muon's is five times it"),

@@ -86,12 +86,11 @@ def test_labels_see_their_prefix_and_not_the_future(timestamps, monkeypatch):
     x, _ = task.held_out("val", 3)
     changed = x.clone()
     changed[:, 4] = (x[:, 4] + 1) % task.vocab
-    labels, guesses = models["encoder"](x)
-    others, other_guesses = models["encoder"](changed)
+    labels = models["encoder"](x)
+    others = models["encoder"](changed)
     assert labels.shape == (3, task.T + 1, args.memory, args.dim)
     difference = (labels - others).abs().amax((0, 2, 3))  # (T + 1,): m_∅, m_0, ..
     assert (difference[:5] == 0).all() and (difference[5:] > 1e-5).all()
-    assert torch.equal(guesses[:, :4], other_guesses[:, :4])
     square = labels.square().mean(-1)
     torch.testing.assert_close(square, torch.ones_like(square), atol=1e-3, rtol=0)
 
@@ -100,7 +99,7 @@ def test_the_empty_memory_is_the_label_of_nothing():
     _, task, models = made()
     x, _ = task.held_out("val", 3)
     smt.start_rnn(models)
-    labels, _ = models["encoder"](x)
+    labels = models["encoder"](x)
     empty = models["rnn"].empty.expand(3, -1, -1)
     torch.testing.assert_close(labels[:, 0], empty)
     found = models["rnn"].readout(labels[:, 3])
@@ -179,7 +178,7 @@ def test_the_smt_loss_by_hand():
     x, y, first = batch.x, batch.y, batch.first
     assert first == 5  # copy of 2 after a delay of 3 asks at the times 5 and 6
 
-    labels, guesses = encoder(x)
+    labels = encoder(x)
     draws = batch_of(args, task).draws
     times = torch.randint(3, 7, (2,), generator=draws).tolist()  # t + 2 >= first
     start = int(torch.randint(3, (1,), generator=draws))  # transitions are 3 apart
@@ -193,16 +192,13 @@ def test_the_smt_loss_by_hand():
 
     nats = [F.cross_entropy(decoder.readout(labels[:, t + 1]), y[:, t]) for t in (5, 6)]
     torch.testing.assert_close(parts["read"], sum(nats) / 2)
-    nats = [F.cross_entropy(guesses[:, t], y[:, t]) for t in (5, 6)]
-    torch.testing.assert_close(parts["guess"], sum(nats) / 2)
     errors = []
     for t in range(start, task.T, 3):
         errors.append(rnn.step(labels[:, t], x[:, t]) - labels[:, t + 1])
     torch.testing.assert_close(parts["dynamics"], torch.stack(errors).square().mean())
     some = torch.stack([labels[:, t + 1] for t in times], 1)
     torch.testing.assert_close(parts["uniformity"], smt.uniformity(some))
-    wanted = parts["decode"] + parts["read"] + parts["guess"]
-    wanted = wanted + args.lambda_dyn * 0.5 / 0.8 * parts["dynamics"]  # half is done
+    wanted = parts["decode"] + parts["read"] + args.lambda_dyn * parts["dynamics"]
     wanted = wanted + args.lambda_unif * parts["uniformity"]
     torch.testing.assert_close(loss, wanted)
 
@@ -235,11 +231,11 @@ def test_the_smt_loss_has_the_gradient_of_finite_differences():
     slope = sum((p.grad * way).sum() for p, way in zip(trained, ways))
     found = []
     with torch.no_grad():
-        for size in (1e-5, -2e-5):
+        for size in (1e-4, -2e-4):  # L_unif is in fp32
             for p, way in zip(trained, ways):
                 p += size * way
             found.append(loss())
-    torch.testing.assert_close((found[0] - found[1]) / 2e-5, slope, rtol=1e-4, atol=0)
+    torch.testing.assert_close((found[0] - found[1]) / 2e-4, slope, rtol=1e-4, atol=0)
 
 
 def gradients_of(part: torch.Tensor, models) -> set:
@@ -260,7 +256,6 @@ def test_each_part_of_the_smt_loss_trains_what_it_should():
     step = {"rnn.embed", "rnn.cell"}
     assert gradients_of(parts["decode"], models) == {"encoder", "decoder"}
     assert gradients_of(parts["read"], models) == {"encoder", "decoder"}
-    assert gradients_of(parts["guess"], models) == {"encoder"}
     assert gradients_of(parts["dynamics"], models) == {"encoder"} | step
     assert gradients_of(parts["uniformity"], models) == {"encoder"}
 
@@ -285,7 +280,7 @@ def test_dmt_by_hand_trains_cell_and_readout_alone():
     batch = batch_of(args, task)
     loss, parts = smt.dmt_loss(models, batch, args)
     memories = models["rnn"].rollout(batch.x)
-    labels, _ = models["encoder"](batch.x)
+    labels = models["encoder"](batch.x)
     error = (memories - labels[:, 1:]).square().mean()
     torch.testing.assert_close(parts["labels"], error)
     logits = models["rnn"].readout(memories[:, 5:])
@@ -492,7 +487,7 @@ def test_evaluate_measures_the_rnn_alone_and_its_teacher():
     smt.start_rnn(models)
     figures = smt.evaluate(models, task, "val", 64)
     x, y = task.held_out("val", 64)
-    memories, labels = models["rnn"].rollout(x), models["encoder"](x)[0][:, 1:]
+    memories, labels = models["rnn"].rollout(x), models["encoder"](x)[:, 1:]
     for name, memory in (("rnn", memories), ("teacher", labels)):
         logits = models["decoder"].readout(memory)[:, 5:].flatten(0, 1)
         target = y[:, 5:].flatten()

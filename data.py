@@ -177,7 +177,7 @@ class Retrieval(Task):
         ("length", 64, LENGTH, "symbols in a sequence"),
         ("distractors", 0, whole(0, 25_000), "marked symbols that must be forgotten"),
     ]
-    defaults = {"steps": 600, "dmt_steps": 200}
+    defaults = {"steps": 400, "dmt_steps": 300}
     letters = "01234567>-?"
     marker, other_marker, query = 8, 9, 10
 
@@ -214,7 +214,7 @@ class Stack(Task):
         ("depth", 8, LENGTH, "symbols on the stack, at most"),
     ]
     sizes = {"cell_depth": 2}
-    defaults = {**sizes, "steps": 1000, "dmt_steps": 500, "attach_readout": True}
+    defaults = {**sizes, "steps": 700, "dmt_steps": 600, "attach_readout": True}
     letters = "abcd-"
     pop = 4
 
@@ -249,9 +249,7 @@ class Recall(Task):
     """
 
     options = [("pairs", 8, whole(1, 26), "pairs of a key and a value")]
-    # A token of the memory for each pair, which the decoder looks up by attention.
-    sizes = {"memory": 8, "dim": 32, "decoder_depth": 2}
-    defaults = {**sizes, "steps": 1500, "dmt_steps": 600}
+    defaults = {"steps": 1500, "dmt_steps": 600}
     length_option = None
 
     @property
@@ -326,7 +324,7 @@ class Parity(Task):
     """Bits; the answer at each is 1 if the number of ones so far is odd. T = length."""
 
     options = [("length", 32, LENGTH, "bits in a sequence")]
-    defaults = {"steps": 600, "dmt_steps": 300}
+    defaults = {"steps": 600, "dmt_steps": 400}
     fixed_length = False
     letters = "01"
 
@@ -355,7 +353,8 @@ class Text:
         ("prompt", "", str, "the text that samples continue"),
     ]
     sizes = {"encoder_depth": 3}
-    defaults = {**sizes, "steps": 600, "dmt_steps": 500, "attach_readout": True}
+    rates = {"dmt_lr": 2e-3, "attach_readout": True}
+    defaults = {**sizes, **rates, "steps": 800, "dmt_steps": 500}
     fixed_length = False
     start, vocab = 256, 257  # tokens 0 .. 255 are the bytes
 
@@ -415,7 +414,8 @@ class Pixels:
         ("levels", 4, whole(2, 256), "levels of grey"),
     ]
     sizes = {"encoder_depth": 3}
-    defaults = {**sizes, "steps": 350, "dmt_steps": 200, "attach_readout": True}
+    rates = {"dmt_lr": 2e-3, "attach_readout": True}
+    defaults = {**sizes, **rates, "steps": 250, "dmt_steps": 500}
     fixed_length = True
 
     def __init__(self, data: str | None, side: int, levels: int):

@@ -44,35 +44,15 @@ def without_writing():
     smt.Encoder = Encoder
 
 
-def change_loss(change):
-    """Let the loss of SMT be change(loss, its parts by name, batch, args)."""
+def without_read():
+    """The readout learns from the first target of the decoded labels alone."""
     usual = smt.smt_loss
 
     def smt_loss(models, batch, args):
         loss, parts = usual(models, batch, args)
-        return change(loss, parts, batch, args), parts
+        return loss - parts["read"], parts
 
     smt.smt_loss = smt_loss
-
-
-def without_guess():
-    """The encoder's own guesses of the targets are not trained."""
-    change_loss(lambda loss, parts, batch, args: loss - parts["guess"])
-
-
-def without_read():
-    """The readout learns from the first target of the decoded labels alone."""
-    change_loss(lambda loss, parts, batch, args: loss - parts["read"])
-
-
-def without_growth():
-    """The dynamics loss has its full weight from the first step on."""
-
-    def full(loss, parts, batch, args):
-        missing = 1 - min(1, batch.progress / 0.8)
-        return loss + missing * args.lambda_dyn * parts["dynamics"]
-
-    change_loss(full)
 
 
 def without_timestamps():
@@ -85,9 +65,7 @@ PARTS = {
     "nothing": lambda: None,
     "convolution": without_convolution,
     "writing": without_writing,
-    "guess": without_guess,
     "read": without_read,
-    "growth": without_growth,
     "timestamps": without_timestamps,
 }
 

@@ -6,22 +6,23 @@ RNN is unrolled from an empty memory through the sequence, and the gradient of o
 goes back through all steps, or through H of them.
 
 Glossary
-  paper      here          shape and meaning
-  x, y       x, y          (B, T) inputs and targets; y_t is asked after x_0 .. x_t;
-                           y_t = -1: nothing is asked
-  m_∅        rnn.empty     (K, d) the memory at the start; it is learnt
-  m̂_t        memory        (B, K, d) a memory that the RNN made; memories (B, T, K, d)
-  f          rnn.step      m_t, x_{t+1} -> m_{t+1}, by rnn.cell
-  g          rnn.readout   m_t -> logits of y_t
-  H          truncate      steps that the gradient passes through
-  B          batch_size    sequences; N is any number of rows
-  T, V       task          times in a sequence; kinds of token
-  K, d       memory, dim   memory tokens; numbers in each
+  paper      here            shape and meaning
+  x, y       x, y            (B, T) inputs and targets; y_t is the answer that is wanted
+                             after x_0 .. x_t; y_t = -1: none is wanted
+  m_∅        rnn.empty       (K, d) the memory at the start; it is learnt
+  m̂_t        memory          (B, K, d) what the RNN made; memories (B, T, K, d)
+  f          rnn.step        m_{t-1}, x_t -> m_t, by rnn.cell
+  g          readout         m_t -> logits of y_t
+  H          truncate        steps that the gradient passes through
+  B          batch_size      sequences
+  N, S                       any number of rows; any number of tokens in a row
+  T, V       task            times in a sequence; kinds of token
+  K, d       memory_tokens, dim   tokens of a memory; numbers in each
 
 A step of BPTT: train the RNN
-    m̂ = m_∅
+    m̂ = rnn.empty
     for t in 0 .. T - 1:
-        every H steps: m̂ = detach(m̂)                     if H < T: truncated BPTT
+        every H steps: m̂ = detach(m̂)                 if H < T: truncated BPTT
         m̂ = step(m̂, x_t)
     minimise L_readout = mean cross_entropy(readout(m̂), y_t)
 """
@@ -59,48 +60,49 @@ HEAD_SIZE = 16  # numbers in an attention head
 def rotary(h: Tensor) -> Tensor:
     """Rotary positions: turn pairs of numbers by an angle that grows with the position.
 
-    h (B, heads, S, size) -> the same shape. The product of two turned vectors depends
-    on their positions through the distance alone.
+    h (B, heads, S, head size) -> the same shape. The product of two turned vectors
+    depends on their positions through the distance alone.
     """
-    S, size = h.shape[-2:]  # size: numbers in a head
+    S, head_size = h.shape[-2:]
     position = torch.arange(S, device=h.device)
-    exponent = torch.arange(0, size, 2, device=h.device) / size
-    angle = position[:, None] / 10000.0**exponent  # (S, size / 2)
+    exponent = torch.arange(0, head_size, 2, device=h.device) / head_size
+    angle = position[:, None] / 10000.0**exponent  # (S, head size / 2)
     cos, sin = angle.cos(), angle.sin()
-    first, second = h.chunk(2, -1)
-    turned = torch.cat([first * cos - second * sin, second * cos + first * sin], -1)
-    return turned.type_as(h)
+    first, second = h.chunk(2, -1)  # each (B, heads, S, head size / 2)
+    turned_first = first * cos - second * sin
+    turned_second = second * cos + first * sin
+    return torch.cat([turned_first, turned_second], -1).type_as(h)
 
 
 def attention(qkv: Tensor, heads: int, causal: bool) -> Tensor:
-    """Attention of several heads: qkv (B, S, 3 size) -> (B, S, size)."""
-    qkv = qkv.unflatten(2, (3, heads, -1))  # (B, S, 3, heads, size / heads)
-    q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, heads, S, size / heads)
+    """Attention of several heads: qkv (B, S, 3 width) -> (B, S, width)."""
+    qkv = qkv.unflatten(2, (3, heads, -1))  # (B, S, 3, heads, head size)
+    q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, heads, S, head size)
     q, k = rotary(q), rotary(k)
     h = F.scaled_dot_product_attention(q, k, v, is_causal=causal)
-    return h.transpose(1, 2).flatten(2)
+    return h.transpose(1, 2).flatten(2)  # the heads side by side (B, S, width)
 
 
-def mlp(size: int, hidden: int, out: int) -> nn.Module:
-    """An MLP behind a norm, for residual branches: (.., size) -> (.., out)."""
+def mlp(width: int, hidden: int, out: int) -> nn.Module:
+    """An MLP behind a norm, for residual branches: (.., width) -> (.., out)."""
     return nn.Sequential(
-        nn.RMSNorm(size),
-        nn.Linear(size, hidden),
+        nn.RMSNorm(width),
+        nn.Linear(width, hidden),
         nn.GELU(),
         nn.Linear(hidden, out),
     )
 
 
 class Block(nn.Module):
-    """A Transformer block: h (B, S, d) -> (B, S, d)."""
+    """A Transformer block: h (B, S, width) -> the same shape."""
 
-    def __init__(self, d: int, causal: bool):
+    def __init__(self, width: int, causal: bool):
         super().__init__()
         self.causal = causal
-        self.norm = nn.RMSNorm(d)
-        self.qkv = nn.Linear(d, 3 * d, bias=False)
-        self.out = nn.Linear(d, d, bias=False)
-        self.mlp = mlp(d, 4 * d, d)
+        self.norm = nn.RMSNorm(width)
+        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.out = nn.Linear(width, width, bias=False)
+        self.mlp = mlp(width, 4 * width, width)
 
     def forward(self, h: Tensor) -> Tensor:
         qkv = self.qkv(self.norm(h))
@@ -109,9 +111,9 @@ class Block(nn.Module):
         return h + self.mlp(h)
 
 
-def transformer(d: int, depth: int, causal: bool) -> nn.Module:
-    """Blocks one after another: h (B, S, d) -> (B, S, d)."""
-    return nn.Sequential(*(Block(d, causal) for _ in range(depth)))
+def transformer(width: int, depth: int, causal: bool) -> nn.Module:
+    """Blocks one after another: h (B, S, width) -> the same shape."""
+    return nn.Sequential(*(Block(width, causal) for _ in range(depth)))
 
 
 # ------------------------------------------------------------------------------ readout
@@ -143,7 +145,7 @@ class MLPCell(nn.Module):
 
     def __init__(self, args: Namespace):
         super().__init__()
-        d, Kd = args.dim, args.memory * args.dim
+        d, Kd = args.dim, args.memory_tokens * args.dim
         blocks = [mlp(Kd + d, 2 * Kd, Kd) for _ in range(args.cell_depth)]
         self.blocks = nn.ModuleList(blocks)
 
@@ -171,7 +173,7 @@ class GRUCell(nn.Module):
 
     def __init__(self, args: Namespace):
         super().__init__()
-        self.gru = nn.GRUCell(args.dim, args.memory * args.dim)
+        self.gru = nn.GRUCell(args.dim, args.memory_tokens * args.dim)
 
     def forward(self, memory: Tensor, e: Tensor) -> Tensor:
         return self.gru(e, memory.flatten(1)).view_as(memory)
@@ -188,10 +190,10 @@ class RNN(nn.Module):
         self.embed = nn.Embedding(vocab, args.dim)
         self.cell = CELLS[args.cell](args)
         self.readout = Readout(args, vocab)
-        self.empty = nn.Parameter(torch.randn(args.memory, args.dim))  # m_∅
+        self.empty = nn.Parameter(torch.randn(args.memory_tokens, args.dim))  # m_∅
 
     def step(self, memory: Tensor, x: Tensor) -> Tensor:
-        """m_t (N, K, d), x_{t+1} (N,) -> m_{t+1} (N, K, d), each token of RMS 1."""
+        """m_{t-1} (N, K, d), x_t (N,) -> m_t (N, K, d), each token of RMS 1."""
         memory = self.cell(memory, self.embed(x))
         return F.rms_norm(memory, memory.shape[-1:])
 
@@ -205,6 +207,7 @@ class RNN(nn.Module):
         return torch.stack(memories, 1)
 
 
+# ------------------------------------------------------- what a training step works on
 class Batch(NamedTuple):
     """What a step of training gets."""
 
@@ -218,10 +221,11 @@ class Batch(NamedTuple):
 class Models(nn.ModuleDict):
     """The networks by name.
 
-    A call computes a loss: DistributedDataParallel needs that the loss comes from one.
+    A call computes a loss, as DistributedDataParallel averages the gradients of several
+    processes only for what is computed inside a call.
     """
 
-    def forward(self, loss_of, batch: Batch, args: Namespace) -> tuple[Tensor, dict]:
+    def forward(self, loss_of: Callable, batch: Batch, args: Namespace):
         return loss_of(self, batch, args)
 
 
@@ -235,23 +239,33 @@ def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
 # ------------------------------------------------------------------------ the BPTT loss
 def bptt_loss(models: Models, batch: Batch, args: Namespace) -> tuple[Tensor, dict]:
     """The RNN runs alone and is asked for answers -> the loss, its parts by name."""
-    rnn, x, y, first = models["rnn"], batch.x, batch.y, batch.first
-
-    # T = 8, H = 3, offset = 1 cuts the gradient so: x_0 x_1 | x_2 x_3 x_4 | x_5 x_6 x_7
-    T, H = x.shape[1], args.truncate
+    rnn = models["rnn"]
+    x = batch.x
+    y = batch.y
+    T = x.shape[1]
+    H = args.truncate
+    # The gradient is cut every H steps, at random places. If H >= T, there is no cut.
+    # T = 8, H = 3, offset = 1 cuts it so: x_0 x_1 | x_2 x_3 x_4 | x_5 x_6 x_7
     offset = int(torch.randint(H, (1,), generator=batch.draws))
+    cuts = range(H - offset, T, H) if H < T else []
     memory = rnn.empty.expand(len(x), -1, -1)
     memories = []
     for t in range(T):
-        if H < T and t > 0 and (t + offset) % H == 0:
+        if t in cuts:
             memory = memory.detach()
         memory = rnn.step(memory, x[:, t])
         memories.append(memory)
     memories = torch.stack(memories, 1)  # (B, T, K, d)
 
-    readout = cross_entropy(rnn.readout(memories[:, first:]), y[:, first:])
+    logits = rnn.readout(memories[:, batch.first :])
+    readout = cross_entropy(logits, y[:, batch.first :])
     loss = readout
     return loss, {"readout": readout}
+
+
+def set_trained(models: Models, phase: str):
+    """BPTT trains all of the RNN."""
+    models.requires_grad_(True)
 
 
 # --------------------------------------------------- evaluate and sample: the RNN alone
@@ -277,7 +291,8 @@ def evaluate(models: Models, task, split: str, rows: int) -> dict:
         x, y = x.to(rnn.empty.device), y.to(rnn.empty.device)
         memories = rnn.rollout(x)  # (B, T, K, d)
         alone += score(rnn.readout(memories), y)
-    figures = {"rnn_loss": alone[0] / alone[2], "rnn_acc": alone[1] / alone[2]}
+    nats, right, asked = alone
+    figures = {"rnn_loss": nats / asked, "rnn_acc": right / asked}
     return {name: float(value) for name, value in figures.items()}
 
 
@@ -304,9 +319,11 @@ def show(rnn: RNN, task, count: int, args: Namespace) -> str:
 
 # ----------------------------------------------------------------- optimisers and draws
 class FullPrecision(TorchFunctionMode):
-    """Makes Muon compute in fp32, on a CPU.
+    """Makes torch.optim.Muon (torch 2.9 to 2.13) compute in fp32, on a CPU.
 
-    Its own bfloat16 takes 30 times as long on a CPU that has no such products.
+    Muon calls .bfloat16() on each gradient, and has no option against it. In this mode
+    that call returns a copy in fp32. On a CPU without bfloat16 products Muon would take
+    30 times as long.
     """
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
@@ -318,17 +335,17 @@ class FullPrecision(TorchFunctionMode):
 def make_optimizers(models: Models, peak: float) -> dict:
     """Muon for the matrices inside the networks, AdamW for the rest; its rate is peak.
 
-    The rest: embeddings, last layers, norms, biases and m_∅. At equal rates both make
-    steps of equal size ("match_rms_adamw"); Muon's rate is five times AdamW's.
+    The rest are embeddings, last layers, norms, biases and rnn.empty. At equal rates
+    both make steps of equal size ("match_rms_adamw"). Muon's is five times AdamW's.
     """
+    outer = ("embed.weight", "times.weight", "to_logits.weight", "empty")
     inside, rest = [], []
     for name, p in models.named_parameters():
-        outer = name.endswith(
-            ("embed.weight", "times.weight", "to_logits.weight", "empty")
-        )
-        if p.requires_grad and p.ndim == 2 and not outer:
+        if not p.requires_grad:
+            continue
+        if p.ndim == 2 and not name.endswith(outer):
             inside.append(p)
-        elif p.requires_grad:
+        else:
             rest.append(p)
     inside = [{"params": inside, "peak": 5 * peak}]
     rest = [{"params": rest, "peak": peak}]
@@ -385,11 +402,6 @@ def phases(args: Namespace) -> list[Phase]:
     ]
 
 
-def set_trained(models: Models, phase: str):
-    """BPTT trains all of the RNN."""
-    models.requires_grad_(True)
-
-
 def layers_in_a_row(phase: str, T: int, args: Namespace) -> int:
     """How many layers of a step have to run one after another: the sequential depth."""
     cell = 1 if args.cell == "gru" else args.cell_depth
@@ -410,18 +422,22 @@ def longer_tasks(args: Namespace, task) -> dict:
 def train(args: Namespace, task, models: Models, run: dict):
     """Train from where the run stands, then measure the RNN on the test split."""
     state = run["state"]
-    longer = longer_tasks(args, task)  # finds wrong options now, not at the end
+    # Wrong options are found now, before a directory is made, and not at the end.
+    longer = longer_tasks(args, task)
+    plan = phases(args)
     if state["step"] == 0:
         save(args, models, {}, state)  # finds now if it can't write
     with ControlC() as control_c:
-        for phase in phases(args):
+        for phase in plan:
             if state["step"] < phase.begin + phase.steps:
                 train_phase(phase, args, task, models, run, control_c)
+        if in_any_process(control_c.pressed, args):  # during the last evaluation
+            raise KeyboardInterrupt
     if not state["finished"]:
         figures = evaluate(models, task, "test", 1024)
-        for times, task in longer.items():
-            values = evaluate(models, task, "test", 1024)
-            figures |= {f"{name}_{times}x": value for name, value in values.items()}
+        for factor, longer_task in longer.items():
+            values = evaluate(models, longer_task, "test", 1024)
+            figures |= {f"{name}_{factor}x": value for name, value in values.items()}
         state["finished"] = True
         record(state, "final", figures)
         save(args, models, {}, state)
@@ -551,7 +567,11 @@ def in_any_process(flag: bool, args: Namespace) -> bool:
 
 
 def distribute(models: Models) -> nn.Module:
-    """The models; with several processes their gradients are the mean over all."""
+    """The models; with several processes their gradients are the mean over all.
+
+    Each process has the losses of its own rows. So L_unif compares the rows of one
+    process, and the parts of the loss in the metrics are those of the first.
+    """
     if process()[1] == 1:
         return models
     if not distributed.is_initialized():
@@ -560,7 +580,7 @@ def distribute(models: Models) -> nn.Module:
 
 
 # ------------------------------------------------------------------- the files of a run
-FORMAT = 3  # of checkpoint.pt; it grows when the content changes
+FORMAT = 4  # of checkpoint.pt; it grows when the content changes
 
 
 def save(args: Namespace, models: Models, optimizers: dict, state: dict):
@@ -633,7 +653,7 @@ def load(directory: str, device: str = "cpu") -> tuple:
 # Options as (name, default, kind, meaning). Those of the task are in data.py.
 NETWORKS = [
     ("cell", "mlp", [*CELLS], "f, the RNN's update"),
-    ("memory", 4, whole(1, 4096), "K, tokens of the memory"),
+    ("memory-tokens", 4, whole(1, 4096), "K, tokens of a memory"),
     ("dim", 64, whole(16, 65536), "d, numbers in a memory token, a multiple of 16"),
     ("cell-depth", 1, whole(1, 1000), "layers of the cell (the GRU has one)"),
     ("decoder-depth", 1, whole(1, 1000), "layers of decoder and readout"),
@@ -665,7 +685,7 @@ RUN = [
 # The authors' sizes and weights (their notebook). Their optimiser was AdamW alone.
 PAPER = {
     "cell": "transformer",
-    "memory": 16,
+    "memory_tokens": 16,
     "dim": 256,
     "cell_depth": 8,
     "decoder_depth": 4,
@@ -698,7 +718,8 @@ def make_parser(options: list[tuple], task=None) -> argparse.ArgumentParser:
             how = {"choices": kind, "type": type(kind[0])}
         if task is not None:
             default = task.defaults.get(name.replace("-", "_"), default)
-        text = f"{meaning} (default: {default})" if default else meaning
+        has_default = default is not None and default is not False
+        text = f"{meaning} (default: {default})" if has_default else meaning
         parser.add_argument(f"--{name}", help=text, **how)
     return parser
 
@@ -784,7 +805,7 @@ def check(args: Namespace, given: dict):
     if args.batch_size % args.ranks:
         message = f"give a multiple of {args.ranks}, the number of processes"
         raise WrongInput(f"--batch-size {args.batch_size}: {message}")
-    if args.ranks != process()[1]:
+    if args.resume and args.ranks != process()[1]:
         message = f"the run has {args.ranks} processes, and these are {process()[1]}"
         raise WrongInput(f"--resume: {message}; give torchrun the same number")
     if "preset" in given and "init" in given:
@@ -792,7 +813,8 @@ def check(args: Namespace, given: dict):
     if args.resume and args.sample:
         raise WrongInput("--sample: shows the run and does not --resume it; give one")
     begins = not args.resume and not args.sample
-    first = process()[0] == 0  # it may have begun to write before another looks
+    # Only the first process looks. It may have begun to write before the others look.
+    first = process()[0] == 0
     if begins and first and (Path(args.out) / "checkpoint.pt").exists():
         message = "holds a run; --resume it, or give another --out"
         raise WrongInput(f"--out {args.out}: {message}")

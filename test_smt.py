@@ -22,7 +22,7 @@ import smt
 
 PROGRAMS = {"smt": smt, "bptt": bptt_baseline}
 # Small enough that a step takes milliseconds.
-TINY = "--dim 16 --memory 2 --batch-size 4 --device cpu --eval-every 2".split()
+TINY = "--dim 16 --memory-tokens 2 --batch-size 4 --device cpu --eval-every 2".split()
 TINY_SMT = [*TINY, "--width", "16", "--encoder-depth", "1"]
 COPY = "--task copy --length 2 --delay 3".split()  # T = 7
 
@@ -88,7 +88,7 @@ def test_labels_see_their_prefix_and_not_the_future(timestamps, monkeypatch):
     changed[:, 4] = (x[:, 4] + 1) % task.vocab
     labels = models["encoder"](x)
     others = models["encoder"](changed)
-    assert labels.shape == (3, task.T + 1, args.memory, args.dim)
+    assert labels.shape == (3, task.T + 1, args.memory_tokens, args.dim)
     difference = (labels - others).abs().amax((0, 2, 3))  # (T + 1,): m_∅, m_0, ..
     assert (difference[:5] == 0).all() and (difference[5:] > 1e-5).all()
     square = labels.square().mean(-1)
@@ -109,7 +109,7 @@ def test_the_empty_memory_is_the_label_of_nothing():
 def test_the_decoder_reads_y_t_first_and_is_causal():
     args, task, models = made("--decoder-depth", "2")
     decoder = models["decoder"]
-    memory = torch.randn(3, args.memory, args.dim)
+    memory = torch.randn(3, args.memory_tokens, args.dim)
     future = torch.randint(task.vocab, (3, 4))
     logits = decoder(memory, future)
     assert logits.shape == (3, 5, task.vocab)
@@ -163,10 +163,10 @@ def test_uniformity_by_hand():
                         apart = u[a, time, slot] - u[b, time, slot]
                         terms.append((-2 * apart.square().sum()).exp())
     wanted = torch.stack(terms).mean().log()
-    torch.testing.assert_close(smt.uniformity(labels), wanted)
-    collapsed = smt.uniformity(labels[:1].expand(3, -1, -1, -1))
+    torch.testing.assert_close(smt.uniformity_loss(labels), wanted)
+    collapsed = smt.uniformity_loss(labels[:1].expand(3, -1, -1, -1))
     torch.testing.assert_close(collapsed, torch.tensor(0.0), atol=1e-5, rtol=0)
-    assert smt.uniformity(labels[:1]).isfinite()
+    assert smt.uniformity_loss(labels[:1]).isfinite()
 
 
 def test_the_smt_loss_by_hand():
@@ -197,7 +197,7 @@ def test_the_smt_loss_by_hand():
         errors.append(rnn.step(labels[:, t], x[:, t]) - labels[:, t + 1])
     torch.testing.assert_close(parts["dynamics"], torch.stack(errors).square().mean())
     some = torch.stack([labels[:, t + 1] for t in times], 1)
-    torch.testing.assert_close(parts["uniformity"], smt.uniformity(some))
+    torch.testing.assert_close(parts["uniformity"], smt.uniformity_loss(some))
     wanted = parts["decode"] + parts["read"] + args.lambda_dyn * parts["dynamics"]
     wanted = wanted + args.lambda_unif * parts["uniformity"]
     torch.testing.assert_close(loss, wanted)
@@ -299,7 +299,7 @@ def test_dmt_by_hand_trains_cell_and_readout_alone():
 
 def cuts(program, T: int, H: int, step: int) -> list[int]:
     """The times t at which the gradient does not reach the memory before x_t."""
-    flag = "--window" if program is smt else "--truncate"
+    flag = "--truncate" if program is smt else "--truncate"
     args, task, models = made(flag, str(H), "--delay", str(T - 4), program=program)
     rnn, kept = models["rnn"], []
     once = rnn.step
@@ -612,9 +612,10 @@ def test_a_loss_that_is_not_finite_ends_the_run(program, monkeypatch, capsys):
 
 @pytest.mark.parametrize("program", PROGRAMS.values(), ids=PROGRAMS)
 def test_a_small_run_learns(program):
-    tiny = "--task copy --length 2 --delay 2 --dim 32 --memory 2 --eval-every 1000"
+    tiny = "--task copy --length 2 --delay 2 --dim 32 --memory-tokens 2"
     more = " --width 32 --dmt-steps 100" if program is smt else ""
-    program.main((f"{tiny}{more} --steps 250 --device cpu --out run").split())
+    run = f"{tiny}{more} --steps 250 --eval-every 1000 --device cpu --out run"
+    program.main(run.split())
     final = json.loads(open("run/metrics.jsonl").readlines()[-1])
     assert final["rnn_acc"] > 0.97
     assert program is bptt_baseline or final["teacher_acc"] > 0.97
@@ -663,7 +664,7 @@ WRONG = {
     "--eval-length": ["--task recall --eval-length 2", "--eval-length 3"],
     "--lambda-dyn": ["--lambda-dyn -1", "--lambda-dyn inf"],
     "--device": ["--device gpu", "--device xpu"],
-    "--window": ["--window 0"],
+    "--truncate": ["--truncate 0"],
     "--delay": ["--delay -1", "--task parity --delay 3"],
     "--modulus": ["--task modular --modulus 6"],
     "--length": ["--task retrieval --length 3", "--task stack --length 1"],
@@ -684,7 +685,10 @@ WRONG = {
     ],
     "--init": ["--init missing", "--init damaged"],
     "--seed": ["--resume --out taken --seed 5"],
-    "--memory": ["--resume --out taken --memory 3", "--init taken --memory 3"],
+    "--memory-tokens": [
+        "--resume --out taken --memory-tokens 3",
+        "--init taken --memory-tokens 3",
+    ],
     "--prompt": ["--prompt x"],
     "--nonsense": ["--nonsense"],
 }
@@ -717,6 +721,7 @@ def test_wrong_input_gets_one_line_that_names_the_option(option, call, a_run, ca
     usage, line = capsys.readouterr().err.strip().splitlines()
     assert usage.startswith("usage:") and option in line
     assert Path("taken/checkpoint.pt").read_bytes() == before
+    assert not Path("runs").exists()  # nothing is left of a run that could not begin
 
 
 # --------------------------------------------------------------------- the two programs
@@ -730,6 +735,15 @@ def parts_of(program) -> dict:
             names = [target.id for target in node.targets]
         parts |= {name: ast.get_source_segment(source, node) for name in names if name}
     return parts
+
+
+def test_a_run_of_several_processes_is_sampled_by_one(a_run, monkeypatch, capsys):
+    run = torch.load(f"{a_run}/checkpoint.pt", weights_only=True)
+    run["config"]["ranks"] = 4
+    Path("run").mkdir()
+    torch.save(run, "run/checkpoint.pt")
+    assert smt.main("--sample 2 --device cpu --out run".split()) == 0
+    assert capsys.readouterr().out.count("RNN:") == 2
 
 
 def test_what_both_programs_have_is_the_same_to_the_letter():

@@ -22,7 +22,7 @@ Glossary
 A step of BPTT: train the RNN
     m̂ = rnn.empty
     for t in 0 .. T - 1:
-        every H steps: m̂ = detach(m̂)                 if H < T: truncated BPTT
+        every H steps, from a random one on: m̂ = detach(m̂)    H < T is truncated BPTT
         m̂ = step(m̂, x_t)
     minimise L_readout = mean cross_entropy(readout(m̂), y_t)
 """
@@ -190,10 +190,11 @@ class RNN(nn.Module):
         self.embed = nn.Embedding(vocab, args.dim)
         self.cell = CELLS[args.cell](args)
         self.readout = Readout(args, vocab)
-        self.empty = nn.Parameter(torch.randn(args.memory_tokens, args.dim))  # m_∅
+        # m_∅. BPTT trains it, and SMT overwrites it by a label.
+        self.empty = nn.Parameter(torch.randn(args.memory_tokens, args.dim))
 
     def step(self, memory: Tensor, x: Tensor) -> Tensor:
-        """m_{t-1} (N, K, d), x_t (N,) -> m_t (N, K, d), each token of RMS 1."""
+        """memory (N, K, d), x_t (N,) -> the next memory (N, K, d), tokens of RMS 1."""
         memory = self.cell(memory, self.embed(x))
         return F.rms_norm(memory, memory.shape[-1:])
 
@@ -244,7 +245,8 @@ def bptt_loss(models: Models, batch: Batch, args: Namespace) -> tuple[Tensor, di
     y = batch.y
     T = x.shape[1]
     H = args.truncate
-    # The gradient is cut every H steps, at random places. If H >= T, there is no cut.
+    # The gradient is cut every H steps. The first cut is random, so that no time is
+    # always at a cut. If H >= T, there is no cut.
     # T = 8, H = 3, offset = 1 cuts it so: x_0 x_1 | x_2 x_3 x_4 | x_5 x_6 x_7
     offset = int(torch.randint(H, (1,), generator=batch.draws))
     cuts = range(H - offset, T, H) if H < T else []
@@ -338,7 +340,7 @@ def make_optimizers(models: Models, peak: float) -> dict:
     The rest are embeddings, last layers, norms, biases and rnn.empty. At equal rates
     both make steps of equal size ("match_rms_adamw"). Muon's is five times AdamW's.
     """
-    outer = ("embed.weight", "times.weight", "to_logits.weight", "empty")
+    outer = ("embed.weight", "timestamps.weight", "to_logits.weight", "empty")
     inside, rest = [], []
     for name, p in models.named_parameters():
         if not p.requires_grad:

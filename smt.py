@@ -1,4 +1,4 @@
-"""Supervised Memory Training (SMT): an RNN without backpropagation through time.
+"""Supervised Memory Training (SMT): train an RNN without unrolling it.
 
 An RNN must learn what to remember, and how to update what it remembers. SMT separates
 the two. A Transformer, the encoder, reads each prefix of a sequence and writes a memory
@@ -6,11 +6,12 @@ of it: a label. A decoder must predict the future from the label, so the label k
 what the future needs. The RNN's cell then learns single steps: from a label and the
 next input to the next label. No RNN is unrolled.
 
-Run alone, the RNN meets its own errors, and they add up: it drifts. In imitation
-learning, DAgger is to let the learner act and to ask the teacher what would have been
-right there. DAgger Memory Training (DMT) lets the RNN run, and pulls each memory that
-it makes to the label of the same prefix. The paper cuts DMT's gradient after every
-step; here it passes through 16 steps, a short backpropagation through time.
+Run alone, the RNN meets its own errors, and they add up: it drifts. DAgger, from
+imitation learning, lets the learner act and asks the teacher what would have been right
+there. DAgger Memory Training (DMT) lets the RNN run, and pulls each memory that it
+makes to the label of the same prefix. The paper cuts DMT's gradient after every step
+(--truncate 1), so that nothing is backpropagated through time. Our default lets it pass
+through 16 steps.
 
 At the end encoder and decoder are discarded. The RNN that stays starts from the label
 of the empty prefix and works alone.
@@ -46,7 +47,7 @@ A step of SMT: train encoder, decoder, rnn.cell and rnn.embed
     m_∅, m_0 .. m_{T-1} = encoder(x)                              one causal pass (ours)
     L_dec  = mean cross_entropy(decoder(m_t, x_{t+1} ..), [y_t ..])   at J random t
     L_dyn  = mean square of step(m_{t-1}, x_t) - m_t                  at n spaced t
-    L_read = mean cross_entropy(readout(m_t), y_t)                    at n others (ours)
+    L_read = mean cross_entropy(readout(m_t), y_t)      at n spaced t, drawn anew (ours)
     L_unif = log mean exp(-2 |u_a - u_b|^2)                           at L_dec's t
              u_a, u_b: a memory token of sequences a and b, scaled to length 1
     minimise L_dec + λ_dyn L_dyn + L_read + λ_unif L_unif
@@ -57,12 +58,12 @@ A step of DMT: train rnn.cell, rnn.embed and rnn.readout; all else is frozen
     m_∅, m_0 .. m_{T-1} = encoder(x)
     m̂ = rnn.empty
     for t in 0 .. T - 1:
-        every H steps: m̂ = detach(m̂)                             H > 1 is (ours)
+        every H steps, from a random one on: m̂ = detach(m̂)      H > 1 is (ours)
         m̂ = step(m̂, x_t)
     L_labels  = mean square of m̂ - m_t                                at all t
     L_readout = mean cross_entropy(readout(detach(m̂)), y_t)
-    minimise λ_dyn L_labels + L_readout
-    --attach-readout (ours): L_readout reaches the cell, and λ_dyn falls to 0
+    minimise λ_dyn L_labels + L_readout, which reach different weights
+    --attach-readout (ours): L_readout reaches the cell, too, and λ_dyn falls to 0
 """
 
 import argparse
@@ -170,7 +171,7 @@ class Encoder(nn.Module):
         self.heads = Kd // HEAD_SIZE
         self.start = vocab  # the token before x_0
         self.embed = nn.Embedding(vocab + 1, W)
-        self.times = nn.Embedding(length + 1, W) if length else None
+        self.timestamps = nn.Embedding(length + 1, W) if length else None
         self.short_conv = nn.Conv1d(W, W, 4, groups=W, bias=False)
         nn.init.zeros_(self.short_conv.weight)  # at first it adds nothing
         self.body = transformer(W, args.encoder_depth, causal=True)
@@ -182,12 +183,12 @@ class Encoder(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         tokens = F.pad(x, (1, 0), value=self.start)  # (B, T + 1)
         h = self.embed(tokens)  # (B, T + 1, W)
-        # Attention learns slowly to look at the tokens just before. The convolution
-        # adds the last three at once. (ours)
+        # Attention is slow to learn to look at neighbours. A convolution over a token
+        # and the three before it makes that easy. (ours)
         padded = F.pad(h.transpose(1, 2), (3, 0))  # (B, W, 3 + T + 1)
         h = h + self.short_conv(padded).transpose(1, 2)
-        if self.times is not None:
-            h = h + self.times.weight[: h.shape[1]]
+        if self.timestamps is not None:
+            h = h + self.timestamps.weight[: h.shape[1]]
         return self.write(self.norm(self.body(h)))
 
     def write(self, h: Tensor) -> Tensor:
@@ -226,7 +227,8 @@ class Decoder(nn.Module):
     """D: a readout that goes on into the future. The memory is a prefix of its tokens.
 
     m_t (N, K, d), x_{t+1} .. x_{t+S} (N, S) -> logits of y_t .. y_{t+S} (N, S + 1, V).
-    As attention is causal, the logits of y_t are those of the readout.
+    The last memory token tells y_t, and each x_s tells y_s. Attention is causal, so no
+    logit sees a later input, and those of y_t are the readout's.
     """
 
     def __init__(self, args: Namespace, vocab: int):
@@ -295,10 +297,11 @@ class RNN(nn.Module):
         self.embed = nn.Embedding(vocab, args.dim)
         self.cell = CELLS[args.cell](args)
         self.readout = Readout(args, vocab)
-        self.empty = nn.Parameter(torch.randn(args.memory_tokens, args.dim))  # m_∅
+        # m_∅. BPTT trains it, and SMT overwrites it by a label.
+        self.empty = nn.Parameter(torch.randn(args.memory_tokens, args.dim))
 
     def step(self, memory: Tensor, x: Tensor) -> Tensor:
-        """m_{t-1} (N, K, d), x_t (N,) -> m_t (N, K, d), each token of RMS 1."""
+        """memory (N, K, d), x_t (N,) -> the next memory (N, K, d), tokens of RMS 1."""
         memory = self.cell(memory, self.embed(x))
         return F.rms_norm(memory, memory.shape[-1:])
 
@@ -344,23 +347,32 @@ def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
 # ------------------------------------------------------------------------- the SMT loss
 def smt_loss(models: Models, batch: Batch, args: Namespace) -> tuple[Tensor, dict]:
     """The loss of SMT on a batch -> the loss, and its parts by name."""
-    decoder = models["decoder"]
+    decoder, rnn = models["decoder"], models["rnn"]
     labels = models["encoder"](batch.x)  # (B, T + 1, K, d)
+    before = labels[:, :-1]  # before[:, t] is m_{t-1}
+    after = labels[:, 1:]  # after[:, t] is m_t; both (B, T, K, d)
+
     times = decoded_times(batch, args)
-    decode = decode_loss(decoder, labels, batch, times, args.future)
-    dynamics = dynamics_loss(models["rnn"], labels, batch, args.transitions)
-    read = read_loss(decoder.readout, labels, batch, args.transitions)
-    drawn = torch.stack([labels[:, t + 1] for t in times], 1)  # (B, J, K, d)
+    decode = decode_loss(decoder, after, batch, times, args.future)
+    dynamics = dynamics_loss(rnn, before, after, batch, args.transitions)
+    read = read_loss(decoder.readout, after, batch, args.transitions)
+    drawn = torch.stack([after[:, t] for t in times], 1)  # (B, J, K, d)
     uniformity = uniformity_loss(drawn)
+
     loss = decode + args.lambda_dyn * dynamics + read + args.lambda_unif * uniformity
-    parts = {"decode": decode, "dynamics": dynamics, "read": read}
-    return loss, parts | {"uniformity": uniformity}
+    parts = {
+        "decode": decode,
+        "dynamics": dynamics,
+        "read": read,
+        "uniformity": uniformity,
+    }
+    return loss, parts
 
 
 def decoded_times(batch: Batch, args: Namespace) -> list[int]:
     """J random times t, the same in all rows.
 
-    They are Python integers, so that slicing at them needs no word from the GPU.
+    They are Python integers, so that slicing does not wait for the GPU.
     """
     T = batch.x.shape[1]
     # A window that starts before this time ends before the first target.
@@ -368,43 +380,51 @@ def decoded_times(batch: Batch, args: Namespace) -> list[int]:
     return torch.randint(earliest, T, (args.decoded,), generator=batch.draws).tolist()
 
 
-def decode_loss(decoder: Decoder, labels: Tensor, batch: Batch, times, future: int):
-    """L_dec: the decoder predicts y_t .. y_{t+Tf-1} from m_t, at some times t."""
+def decode_loss(
+    decoder: Decoder, after: Tensor, batch: Batch, times: list[int], future: int
+) -> Tensor:
+    """L_dec: the decoder predicts y_t .. y_{t+Tf-1} from m_t, at some times t.
+
+    Each window counts alike, however many targets it has.
+    """
     x, y = batch.x, batch.y
     losses = []
     for t in times:
         end = min(t + future, x.shape[1])
-        logits = decoder(labels[:, t + 1], x[:, t + 1 : end])  # (B, end - t, V)
+        logits = decoder(after[:, t], x[:, t + 1 : end])  # (B, end - t, V)
         losses.append(cross_entropy(logits, y[:, t:end]))
     return torch.stack(losses).mean()
 
 
-def dynamics_loss(rnn: RNN, labels: Tensor, batch: Batch, n: int) -> Tensor:
+def dynamics_loss(
+    rnn: RNN, before: Tensor, after: Tensor, batch: Batch, n: int
+) -> Tensor:
     """L_dyn: the cell steps from the label m_{t-1} to the label m_t.
 
     Nothing is detached: both labels also learn to be such that the cell can follow.
     """
-    x = batch.x
-    some = evenly_spaced(0, x.shape[1], n, batch.draws)
-    before = labels[:, :-1][:, some]  # m_{t-1} (B, n, K, d)
-    after = labels[:, 1:][:, some]  # m_t, of the same shape
-    stepped = rnn.step(before.flatten(0, 1), x[:, some].flatten())  # (B n, K, d)
-    return F.mse_loss(stepped, after.flatten(0, 1))
+    spaced = evenly_spaced(0, batch.x.shape[1], n, batch.draws)
+    memory = before[:, spaced].flatten(0, 1)  # (B n, K, d)
+    token = batch.x[:, spaced].flatten()  # (B n,)
+    target = after[:, spaced].flatten(0, 1)  # (B n, K, d)
+    return F.mse_loss(rnn.step(memory, token), target)
 
 
-def read_loss(readout: Readout, labels: Tensor, batch: Batch, n: int) -> Tensor:
-    """L_read: the readout tells y_t from the label m_t, from the first target on."""
-    y = batch.y
-    some = evenly_spaced(batch.first, y.shape[1], n, batch.draws)
-    logits = readout(labels[:, 1:][:, some])  # (B, n, V)
-    return cross_entropy(logits, y[:, some])
+def read_loss(readout: Readout, after: Tensor, batch: Batch, n: int) -> Tensor:
+    """L_read: the readout tells y_t from the label m_t, from the first target on.
+
+    L_dec asks for y_t, too, but at J times only. A readout is cheap and learns at more.
+    """
+    spaced = evenly_spaced(batch.first, batch.y.shape[1], n, batch.draws)
+    logits = readout(after[:, spaced])  # (B, n, V)
+    return cross_entropy(logits, batch.y[:, spaced])
 
 
 def evenly_spaced(first: int, end: int, n: int, draws: Generator) -> slice:
     """Evenly spaced times of first .. end - 1, from a random start.
 
-    These are n to 2 n - 1 times, as the stride is rounded down. Where there are fewer
-    than 2 n times, these are all of them.
+    These are n to 2 n - 1 times, as the stride is rounded down, or all of them where
+    there are fewer than 2 n.
     """
     stride = max(1, (end - first) // n)
     start = first + int(torch.randint(stride, (1,), generator=draws))
@@ -416,12 +436,11 @@ def uniformity_loss(labels: Tensor) -> Tensor:
 
     Equal labels would be the easiest for the cell to predict. This loss keeps those of
     different sequences apart. u_a and u_b are the same memory token of two sequences at
-    the same time, scaled to length 1. The paper weighs it 0.001, we 0.1: with 0.001,
-    copy's RNN ends at 37 % instead of 99 % after 500 + 250 steps.
+    the same time, scaled to length 1.
     """
     B = len(labels)
     u = F.normalize(labels.float(), dim=-1).permute(1, 2, 0, 3)  # (J, K, B, d)
-    # The usual way of cdist subtracts large numbers, which is inexact for near labels.
+    # Not cdist's matrix product: it loses the small differences of near labels.
     exact = "donot_use_mm_for_euclid_dist"
     distance = torch.cdist(u, u, compute_mode=exact)  # (J, K, B, B)
     closeness = (-2 * distance.square()).exp()
@@ -432,8 +451,11 @@ def uniformity_loss(labels: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def start_rnn(models: Models):
-    """Give the RNN its start m_∅, from the encoder, and the decoder's readout."""
+def hand_over_to_rnn(models: Models):
+    """From SMT to the RNN: m_∅ from the encoder, g from the decoder.
+
+    This is done before each evaluation in SMT, and so at its end, too.
+    """
     rnn = models["rnn"]
     x = torch.zeros(1, 0, dtype=torch.long, device=rnn.empty.device)  # nothing
     labels = models["encoder"](x)  # (1, 1, K, d)
@@ -467,7 +489,8 @@ def dmt_loss(models: Models, batch: Batch, args: Namespace) -> tuple[Tensor, dic
     y = batch.y
     T = x.shape[1]
     H = args.truncate
-    # The gradient is cut every H steps, at random places. If H >= T, there is no cut.
+    # The gradient is cut every H steps. The first cut is random, so that no time is
+    # always at a cut. If H >= T, there is no cut.
     # T = 8, H = 3, offset = 1 cuts it so: x_0 x_1 | x_2 x_3 x_4 | x_5 x_6 x_7
     offset = int(torch.randint(H, (1,), generator=batch.draws))
     cuts = range(H - offset, T, H) if H < T else []
@@ -520,7 +543,8 @@ def evaluate(models: Models, task, split: str, rows: int) -> dict:
         x, y = x.to(rnn.empty.device), y.to(rnn.empty.device)
         memories = rnn.rollout(x)  # (B, T, K, d)
         alone += score(rnn.readout(memories), y)
-        if encoder.times is not None and x.shape[1] >= encoder.times.num_embeddings:
+        stamps = encoder.timestamps
+        if stamps is not None and x.shape[1] >= stamps.num_embeddings:
             continue  # the encoder has no timestamps for sequences of this length
         labels = encoder(x)[:, 1:]  # (B, T, K, d)
         taught += score(decoder.readout(labels), y)
@@ -581,7 +605,7 @@ def make_optimizers(models: Models, peak: float) -> dict:
     The rest are embeddings, last layers, norms, biases and rnn.empty. At equal rates
     both make steps of equal size ("match_rms_adamw"). Muon's is five times AdamW's.
     """
-    outer = ("embed.weight", "times.weight", "to_logits.weight", "empty")
+    outer = ("embed.weight", "timestamps.weight", "to_logits.weight", "empty")
     inside, rest = [], []
     for name, p in models.named_parameters():
         if not p.requires_grad:
@@ -723,7 +747,7 @@ def train_phase(phase: Phase, args, task, models: Models, run: dict, control_c):
         means = mean_parts(parts, phase.name, step + 1)  # it waits for the device
         state["seconds"] += time.perf_counter() - clock
         if phase.name == "smt":
-            start_rnn(models)
+            hand_over_to_rnn(models)
         if due:
             figures = evaluate(models, task, "val", 256)
             record(state, phase.name, means | figures)

@@ -81,7 +81,7 @@ def test_rotary_positions_tell_distances_alone():
 def test_labels_see_their_prefix_and_not_the_future(timestamps, monkeypatch):
     monkeypatch.setattr(data.Copy, "fixed_length", timestamps)
     args, task, models = made()
-    assert (models["encoder"].times is not None) == timestamps
+    assert (models["encoder"].timestamps is not None) == timestamps
     torch.nn.init.normal_(models["encoder"].short_conv.weight)  # it begins at zero
     x, _ = task.held_out("val", 3)
     changed = x.clone()
@@ -98,7 +98,7 @@ def test_labels_see_their_prefix_and_not_the_future(timestamps, monkeypatch):
 def test_the_empty_memory_is_the_label_of_nothing():
     _, task, models = made()
     x, _ = task.held_out("val", 3)
-    smt.start_rnn(models)
+    smt.hand_over_to_rnn(models)
     labels = models["encoder"](x)
     empty = models["rnn"].empty.expand(3, -1, -1)
     torch.testing.assert_close(labels[:, 0], empty)
@@ -275,7 +275,7 @@ def test_dynamics_draws_both_labels(monkeypatch):
 
 def test_dmt_by_hand_trains_cell_and_readout_alone():
     args, task, models = made()
-    smt.start_rnn(models)
+    smt.hand_over_to_rnn(models)
     smt.set_trained(models, "dmt")
     batch = batch_of(args, task)
     loss, parts = smt.dmt_loss(models, batch, args)
@@ -340,7 +340,7 @@ def test_muon_has_the_inner_matrices_and_adamw_the_rest(program, cell):
                 owner[p] = kind
         for name, p in models.named_parameters():
             outer = any(
-                part in name for part in ("embed", "to_logits", "empty", "times")
+                part in name for part in ("embed", "to_logits", "empty", "timestamps")
             )
             kind = "muon" if p.ndim == 2 and not outer else "adamw"
             assert owner.get(p) == (kind if p.requires_grad else None)
@@ -484,7 +484,7 @@ def test_pixels_are_levels_of_the_file(tmp_path):
 # -------------------------------------------------------------- evaluating and sampling
 def test_evaluate_measures_the_rnn_alone_and_its_teacher():
     args, task, models = made()
-    smt.start_rnn(models)
+    smt.hand_over_to_rnn(models)
     figures = smt.evaluate(models, task, "val", 64)
     x, y = task.held_out("val", 64)
     memories, labels = models["rnn"].rollout(x), models["encoder"](x)[:, 1:]
@@ -646,7 +646,7 @@ def test_two_processes_train_on_the_mean_of_their_gradients(monkeypatch):
                 for optimizer in optimizers.values():
                     optimizer.step()
         if phase.name == "smt":
-            smt.start_rnn(models)
+            smt.hand_over_to_rnn(models)
     found = weights("run")
     for name, value in models.state_dict().items():
         torch.testing.assert_close(found[name], value, atol=1e-4, rtol=1e-3)

@@ -761,7 +761,11 @@ def settings(argv: list[str] | None) -> tuple[Namespace, dict, dict | None]:
     options += TASKS[name].options
     given = vars(make_parser(options, TASKS[name]).parse_args(argv))
     for option, value in given.items():
-        if option not in MACHINE and value != earlier.get(option, value):
+        if option in MACHINE or option not in earlier:
+            continue
+        if value == "auto":  # it was settled when the run began
+            given[option] = earlier[option]
+        elif value != earlier[option]:
             shown = f"--{option.replace('_', '-')} {value}"
             message = f"the earlier run has {earlier[option]}, and that can't change"
             raise WrongInput(f"{shown}: {message}; leave it out")

@@ -737,12 +737,15 @@ def parts_of(program) -> dict:
     return parts
 
 
-def test_a_run_of_several_processes_is_sampled_by_one(a_run, monkeypatch, capsys):
+def test_a_run_of_another_machine_can_be_sampled(a_run, monkeypatch, capsys):
     run = torch.load(f"{a_run}/checkpoint.pt", weights_only=True)
     run["config"]["ranks"] = 4
+    run["config"]["precision"] = "bf16"  # as auto was on the machine of the run
     Path("run").mkdir()
     torch.save(run, "run/checkpoint.pt")
-    assert smt.main("--sample 2 --device cpu --out run".split()) == 0
+    call = "--sample 2 --precision auto --device cpu --out run".split()
+    assert smt.settings(call)[0].precision == "bf16"
+    assert smt.main(call) == 0
     assert capsys.readouterr().out.count("RNN:") == 2
 
 

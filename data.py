@@ -177,7 +177,7 @@ class Retrieval(Task):
         ("length", 64, LENGTH, "symbols in a sequence"),
         ("distractors", 0, whole(0, 25_000), "marked symbols that must be forgotten"),
     ]
-    defaults = {"steps": 400, "dmt_steps": 300}
+    defaults = {"steps": 400, "dmt_steps": 700}
     letters = "01234567>-?"
     marker, other_marker, query = 8, 9, 10
 

@@ -338,7 +338,8 @@ def make_optimizers(models: Models, peak: float) -> dict:
     """Muon for the matrices inside the networks, AdamW for the rest; its rate is peak.
 
     The rest are embeddings, last layers, norms, biases and rnn.empty. At equal rates
-    both make steps of equal size ("match_rms_adamw"). Muon's is five times AdamW's.
+    both make steps of equal size ("match_rms_adamw"). Here Muon's rate is five times
+    AdamW's.
     """
     outer = ("embed.weight", "timestamps.weight", "to_logits.weight", "empty")
     inside, rest = [], []

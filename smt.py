@@ -413,7 +413,7 @@ def dynamics_loss(
 def read_loss(readout: Readout, after: Tensor, batch: Batch, n: int) -> Tensor:
     """L_read: the readout tells y_t from the label m_t, from the first target on.
 
-    L_dec asks for y_t, too, but at J times only. A readout is cheap and learns at more.
+    L_dec asks for y_t, too, but at J times only. Here the readout learns at n times.
     """
     spaced = evenly_spaced(batch.first, batch.y.shape[1], n, batch.draws)
     logits = readout(after[:, spaced])  # (B, n, V)
@@ -603,7 +603,8 @@ def make_optimizers(models: Models, peak: float) -> dict:
     """Muon for the matrices inside the networks, AdamW for the rest; its rate is peak.
 
     The rest are embeddings, last layers, norms, biases and rnn.empty. At equal rates
-    both make steps of equal size ("match_rms_adamw"). Muon's is five times AdamW's.
+    both make steps of equal size ("match_rms_adamw"). Here Muon's rate is five times
+    AdamW's.
     """
     outer = ("embed.weight", "timestamps.weight", "to_logits.weight", "empty")
     inside, rest = [], []

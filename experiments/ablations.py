@@ -37,7 +37,7 @@ def without_writing():
 
     class Encoder(smt.Encoder):
         def write(self, h):
-            m = self.own_state(h).unflatten(2, (self.K, -1))
+            m = self.from_state(h).unflatten(2, (self.K, -1))
             m = m + self.mlp(m)
             return torch.nn.functional.rms_norm(m, m.shape[-1:])
 

@@ -32,7 +32,8 @@ Glossary
   f          rnn.step        m_{t-1}, x_t -> m_t, by rnn.cell
   g          readout         m_t -> logits of y_t: the decoder without a future. SMT
                              trains decoder.readout, DMT its copy, rnn.readout
-  λ          lambda_dyn, lambda_unif   weights of two losses
+  λ          lambda_dyn, lambda_unif   weights of two losses of SMT
+  progress   progress        share of the phase's steps that are done, 0 .. 1
   Tf         future          targets that are decoded from a label
   J          decoded         labels of each sequence that are decoded
   n          transitions     steps of each sequence that the cell learns: n to 2 n - 1
@@ -50,7 +51,8 @@ A step of SMT: train encoder, decoder, rnn.cell and rnn.embed
     L_read = mean cross_entropy(readout(m_t), y_t)      at n spaced t, drawn anew (ours)
     L_unif = log mean exp(-2 |u_a - u_b|^2)                           at L_dec's t
              u_a, u_b: a memory token of sequences a and b, scaled to length 1
-    minimise L_dec + λ_dyn L_dyn + L_read + λ_unif L_unif
+    minimise L_dec + progress λ_dyn L_dyn + L_read + λ_unif L_unif
+             progress (ours): first what to remember, then how to follow it
 
 After SMT: rnn.empty = m_∅, rnn.readout = a copy of decoder.readout
 
@@ -61,9 +63,10 @@ A step of DMT: train rnn.cell, rnn.embed and rnn.readout; all else is frozen
         every H steps, from a random one on: m̂ = detach(m̂)      H > 1 is (ours)
         m̂ = step(m̂, x_t)
     L_labels  = mean square of m̂ - m_t                                at all t
-    L_readout = mean cross_entropy(readout(detach(m̂)), y_t)
-    minimise λ_dyn L_labels + L_readout, which reach different weights
-    --attach-readout (ours): L_readout reaches the cell, too, and λ_dyn falls to 0
+    L_readout = mean cross_entropy(readout(detach(m̂)), y_t)           at n spaced t
+    minimise L_labels + L_readout, which reach different weights
+    --attach-readout (ours): L_readout has no detach, and reaches the cell, too;
+                             minimise (1 - progress) L_labels + L_readout
 """
 
 import argparse
@@ -359,7 +362,11 @@ def smt_loss(models: Models, batch: Batch, args: Namespace) -> tuple[Tensor, dic
     drawn = torch.stack([after[:, t] for t in times], 1)  # (B, J, K, d)
     uniformity = uniformity_loss(drawn)
 
-    loss = decode + args.lambda_dyn * dynamics + read + args.lambda_unif * uniformity
+    # At first labels learn what to remember. Then they learn more and more to be such
+    # that the cell can follow. With the full weight from the start, the labels of a
+    # hard task stay poor, as poor labels are the easiest to follow. (ours)
+    lambda_dyn = args.lambda_dyn * batch.progress
+    loss = decode + lambda_dyn * dynamics + read + args.lambda_unif * uniformity
     parts = {
         "decode": decode,
         "dynamics": dynamics,
@@ -410,13 +417,14 @@ def dynamics_loss(
     return F.mse_loss(rnn.step(memory, token), target)
 
 
-def read_loss(readout: Readout, after: Tensor, batch: Batch, n: int) -> Tensor:
-    """L_read: the readout tells y_t from the label m_t, from the first target on.
+def read_loss(readout: Readout, memories: Tensor, batch: Batch, n: int) -> Tensor:
+    """L_read: the readout tells y_t from m_t, from the first target on.
 
-    L_dec asks for y_t, too, but at J times only. Here the readout learns at n times.
+    memories (B, T, K, d): labels in SMT, the RNN's memories in DMT. L_dec asks for y_t,
+    too, but at J times only. Here the readout learns at n times.
     """
     spaced = evenly_spaced(batch.first, batch.y.shape[1], n, batch.draws)
-    logits = readout(after[:, spaced])  # (B, n, V)
+    logits = readout(memories[:, spaced])  # (B, n, V)
     return cross_entropy(logits, batch.y[:, spaced])
 
 
@@ -486,7 +494,6 @@ def dmt_loss(models: Models, batch: Batch, args: Namespace) -> tuple[Tensor, dic
 
     rnn = models["rnn"]
     x = batch.x
-    y = batch.y
     T = x.shape[1]
     H = args.truncate
     # The gradient is cut every H steps. The first cut is random, so that no time is
@@ -504,16 +511,15 @@ def dmt_loss(models: Models, batch: Batch, args: Namespace) -> tuple[Tensor, dic
     memories = torch.stack(memories, 1)  # (B, T, K, d)
 
     to_labels = F.mse_loss(memories, labels[:, 1:])
-    lambda_dyn = args.lambda_dyn
+    weight = 1.0
     if args.attach_readout:
         # The labels lead at first, and the targets at the end. (ours)
-        lambda_dyn = lambda_dyn * (1 - batch.progress)
+        weight = 1 - batch.progress
     else:
         # The readout's loss does not reach the cell, which follows the labels alone.
         memories = memories.detach()
-    logits = rnn.readout(memories[:, batch.first :])
-    readout = cross_entropy(logits, y[:, batch.first :])
-    loss = lambda_dyn * to_labels + readout
+    readout = read_loss(rnn.readout, memories, batch, args.transitions)
+    loss = weight * to_labels + readout
     return loss, {"labels": to_labels, "readout": readout}
 
 
@@ -939,15 +945,15 @@ NETWORKS = [
 TRAINING = [
     ("future", 64, whole(1), "Tf, targets that are decoded from a label"),
     ("decoded", 8, whole(1, 10**6), "J, labels of each sequence that are decoded"),
-    ("transitions", 32, whole(1), "n, times of each sequence in L_dyn and L_read"),
-    ("lambda-dyn", 1.0, number(0), "λ_dyn, weight of L_dyn"),
+    ("transitions", 64, whole(1), "n, times of each sequence in L_dyn and L_read"),
+    ("lambda-dyn", 5.0, number(0), "λ_dyn, weight of L_dyn at the end of SMT"),
     ("lambda-unif", 0.1, number(0), "λ_unif, weight of L_unif"),
     ("steps", 650, whole(0), "steps of SMT"),
     ("lr", 2e-3, number(1e-12), "AdamW's peak rate in SMT; Muon's is five times it"),
     ("dmt-steps", 800, whole(0), "steps of DMT"),
     ("dmt-lr", 1e-3, number(1e-12), "AdamW's peak rate in DMT"),
     ("truncate", 16, whole(1), "H, steps that DMT's gradient passes through"),
-    ("attach-readout", False, bool, "L_readout reaches the cell; λ_dyn falls to 0"),
+    ("attach-readout", False, bool, "L_readout reaches the cell; L_labels fades out"),
     ("batch-size", 32, whole(1, 10**6), "sequences in a step"),
     ("seed", 0, whole(0), "seed of weights, data and all other draws"),
 ]

@@ -249,7 +249,8 @@ class Recall(Task):
     """
 
     options = [("pairs", 8, whole(1, 26), "pairs of a key and a value")]
-    defaults = {"steps": 1500, "dmt_steps": 600}
+    sizes = {"memory_tokens": 16, "dim": 16}  # the decoder looks pairs up by attention
+    defaults = {**sizes, "steps": 1500, "dmt_steps": 1000}
     length_option = None
 
     @property
@@ -324,7 +325,7 @@ class Parity(Task):
     """Bits; the answer at each is 1 if the number of ones so far is odd. T = length."""
 
     options = [("length", 32, LENGTH, "bits in a sequence")]
-    defaults = {"steps": 600, "dmt_steps": 400}
+    defaults = {"steps": 600, "dmt_steps": 800}
     fixed_length = False
     letters = "01"
 
@@ -353,8 +354,7 @@ class Text:
         ("prompt", "", str, "the text that samples continue"),
     ]
     sizes = {"encoder_depth": 3}
-    rates = {"dmt_lr": 2e-3, "attach_readout": True}
-    defaults = {**sizes, **rates, "steps": 800, "dmt_steps": 500}
+    defaults = {**sizes, "steps": 1000, "dmt_steps": 700, "attach_readout": True}
     fixed_length = False
     start, vocab = 256, 257  # tokens 0 .. 255 are the bytes
 
@@ -414,8 +414,7 @@ class Pixels:
         ("levels", 4, whole(2, 256), "levels of grey"),
     ]
     sizes = {"encoder_depth": 3}
-    rates = {"dmt_lr": 2e-3, "attach_readout": True}
-    defaults = {**sizes, **rates, "steps": 250, "dmt_steps": 500}
+    defaults = {**sizes, "steps": 250, "dmt_steps": 700, "attach_readout": True}
     fixed_length = True
 
     def __init__(self, data: str | None, side: int, levels: int):

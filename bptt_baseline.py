@@ -36,7 +36,7 @@ import sys
 import threading
 import time
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from contextlib import nullcontext
 from pathlib import Path
 from typing import NamedTuple
@@ -179,6 +179,8 @@ class GRUCell(nn.Module):
         return self.gru(e, memory.flatten(1)).view_as(memory)
 
 
+# A new cell maps the same shapes and gets a name here. layers_in_a_row takes it to have
+# --cell-depth layers.
 CELLS = {"mlp": MLPCell, "transformer": TransformerCell, "gru": GRUCell}
 
 
@@ -190,7 +192,7 @@ class RNN(nn.Module):
         self.embed = nn.Embedding(vocab, args.dim)
         self.cell = CELLS[args.cell](args)
         self.readout = Readout(args, vocab)
-        # m_∅. BPTT trains it, and SMT overwrites it by a label.
+        # m_∅. SMT sets it to a label. It is a parameter as BPTT trains it.
         self.empty = nn.Parameter(torch.randn(args.memory_tokens, args.dim))
 
     def step(self, memory: Tensor, x: Tensor) -> Tensor:
@@ -198,32 +200,37 @@ class RNN(nn.Module):
         memory = self.cell(memory, self.embed(x))
         return F.rms_norm(memory, memory.shape[-1:])
 
-    def rollout(self, x: Tensor) -> Tensor:
-        """The RNN alone, from m_∅ through x (N, S) -> its memories (N, S, K, d)."""
+    def rollout(self, x: Tensor, cuts: Container[int] = ()) -> Tensor:
+        """The RNN alone, from m_∅ through x (N, S) -> its memories (N, S, K, d).
+
+        In training no gradient passes from a time in cuts to the times before it.
+        """
         memory = self.empty.expand(len(x), -1, -1)
         memories = []
-        for token in x.unbind(1):
-            memory = self.step(memory, token)
+        for t in range(x.shape[1]):
+            if t in cuts:
+                memory = memory.detach()
+            memory = self.step(memory, x[:, t])
             memories.append(memory)
         return torch.stack(memories, 1)
 
 
 # ------------------------------------------------------- what a training step works on
 class Batch(NamedTuple):
-    """What a step of training gets."""
+    """The sequences of a step of training, and what else its loss depends on."""
 
     x: Tensor  # (B, T)
     y: Tensor  # (B, T)
     first: int  # the first time at which any row has a target
-    draws: Generator  # on the CPU, for what a loss draws
+    draws: Generator  # the loss draws its times from it; it is on the CPU
     progress: float  # share of the phase's steps that are done, 0 .. 1
 
 
 class Models(nn.ModuleDict):
-    """The networks by name.
+    """The networks by name. models(loss_of, batch, args) computes a loss.
 
-    A call computes a loss, as DistributedDataParallel averages the gradients of several
-    processes only for what is computed inside a call.
+    DistributedDataParallel averages the gradients of several processes only for what is
+    computed inside a call.
     """
 
     def forward(self, loss_of: Callable, batch: Batch, args: Namespace):
@@ -237,32 +244,28 @@ def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
     return nats / (y >= 0).sum().clamp(min=1)
 
 
+def random_cuts(batch: Batch, H: int) -> Container[int]:
+    """Every H-th time, from a random one on: there a rollout cuts the gradient.
+
+    The first is random, so that for H > 1 no time is always at a cut. If H >= T, there
+    is none. T = 8, H = 3, offset = 1 cuts it so: x_0 x_1 | x_2 x_3 x_4 | x_5 x_6 x_7
+    """
+    T = batch.x.shape[1]
+    offset = int(torch.randint(H, (1,), generator=batch.draws))
+    return range(H - offset, T, H) if H < T else []
+
+
 # ------------------------------------------------------------------------ the BPTT loss
 def bptt_loss(models: Models, batch: Batch, args: Namespace) -> tuple[Tensor, dict]:
     """The RNN runs alone and is asked for answers -> the loss, its parts by name."""
     rnn = models["rnn"]
-    x = batch.x
-    y = batch.y
-    T = x.shape[1]
-    H = args.truncate
-    # The gradient is cut every H steps. The first cut is random, so that no time is
-    # always at a cut. If H >= T, there is no cut.
-    # T = 8, H = 3, offset = 1 cuts it so: x_0 x_1 | x_2 x_3 x_4 | x_5 x_6 x_7
-    offset = int(torch.randint(H, (1,), generator=batch.draws))
-    cuts = range(H - offset, T, H) if H < T else []
-    memory = rnn.empty.expand(len(x), -1, -1)
-    memories = []
-    for t in range(T):
-        if t in cuts:
-            memory = memory.detach()
-        memory = rnn.step(memory, x[:, t])
-        memories.append(memory)
-    memories = torch.stack(memories, 1)  # (B, T, K, d)
+    cuts = random_cuts(batch, args.truncate)
+    memories = rnn.rollout(batch.x, cuts)  # (B, T, K, d)
 
     logits = rnn.readout(memories[:, batch.first :])
-    readout = cross_entropy(logits, y[:, batch.first :])
-    loss = readout
-    return loss, {"readout": readout}
+    L_readout = cross_entropy(logits, batch.y[:, batch.first :])
+    loss = L_readout
+    return loss, {"readout": L_readout}
 
 
 def set_trained(models: Models, phase: str):
@@ -337,9 +340,9 @@ class FullPrecision(TorchFunctionMode):
 def make_optimizers(models: Models, peak: float) -> dict:
     """Muon for the matrices inside the networks, AdamW for the rest; its rate is peak.
 
-    The rest are embeddings, last layers, norms, biases and rnn.empty. At equal rates
-    both make steps of equal size ("match_rms_adamw"). Here Muon's rate is five times
-    AdamW's.
+    The authors used AdamW alone. (ours) The rest are embeddings, last layers, the short
+    convolution, norms, biases and rnn.empty. At equal rates both make steps of equal
+    size ("match_rms_adamw"). Here Muon's rate is five times AdamW's.
     """
     outer = ("embed.weight", "timestamps.weight", "to_logits.weight", "empty")
     inside, rest = [], []

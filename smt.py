@@ -1,23 +1,26 @@
-"""Supervised Memory Training (SMT): train an RNN without unrolling it.
+"""Supervised Memory Training (SMT): pretrain an RNN without unrolling it.
 
-An RNN must learn what to remember, and how to update what it remembers. SMT separates
-the two. A Transformer, the encoder, reads each prefix of a sequence and writes a memory
-of it: a label. A decoder must predict the future from the label, so the label keeps
-what the future needs. The RNN's cell then learns single steps: from a label and the
-next input to the next label. No RNN is unrolled.
+An RNN must learn what to remember, and how to update what it remembers. SMT gives the
+two to different networks and trains them together. A Transformer, the encoder, reads
+each prefix of a sequence and writes a memory of it: a label. From the label and the
+inputs that follow, a decoder must predict the next targets, so the label keeps what
+they need. The RNN's cell learns single steps: from a label and the next input to the
+next label. All labels are there before the cell steps, so no RNN is unrolled.
 
-Run alone, the RNN meets its own errors, and they add up: it drifts. DAgger, from
+Run alone, the RNN meets its own errors, and they can add up: it drifts. DAgger, from
 imitation learning, lets the learner act and asks the teacher what would have been right
 there. DAgger Memory Training (DMT) lets the RNN run, and pulls each memory that it
-makes to the label of the same prefix. The paper cuts DMT's gradient after every step
-(--truncate 1), so that nothing is backpropagated through time. Our default lets it pass
-through 16 steps.
+makes to the label of the same prefix.
 
-At the end encoder and decoder are discarded. The RNN that stays starts from the label
-of the empty prefix and works alone.
+The paper cuts DMT's gradient after every step (--truncate 1), so that nothing is
+backpropagated through time. Our default lets it pass through 16 steps.
+
+At inference encoder and decoder are not needed. The RNN starts from the label of the
+empty prefix and works alone.
 
 Source: Kumar & Isola, Pretraining Recurrent Networks without Recurrence,
-arXiv:2606.06479. What the paper does not have is marked (ours).
+arXiv:2606.06479. Where the method differs from the paper's, it is marked (ours). The
+default sizes and weights differ, too: PAPER, below, has the authors' own.
 
 Glossary
   paper      here            shape and meaning
@@ -25,8 +28,8 @@ Glossary
                              after x_0 .. x_t; y_t = -1: none is wanted
   m_∅, m_t   labels          (B, T + 1, K, d); labels[:, 0] is m_∅, the label of the
                              empty prefix; labels[:, t + 1] is m_t, that of x_0 .. x_t
-  m̂_t        memory          (B, K, d) a memory that the RNN made; a label is one that
-                             the encoder wrote; memories (B, T, K, d)
+  m̂_t        memory          (B, K, d) the RNN's own memory of x_0 .. x_t; a label is
+                             the encoder's; memories (B, T, K, d) are those of all times
   E          encoder         x -> labels
   D          decoder         m_t, x_{t+1} .. x_{t+Tf-1} -> logits of y_t .. y_{t+Tf-1}
   f          rnn.step        m_{t-1}, x_t -> m_t, by rnn.cell
@@ -34,11 +37,12 @@ Glossary
                              trains decoder.readout, DMT its copy, rnn.readout
   λ          lambda_dyn, lambda_unif   weights of two losses of SMT
   progress   progress        share of the phase's steps that are done, 0 .. 1
-  Tf         future          targets that are decoded from a label
+  Tf         future          targets that are decoded from a label, fewer at the end
   J          decoded         labels of each sequence that are decoded
-  n          transitions     steps of each sequence that the cell learns: n to 2 n - 1
-  H          truncate        steps that DMT's gradient passes through
-  B          batch_size      sequences
+  n          transitions     evenly spaced times of each sequence that L_dyn, L_read and
+                             L_readout use: n to 2 n - 1, or all if T < 2 n
+  H          truncate        the most steps that DMT's gradient passes through
+  B          batch_size      sequences in a step
   N, S                       any number of rows; any number of tokens in a row
   T, V       task            times in a sequence; kinds of token
   K, d       memory_tokens, dim   tokens of a memory; numbers in each
@@ -53,6 +57,8 @@ A step of SMT: train encoder, decoder, rnn.cell and rnn.embed
              u_a, u_b: a memory token of sequences a and b, scaled to length 1
     minimise L_dec + progress λ_dyn L_dyn + L_read + λ_unif L_unif
              progress (ours): first what to remember, then how to follow it
+    All four train the encoder. L_dec also trains the decoder, L_read also the decoder's
+    readout, and L_dyn also the step: rnn.cell and rnn.embed.
 
 After SMT: rnn.empty = m_∅, rnn.readout = a copy of decoder.readout
 
@@ -64,9 +70,10 @@ A step of DMT: train rnn.cell, rnn.embed and rnn.readout; all else is frozen
         m̂ = step(m̂, x_t)
     L_labels  = mean square of m̂ - m_t                                at all t
     L_readout = mean cross_entropy(readout(detach(m̂)), y_t)           at n spaced t
-    minimise L_labels + L_readout, which reach different weights
-    --attach-readout (ours): L_readout has no detach, and reaches the cell, too;
-                             minimise (1 - progress) L_labels + L_readout
+    minimise L_labels + L_readout
+    L_labels trains the step, and L_readout trains rnn.readout alone.
+    --attach-readout (ours): without that detach, L_readout also trains the step, and
+                             (1 - progress) L_labels + L_readout is minimised
 """
 
 import argparse
@@ -78,7 +85,7 @@ import sys
 import threading
 import time
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from contextlib import nullcontext
 from pathlib import Path
 from typing import NamedTuple
@@ -196,8 +203,8 @@ class Encoder(nn.Module):
 
     def write(self, h: Tensor) -> Tensor:
         """The labels of all times: states h (B, T + 1, W) -> (B, T + 1, K, d)."""
-        # The K d numbers of a label are more than the W of a state. So attention with
-        # more heads writes it, and each head writes into one memory token. (ours)
+        # A label has K d numbers, by default more than the W of a state. So attention
+        # with more heads writes it, and each head writes into one memory token. (ours)
         gathered = attention(self.qkv(h), self.heads, causal=True)  # (B, T + 1, K d)
         m = self.from_state(h) + gathered
         m = m.unflatten(2, (self.K, -1))  # (B, T + 1, K, d)
@@ -289,6 +296,8 @@ class GRUCell(nn.Module):
         return self.gru(e, memory.flatten(1)).view_as(memory)
 
 
+# A new cell maps the same shapes and gets a name here. layers_in_a_row takes it to have
+# --cell-depth layers.
 CELLS = {"mlp": MLPCell, "transformer": TransformerCell, "gru": GRUCell}
 
 
@@ -300,7 +309,7 @@ class RNN(nn.Module):
         self.embed = nn.Embedding(vocab, args.dim)
         self.cell = CELLS[args.cell](args)
         self.readout = Readout(args, vocab)
-        # m_∅. BPTT trains it, and SMT overwrites it by a label.
+        # m_∅. SMT sets it to a label. It is a parameter as BPTT trains it.
         self.empty = nn.Parameter(torch.randn(args.memory_tokens, args.dim))
 
     def step(self, memory: Tensor, x: Tensor) -> Tensor:
@@ -308,32 +317,37 @@ class RNN(nn.Module):
         memory = self.cell(memory, self.embed(x))
         return F.rms_norm(memory, memory.shape[-1:])
 
-    def rollout(self, x: Tensor) -> Tensor:
-        """The RNN alone, from m_∅ through x (N, S) -> its memories (N, S, K, d)."""
+    def rollout(self, x: Tensor, cuts: Container[int] = ()) -> Tensor:
+        """The RNN alone, from m_∅ through x (N, S) -> its memories (N, S, K, d).
+
+        In training no gradient passes from a time in cuts to the times before it.
+        """
         memory = self.empty.expand(len(x), -1, -1)
         memories = []
-        for token in x.unbind(1):
-            memory = self.step(memory, token)
+        for t in range(x.shape[1]):
+            if t in cuts:
+                memory = memory.detach()
+            memory = self.step(memory, x[:, t])
             memories.append(memory)
         return torch.stack(memories, 1)
 
 
 # ------------------------------------------------------- what a training step works on
 class Batch(NamedTuple):
-    """What a step of training gets."""
+    """The sequences of a step of training, and what else its loss depends on."""
 
     x: Tensor  # (B, T)
     y: Tensor  # (B, T)
     first: int  # the first time at which any row has a target
-    draws: Generator  # on the CPU, for what a loss draws
+    draws: Generator  # the loss draws its times from it; it is on the CPU
     progress: float  # share of the phase's steps that are done, 0 .. 1
 
 
 class Models(nn.ModuleDict):
-    """The networks by name.
+    """The networks by name. models(loss_of, batch, args) computes a loss.
 
-    A call computes a loss, as DistributedDataParallel averages the gradients of several
-    processes only for what is computed inside a call.
+    DistributedDataParallel averages the gradients of several processes only for what is
+    computed inside a call.
     """
 
     def forward(self, loss_of: Callable, batch: Batch, args: Namespace):
@@ -347,32 +361,39 @@ def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
     return nats / (y >= 0).sum().clamp(min=1)
 
 
+def random_cuts(batch: Batch, H: int) -> Container[int]:
+    """Every H-th time, from a random one on: there a rollout cuts the gradient.
+
+    The first is random, so that for H > 1 no time is always at a cut. If H >= T, there
+    is none. T = 8, H = 3, offset = 1 cuts it so: x_0 x_1 | x_2 x_3 x_4 | x_5 x_6 x_7
+    """
+    T = batch.x.shape[1]
+    offset = int(torch.randint(H, (1,), generator=batch.draws))
+    return range(H - offset, T, H) if H < T else []
+
+
 # ------------------------------------------------------------------------- the SMT loss
 def smt_loss(models: Models, batch: Batch, args: Namespace) -> tuple[Tensor, dict]:
     """The loss of SMT on a batch -> the loss, and its parts by name."""
     decoder, rnn = models["decoder"], models["rnn"]
     labels = models["encoder"](batch.x)  # (B, T + 1, K, d)
-    before = labels[:, :-1]  # before[:, t] is m_{t-1}
+    before = labels[:, :-1]  # before[:, t] is m_{t-1}; before[:, 0] is m_∅
     after = labels[:, 1:]  # after[:, t] is m_t; both (B, T, K, d)
 
     times = decoded_times(batch, args)
-    decode = decode_loss(decoder, after, batch, times, args.future)
-    dynamics = dynamics_loss(rnn, before, after, batch, args.transitions)
-    read = read_loss(decoder.readout, after, batch, args.transitions)
-    drawn = torch.stack([after[:, t] for t in times], 1)  # (B, J, K, d)
-    uniformity = uniformity_loss(drawn)
+    L_dec = decode_loss(decoder, after, batch, times, args.future)
+    L_dyn = dynamics_loss(rnn, before, after, batch, args.transitions)
+    L_read = read_loss(decoder.readout, after, batch, args.transitions)
+    # A list as an index, after[:, times], would make the GPU wait for the CPU.
+    decoded = torch.stack([after[:, t] for t in times], 1)  # (B, J, K, d)
+    L_unif = uniformity_loss(decoded)
 
-    # At first labels learn what to remember. Then they learn more and more to be such
-    # that the cell can follow. With the full weight from the start, the labels of a
-    # hard task stay poor, as poor labels are the easiest to follow. (ours)
-    lambda_dyn = args.lambda_dyn * batch.progress
-    loss = decode + lambda_dyn * dynamics + read + args.lambda_unif * uniformity
-    parts = {
-        "decode": decode,
-        "dynamics": dynamics,
-        "read": read,
-        "uniformity": uniformity,
-    }
+    # At first the labels learn what to remember. As L_dyn's weight grows, they also
+    # learn to be such that the cell can follow. With the full weight from the start,
+    # those of a hard task can stay poor, as poor labels are easy to follow. (ours)
+    growing = args.lambda_dyn * batch.progress
+    loss = L_dec + growing * L_dyn + L_read + args.lambda_unif * L_unif
+    parts = {"decode": L_dec, "dynamics": L_dyn, "read": L_read, "uniformity": L_unif}
     return loss, parts
 
 
@@ -392,7 +413,8 @@ def decode_loss(
 ) -> Tensor:
     """L_dec: the decoder predicts y_t .. y_{t+Tf-1} from m_t, at some times t.
 
-    Each window counts alike, however many targets it has.
+    It also gets the inputs in between. A window ends with the sequence at the latest.
+    All windows count alike, however many targets they have.
     """
     x, y = batch.x, batch.y
     losses = []
@@ -454,10 +476,12 @@ def uniformity_loss(labels: Tensor) -> Tensor:
     closeness = (-2 * distance.square()).exp()
     others = 1 - torch.eye(B, device=u.device)  # 0 for a sequence with itself
     pairs = max(1, B * (B - 1))
-    mean = (closeness * others).sum((-2, -1)).mean() / pairs
-    return mean.clamp(min=1e-9).log()  # The clamp is for B = 1, which has no pair.
+    mean_of_pairs = (closeness * others).sum((-2, -1)) / pairs  # (J, K)
+    # For B = 1 there is no pair, and the clamp prevents log(0).
+    return mean_of_pairs.mean().clamp(min=1e-9).log()
 
 
+# ------------------------------------------------------------------ from SMT to the RNN
 @torch.no_grad()
 def hand_over_to_rnn(models: Models):
     """From SMT to the RNN: m_∅ from the encoder, g from the decoder.
@@ -465,62 +489,50 @@ def hand_over_to_rnn(models: Models):
     This is done before each evaluation in SMT, and so at its end, too.
     """
     rnn = models["rnn"]
-    x = torch.zeros(1, 0, dtype=torch.long, device=rnn.empty.device)  # nothing
-    labels = models["encoder"](x)  # (1, 1, K, d)
+    empty_prefix = torch.zeros(1, 0, dtype=torch.long, device=rnn.empty.device)
+    labels = models["encoder"](empty_prefix)  # (1, 1, K, d)
     rnn.empty.copy_(labels[0, 0])
     rnn.readout.load_state_dict(models["decoder"].readout.state_dict())
 
 
 def set_trained(models: Models, phase: str):
-    """SMT trains encoder, decoder, cell and the cell's embedding of inputs.
+    """SMT trains encoder, decoder, and the step of the RNN: its cell and its embedding.
 
-    DMT trains the cell, its embedding and the RNN's readout. m_∅ stays as it is, like
-    the other labels.
+    DMT trains the step and the RNN's readout. m_∅ stays as it is, like other labels.
     """
+    in_smt = phase == "smt"
+    models["encoder"].requires_grad_(in_smt)
+    models["decoder"].requires_grad_(in_smt)
     rnn = models["rnn"]
-    models.requires_grad_(phase == "smt")
-    rnn.requires_grad_(True)
-    rnn.readout.requires_grad_(phase == "dmt")
+    rnn.cell.requires_grad_(True)
+    rnn.embed.requires_grad_(True)
+    rnn.readout.requires_grad_(not in_smt)
     rnn.empty.requires_grad_(False)
 
 
 # ---------------------------------------------------------------------------------- DMT
 def dmt_loss(models: Models, batch: Batch, args: Namespace) -> tuple[Tensor, dict]:
     """The RNN runs alone and is pulled to the labels -> the loss, its parts by name."""
-    # The labels are fixed targets. L_dec does not hold them here, so a gradient would
-    # move them towards the memories.
+    # The labels are fixed targets here. A gradient would pull them to the memories, and
+    # L_dec, which keeps them informative in SMT, is not part of this loss.
     with torch.no_grad():
         labels = models["encoder"](batch.x)  # (B, T + 1, K, d)
 
     rnn = models["rnn"]
-    x = batch.x
-    T = x.shape[1]
-    H = args.truncate
-    # The gradient is cut every H steps. The first cut is random, so that no time is
-    # always at a cut. If H >= T, there is no cut.
-    # T = 8, H = 3, offset = 1 cuts it so: x_0 x_1 | x_2 x_3 x_4 | x_5 x_6 x_7
-    offset = int(torch.randint(H, (1,), generator=batch.draws))
-    cuts = range(H - offset, T, H) if H < T else []
-    memory = rnn.empty.expand(len(x), -1, -1)
-    memories = []
-    for t in range(T):
-        if t in cuts:
-            memory = memory.detach()
-        memory = rnn.step(memory, x[:, t])
-        memories.append(memory)
-    memories = torch.stack(memories, 1)  # (B, T, K, d)
+    cuts = random_cuts(batch, args.truncate)
+    memories = rnn.rollout(batch.x, cuts)  # (B, T, K, d)
 
-    to_labels = F.mse_loss(memories, labels[:, 1:])
+    L_labels = F.mse_loss(memories, labels[:, 1:])
     weight = 1.0
     if args.attach_readout:
-        # The labels lead at first, and the targets at the end. (ours)
+        # L_labels fades out, and at the end the targets alone train the cell. (ours)
         weight = 1 - batch.progress
     else:
         # The readout's loss does not reach the cell, which follows the labels alone.
         memories = memories.detach()
-    readout = read_loss(rnn.readout, memories, batch, args.transitions)
-    loss = weight * to_labels + readout
-    return loss, {"labels": to_labels, "readout": readout}
+    L_readout = read_loss(rnn.readout, memories, batch, args.transitions)
+    loss = weight * L_labels + L_readout
+    return loss, {"labels": L_labels, "readout": L_readout}
 
 
 # --------------------------------------------------- evaluate and sample: the RNN alone
@@ -608,9 +620,9 @@ class FullPrecision(TorchFunctionMode):
 def make_optimizers(models: Models, peak: float) -> dict:
     """Muon for the matrices inside the networks, AdamW for the rest; its rate is peak.
 
-    The rest are embeddings, last layers, norms, biases and rnn.empty. At equal rates
-    both make steps of equal size ("match_rms_adamw"). Here Muon's rate is five times
-    AdamW's.
+    The authors used AdamW alone. (ours) The rest are embeddings, last layers, the short
+    convolution, norms, biases and rnn.empty. At equal rates both make steps of equal
+    size ("match_rms_adamw"). Here Muon's rate is five times AdamW's.
     """
     outer = ("embed.weight", "timestamps.weight", "to_logits.weight", "empty")
     inside, rest = [], []

@@ -277,10 +277,11 @@ def set_trained(models: Models, phase: str):
 @torch.no_grad()
 def score(logits: Tensor, y: Tensor) -> Tensor:
     """Sums of nats, right answers and answers: logits (B, T, V), y (B, T) -> (3,)."""
-    asked = y >= 0
-    nats = F.cross_entropy(logits[asked].float(), y[asked], reduction="sum")
+    flat = logits.flatten(0, 1).float()  # (B T, V)
+    nats = F.cross_entropy(flat, y.flatten(), ignore_index=-1, reduction="sum")
     right = (logits.argmax(-1) == y).sum()  # y = -1 is never right
-    return torch.stack([nats, right, asked.sum()]).cpu().double()
+    asked = (y >= 0).sum()
+    return torch.stack([nats, right, asked]).cpu().double()
 
 
 @torch.no_grad()

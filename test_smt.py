@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 import bptt_baseline
 import data
@@ -372,6 +374,68 @@ def test_muon_makes_the_same_step_in_full_precision():
         steps.append(p.detach())
     assert not torch.equal(*steps)
     torch.testing.assert_close(*steps, atol=0.02, rtol=0.05)
+
+
+# ------------------------------------------------------------------ a GPU, without one
+class Gpu(TorchDispatchMode):
+    """Takes the device "meta", which keeps shapes and no data, for a GPU.
+
+    Operands on two devices are refused. copies counts what goes from one device to
+    another: there a GPU and the CPU may have to wait for each other. Anything else that
+    needs the data, such as .item() or a boolean index, is an error on "meta" itself.
+    """
+
+    copies = 0
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        leaves = tree_leaves((args, kwargs))
+        tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
+        devices = {tensor.device.type for tensor in tensors if tensor.ndim}
+        goal = torch.device(kwargs.get("device") or "cpu").type
+        copied = operation is torch.ops.aten._to_copy.default
+        if copied and kwargs.get("device") and {goal} != devices:
+            self.copies += 1
+            dtype = kwargs.get("dtype") or args[0].dtype
+            return torch.ones(args[0].shape, dtype=dtype, device=goal)
+        assert len(devices) < 2, f"{operation} has operands on {devices}"
+        for tensor in tensors:
+            assert not tensor.is_complex() and tensor.dtype != torch.float64, operation
+        return operation(*args, **kwargs)
+
+
+@pytest.mark.parametrize("name", data.TASKS)
+@pytest.mark.parametrize("program", PROGRAMS.values(), ids=PROGRAMS)
+def test_a_gpu_has_all_operands_and_a_step_waits_for_none(program, name):
+    tiny = TINY_SMT if program is smt else TINY
+    short = {
+        "copy": "--delay 3",
+        "retrieval": "--length 8",
+        "recall": "--pairs 3",
+        "modular": "--pairs 4",
+        "text": "--length 8",
+        "pixels": "--side 4",
+    }
+    sizes = short.get(name, "--length 8").split()
+    args, _, _ = program.settings([*tiny, "--task", name, *sizes])
+    task = program.make_task(args)
+    models = program.build(args, task).to("meta")
+    for phase in program.phases(args):
+        program.set_trained(models, phase.name)
+        optimizers = program.make_optimizers(models, phase.peak)
+        program.set_rates(optimizers, 1, 100)
+        batch = program.draw_batch(task, 0, 0.5, args)
+        batch = batch._replace(x=batch.x.to("meta"), y=batch.y.to("meta"))
+        with Gpu() as gpu:
+            program.update(models, optimizers, phase.loss_of, batch, args)
+        assert gpu.copies == 0
+    x, y = task.held_out("val", 4)
+    with Gpu(), torch.no_grad():
+        logits = models["rnn"].readout(models["rnn"].rollout(x.to("meta")))
+        assert program.score(logits, y.to("meta")).shape == (3,)
+        if program is smt:
+            smt.hand_over_to_rnn(models)
+        program.show(models["rnn"], task, 2, args)
 
 
 # ---------------------------------------------------------------------------- the tasks

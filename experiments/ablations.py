@@ -61,8 +61,19 @@ def without_timestamps():
         task.fixed_length = False
 
 
+def without_growth():
+    """L_dyn has its full weight from the first step of SMT on."""
+    usual = smt.smt_loss
+
+    def smt_loss(models, batch, args):
+        return usual(models, batch._replace(progress=1.0), args)
+
+    smt.smt_loss = smt_loss
+
+
 PARTS = {
     "nothing": lambda: None,
+    "growth": without_growth,
     "convolution": without_convolution,
     "writing": without_writing,
     "read": without_read,

@@ -558,7 +558,9 @@ def evaluate(models: Models, task, split: str, rows: int) -> dict:
     taught = torch.zeros(3).double()
     moments = []
     all_x, all_y = task.held_out(split, rows)
-    for x, y in zip(all_x.split(64), all_y.split(64)):
+    # Some attention kernels of CUDA fail with more than 65,535 rows, here B T.
+    B = max(1, min(64, 65535 // all_x.shape[1]))
+    for x, y in zip(all_x.split(B), all_y.split(B)):
         x, y = x.to(rnn.empty.device), y.to(rnn.empty.device)
         memories = rnn.rollout(x)  # (B, T, K, d)
         alone += score(rnn.readout(memories), y)
@@ -978,7 +980,12 @@ RUN = [
         str,
         "cuda, mps, cpu; auto takes an accelerator if there is one",
     ),
-    ("precision", "auto", ["auto", "fp32", "bf16"], "auto is bf16 on CUDA, else fp32"),
+    (
+        "precision",
+        "auto",
+        ["auto", "fp32", "bf16"],
+        "auto is bf16 on a GPU that computes in it, else fp32",
+    ),
     ("compile", False, bool, "compile Transformers and cells"),
     ("eval-every", 100, whole(1), "steps between evaluations, which save the run"),
     ("eval-length", 1, [1, 2, 4, 8], "at the end test sequences up to so much longer"),
@@ -1112,9 +1119,17 @@ def check(args: Namespace, given: dict):
     if args.device == "auto":
         args.device = there[0]
     if args.device == "cuda":
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
+        local_rank, gpus = (
+            int(os.environ.get("LOCAL_RANK", 0)),
+            torch.cuda.device_count(),
+        )
+        if local_rank >= gpus:
+            message = f"this machine has {gpus} for its processes; start fewer"
+            raise WrongInput(f"--device cuda: {message}")
+        torch.cuda.set_device(local_rank)
     if args.precision == "auto":
-        args.precision = "bf16" if args.device == "cuda" else "fp32"
+        has_bf16 = args.device == "cuda" and torch.cuda.is_bf16_supported(False)
+        args.precision = "bf16" if has_bf16 else "fp32"
     widths = [name for name in ("dim", "width") if name in args]  # BPTT has one of them
     for name in widths:
         size = getattr(args, name)
@@ -1175,6 +1190,12 @@ def start(args: Namespace, run: dict, source: dict | None) -> tuple:
     return task, models
 
 
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether the error says that there is no more memory, on the GPU or the CPU."""
+    kinds = (torch.OutOfMemoryError, MemoryError)
+    return isinstance(error, kinds) or "allocate memory" in str(error)
+
+
 def main(argv: list[str] | None = None) -> int:
     """Train and show samples; with --sample, show samples alone.
 
@@ -1189,6 +1210,13 @@ def main(argv: list[str] | None = None) -> int:
             print(show(models["rnn"], task, args.sample or 4, args))
     except WrongInput as error:
         make_parser([]).error(str(error))
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        message = (
+            "--batch-size: the memory is full; give a smaller one, or smaller sizes"
+        )
+        make_parser([]).error(message)
     except KeyboardInterrupt:
         print("stopped; --resume goes on if a checkpoint is there", file=sys.stderr)
         return 130

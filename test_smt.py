@@ -789,6 +789,22 @@ def test_wrong_input_gets_one_line_that_names_the_option(option, call, a_run, ca
     assert not Path("runs").exists()  # nothing is left of a run that could not begin
 
 
+def test_a_full_memory_gets_one_line(monkeypatch, capsys):
+    def train(*_):
+        raise error
+
+    monkeypatch.setattr(smt, "train", train)
+    full = "DefaultCPUAllocator: can't allocate memory: you tried to allocate 4 bytes"
+    for error in (torch.OutOfMemoryError("CUDA"), MemoryError(), RuntimeError(full)):
+        with pytest.raises(SystemExit) as stop:
+            smt.main([*TINY_SMT, *COPY])
+        assert stop.value.code == 2
+        assert "--batch-size: the memory is full" in capsys.readouterr().err
+    error = RuntimeError("another")
+    with pytest.raises(RuntimeError, match="another"):
+        smt.main([*TINY_SMT, *COPY])
+
+
 # --------------------------------------------------------------------- the two programs
 def parts_of(program) -> dict:
     """The source of each function, class and constant by name."""

@@ -13,8 +13,8 @@ Glossary
   m̂_t        memory          (B, K, d) what the RNN made; memories (B, T, K, d)
   f          rnn.step        m_{t-1}, x_t -> m_t, by rnn.cell
   g          readout         m_t -> logits of y_t
-  H          truncate        steps that the gradient passes through
-  B          batch_size      sequences
+  H          truncate        the most steps that the gradient passes through
+  B          batch_size      sequences in a step
   N, S                       any number of rows; any number of tokens in a row
   T, V       task            times in a sequence; kinds of token
   K, d       memory_tokens, dim   tokens of a memory; numbers in each
@@ -23,8 +23,8 @@ A step of BPTT: train the RNN
     m̂ = rnn.empty
     for t in 0 .. T - 1:
         every H steps, from a random one on: m̂ = detach(m̂)    H < T is truncated BPTT
-        m̂ = step(m̂, x_t)
-    minimise L_readout = mean cross_entropy(readout(m̂), y_t)
+        m̂_t = m̂ = step(m̂, x_t)
+    minimise L_readout = mean cross_entropy(readout(m̂_t), y_t)
 """
 
 import argparse
@@ -192,7 +192,8 @@ class RNN(nn.Module):
         self.embed = nn.Embedding(vocab, args.dim)
         self.cell = CELLS[args.cell](args)
         self.readout = Readout(args, vocab)
-        # m_∅. SMT sets it to a label. It is a parameter as BPTT trains it.
+        # m_∅. SMT sets it to a label and does not train it. It is a parameter because
+        # the baseline, backpropagation through time, trains it.
         self.empty = nn.Parameter(torch.randn(args.memory_tokens, args.dim))
 
     def step(self, memory: Tensor, x: Tensor) -> Tensor:
@@ -221,7 +222,7 @@ class Batch(NamedTuple):
 
     x: Tensor  # (B, T)
     y: Tensor  # (B, T)
-    first: int  # the first time at which any row has a target
+    first_target: int  # the first time at which any row has a target
     draws: Generator  # the loss draws its times from it; it is on the CPU
     progress: float  # share of the phase's steps that are done, 0 .. 1
 
@@ -262,8 +263,8 @@ def bptt_loss(models: Models, batch: Batch, args: Namespace) -> tuple[Tensor, di
     cuts = random_cuts(batch, args.truncate)
     memories = rnn.rollout(batch.x, cuts)  # (B, T, K, d)
 
-    logits = rnn.readout(memories[:, batch.first :])
-    L_readout = cross_entropy(logits, batch.y[:, batch.first :])
+    logits = rnn.readout(memories[:, batch.first_target :])
+    L_readout = cross_entropy(logits, batch.y[:, batch.first_target :])
     loss = L_readout
     return loss, {"readout": L_readout}
 

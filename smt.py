@@ -12,15 +12,17 @@ imitation learning, lets the learner act and asks the teacher what would have be
 there. DAgger Memory Training (DMT) lets the RNN run, and pulls each memory that it
 makes to the label of the same prefix.
 
-The paper cuts DMT's gradient after every step (--truncate 1), so that nothing is
-backpropagated through time. Our default lets it pass through 16 steps.
+SMT never unrolls the RNN. DMT does: it runs the RNN step by step. The paper cuts DMT's
+gradient after every step (--truncate 1), so that nothing is backpropagated through
+time. Our default cuts it after 16 steps, as truncated backpropagation does. (ours)
 
 At inference encoder and decoder are not needed. The RNN starts from the label of the
 empty prefix and works alone.
 
 Source: Kumar & Isola, Pretraining Recurrent Networks without Recurrence,
 arXiv:2606.06479. Where the method differs from the paper's, it is marked (ours). The
-default sizes and weights differ, too: PAPER, below, has the authors' own.
+default sizes and weights differ, too: PAPER, below, has those that the authors name.
+Their optimiser was AdamW alone. Ours is Muon with AdamW.
 
 Glossary
   paper      here            shape and meaning
@@ -39,8 +41,10 @@ Glossary
   progress   progress        share of the phase's steps that are done, 0 .. 1
   Tf         future          targets that are decoded from a label, fewer at the end
   J          decoded         labels of each sequence that are decoded
-  n          transitions     evenly spaced times of each sequence that L_dyn, L_read and
-                             L_readout use: n to 2 n - 1, or all if T < 2 n
+  n          transitions     evenly spaced times of a sequence that a loss uses. L_dyn
+                             takes them from all times, L_read and L_readout from the
+                             first target on. They are n to 2 n - 1, or all if there
+                             are fewer than 2 n.
   H          truncate        the most steps that DMT's gradient passes through
   B          batch_size      sequences in a step
   N, S                       any number of rows; any number of tokens in a row
@@ -51,7 +55,7 @@ Glossary
 A step of SMT: train encoder, decoder, rnn.cell and rnn.embed
     m_∅, m_0 .. m_{T-1} = encoder(x)                              one causal pass (ours)
     L_dec  = mean cross_entropy(decoder(m_t, x_{t+1} ..), [y_t ..])   at J random t
-    L_dyn  = mean square of step(m_{t-1}, x_t) - m_t                  at n spaced t
+    L_dyn  = mean square of step(m_{t-1}, x_t) - m_t    at n spaced t; m_{-1} is m_∅
     L_read = mean cross_entropy(readout(m_t), y_t)      at n spaced t, drawn anew (ours)
     L_unif = log mean exp(-2 |u_a - u_b|^2)                           at L_dec's t
              u_a, u_b: a memory token of sequences a and b, scaled to length 1
@@ -67,9 +71,9 @@ A step of DMT: train rnn.cell, rnn.embed and rnn.readout; all else is frozen
     m̂ = rnn.empty
     for t in 0 .. T - 1:
         every H steps, from a random one on: m̂ = detach(m̂)      H > 1 is (ours)
-        m̂ = step(m̂, x_t)
-    L_labels  = mean square of m̂ - m_t                                at all t
-    L_readout = mean cross_entropy(readout(detach(m̂)), y_t)           at n spaced t
+        m̂_t = m̂ = step(m̂, x_t)
+    L_labels  = mean square of m̂_t - m_t                              at all t
+    L_readout = mean cross_entropy(readout(detach(m̂_t)), y_t)         at n spaced t
     minimise L_labels + L_readout
     L_labels trains the step, and L_readout trains rnn.readout alone.
     --attach-readout (ours): without that detach, L_readout also trains the step, and
@@ -203,8 +207,8 @@ class Encoder(nn.Module):
 
     def write(self, h: Tensor) -> Tensor:
         """The labels of all times: states h (B, T + 1, W) -> (B, T + 1, K, d)."""
-        # A label has K d numbers, by default more than the W of a state. So attention
-        # with more heads writes it, and each head writes into one memory token. (ours)
+        # A state has W numbers, and a label has K d, by default more. So the last
+        # attention has K d / 16 heads, and each writes 16 numbers of one token. (ours)
         gathered = attention(self.qkv(h), self.heads, causal=True)  # (B, T + 1, K d)
         m = self.from_state(h) + gathered
         m = m.unflatten(2, (self.K, -1))  # (B, T + 1, K, d)
@@ -246,9 +250,9 @@ class Decoder(nn.Module):
         self.embed = nn.Embedding(vocab, args.dim)
         self.readout = Readout(args, vocab)
 
-    def forward(self, memory: Tensor, future: Tensor) -> Tensor:
+    def forward(self, memory: Tensor, inputs: Tensor) -> Tensor:
         K = memory.shape[1]
-        tokens = torch.cat([memory, self.embed(future)], 1)  # (N, K + S, d)
+        tokens = torch.cat([memory, self.embed(inputs)], 1)  # (N, K + S, d)
         h = self.readout.body(tokens)[:, K - 1 :]  # (N, S + 1, d), y_t first
         return self.readout.logits(h)
 
@@ -309,7 +313,8 @@ class RNN(nn.Module):
         self.embed = nn.Embedding(vocab, args.dim)
         self.cell = CELLS[args.cell](args)
         self.readout = Readout(args, vocab)
-        # m_∅. SMT sets it to a label. It is a parameter as BPTT trains it.
+        # m_∅. SMT sets it to a label and does not train it. It is a parameter because
+        # the baseline, backpropagation through time, trains it.
         self.empty = nn.Parameter(torch.randn(args.memory_tokens, args.dim))
 
     def step(self, memory: Tensor, x: Tensor) -> Tensor:
@@ -338,7 +343,7 @@ class Batch(NamedTuple):
 
     x: Tensor  # (B, T)
     y: Tensor  # (B, T)
-    first: int  # the first time at which any row has a target
+    first_target: int  # the first time at which any row has a target
     draws: Generator  # the loss draws its times from it; it is on the CPU
     progress: float  # share of the phase's steps that are done, 0 .. 1
 
@@ -384,15 +389,16 @@ def smt_loss(models: Models, batch: Batch, args: Namespace) -> tuple[Tensor, dic
     L_dec = decode_loss(decoder, after, batch, times, args.future)
     L_dyn = dynamics_loss(rnn, before, after, batch, args.transitions)
     L_read = read_loss(decoder.readout, after, batch, args.transitions)
-    # A list as an index, after[:, times], would make the GPU wait for the CPU.
+    # A list as an index, after[:, times], would make the CPU wait for the GPU.
     decoded = torch.stack([after[:, t] for t in times], 1)  # (B, J, K, d)
     L_unif = uniformity_loss(decoded)
 
-    # At first the labels learn what to remember. As L_dyn's weight grows, they also
-    # learn to be such that the cell can follow. With the full weight from the start,
-    # those of a hard task can stay poor, as poor labels are easy to follow. (ours)
-    growing = args.lambda_dyn * batch.progress
-    loss = L_dec + growing * L_dyn + L_read + args.lambda_unif * L_unif
+    # L_dyn's weight grows from 0. So the labels first learn what to remember, and then
+    # more and more to be easy for the cell to follow. With the full weight from the
+    # start, the labels of recall and modular stay poor for long: a label that holds
+    # little is easy to follow. (ours)
+    dynamics_weight = args.lambda_dyn * batch.progress
+    loss = L_dec + dynamics_weight * L_dyn + L_read + args.lambda_unif * L_unif
     parts = {"decode": L_dec, "dynamics": L_dyn, "read": L_read, "uniformity": L_unif}
     return loss, parts
 
@@ -400,11 +406,11 @@ def smt_loss(models: Models, batch: Batch, args: Namespace) -> tuple[Tensor, dic
 def decoded_times(batch: Batch, args: Namespace) -> list[int]:
     """J random times t, the same in all rows.
 
-    They are Python integers, so that slicing does not wait for the GPU.
+    They are Python integers, so that the CPU need not wait for the GPU to slice.
     """
     T = batch.x.shape[1]
     # A window that starts before this time ends before the first target.
-    earliest = max(0, batch.first + 1 - args.future)
+    earliest = max(0, batch.first_target + 1 - args.future)
     return torch.randint(earliest, T, (args.decoded,), generator=batch.draws).tolist()
 
 
@@ -440,12 +446,12 @@ def dynamics_loss(
 
 
 def read_loss(readout: Readout, memories: Tensor, batch: Batch, n: int) -> Tensor:
-    """L_read: the readout tells y_t from m_t, from the first target on.
+    """L_read of SMT, L_readout of DMT: the readout tells y_t, from the first target on.
 
     memories (B, T, K, d): labels in SMT, the RNN's memories in DMT. L_dec asks for y_t,
     too, but at J times only. Here the readout learns at n times.
     """
-    spaced = evenly_spaced(batch.first, batch.y.shape[1], n, batch.draws)
+    spaced = evenly_spaced(batch.first_target, batch.y.shape[1], n, batch.draws)
     logits = readout(memories[:, spaced])  # (B, n, V)
     return cross_entropy(logits, batch.y[:, spaced])
 
@@ -461,15 +467,15 @@ def evenly_spaced(first: int, end: int, n: int, draws: Generator) -> slice:
     return slice(start, end, stride)
 
 
-def uniformity_loss(labels: Tensor) -> Tensor:
-    """L_unif = log mean exp(-2 |u_a - u_b|^2): labels (B, J, K, d) of J times.
+def uniformity_loss(decoded: Tensor) -> Tensor:
+    """L_unif = log mean exp(-2 |u_a - u_b|^2): the J decoded labels (B, J, K, d).
 
     Equal labels would be the easiest for the cell to predict. This loss keeps those of
     different sequences apart. u_a and u_b are the same memory token of two sequences at
     the same time, scaled to length 1.
     """
-    B = len(labels)
-    u = F.normalize(labels.float(), dim=-1).permute(1, 2, 0, 3)  # (J, K, B, d)
+    B = len(decoded)
+    u = F.normalize(decoded.float(), dim=-1).permute(1, 2, 0, 3)  # (J, K, B, d)
     # Not cdist's matrix product: it loses the small differences of near labels.
     exact = "donot_use_mm_for_euclid_dist"
     distance = torch.cdist(u, u, compute_mode=exact)  # (J, K, B, B)

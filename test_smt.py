@@ -177,7 +177,7 @@ def test_the_smt_loss_by_hand():
     encoder, decoder, rnn = models["encoder"], models["decoder"], models["rnn"]
     batch = batch_of(args, task)
     loss, parts = smt.smt_loss(models, batch, args)
-    x, y, first = batch.x, batch.y, batch.first
+    x, y, first = batch.x, batch.y, batch.first_target
     assert first == 5  # copy of 2 after a delay of 3 asks at the times 5 and 6
 
     labels = encoder(x)

@@ -5,7 +5,8 @@ So a batch is the same on every device, and it depends on its seed alone.
 
 A task is a class with
   options     its command-line options, as (name, default, kind, meaning)
-  defaults    {option: value} of the sizes and steps that differ from those of smt.py
+  sizes       {option: value} of the networks' sizes that differ from the defaults
+  recipe      {method: {option: value}} of what else differs, for "smt" or "bptt"
   vocab, T    number of different tokens V, and length of the sequences
   fixed_length  whether a time is a place in a sequence: then the encoder has timestamps
   batch(B, generator)        B training sequences: x, y
@@ -23,6 +24,7 @@ A task in which the RNN can write on by itself (text, pixels) has, in place of s
 import argparse
 import gzip
 import io
+import os
 import string
 import struct
 from pathlib import Path
@@ -57,6 +59,13 @@ def whole(low: int, high: int = 2**31 - 1):
     return parse
 
 
+def path(text: str) -> str:
+    """An option's kind: the name of a file or a directory."""
+    if not text:
+        raise argparse.ArgumentTypeError("'' is no name; give one, or leave it out")
+    return text
+
+
 def number(low: float, high: float = 1e9):
     """An option's kind: a number from low to high."""
 
@@ -82,7 +91,7 @@ class Task:
     length_option is the option that longer sequences have more of.
     """
 
-    options, defaults, length_option = [], {}, "length"
+    options, sizes, recipe, length_option = [], {}, {}, "length"
     fixed_length = True
 
     def __init__(self, **options):
@@ -177,7 +186,7 @@ class Retrieval(Task):
         ("length", 64, LENGTH, "symbols in a sequence"),
         ("distractors", 0, whole(0, 25_000), "marked symbols that must be forgotten"),
     ]
-    defaults = {"steps": 400, "dmt_steps": 700}
+    recipe = {"smt": {"steps": 400, "dmt_steps": 700}}
     letters = "01234567>-?"
     marker, other_marker, query = 8, 9, 10
 
@@ -214,7 +223,7 @@ class Stack(Task):
         ("depth", 8, LENGTH, "symbols on the stack, at most"),
     ]
     sizes = {"cell_depth": 2}
-    defaults = {**sizes, "steps": 700, "dmt_steps": 600, "attach_readout": True}
+    recipe = {"smt": {"steps": 700, "dmt_steps": 600, "attach_readout": True}}
     letters = "abcd-"
     pop = 4
 
@@ -250,7 +259,7 @@ class Recall(Task):
 
     options = [("pairs", 8, whole(1, 26), "pairs of a key and a value")]
     sizes = {"memory_tokens": 16, "dim": 16}  # the decoder looks pairs up by attention
-    defaults = {**sizes, "steps": 1500, "dmt_steps": 1000}
+    recipe = {"smt": {"steps": 1500, "dmt_steps": 1000}}
     length_option = None
 
     @property
@@ -290,7 +299,7 @@ class Modular(Task):
         ("pairs", 16, LENGTH, "pairs in a sequence"),
         ("modulus", 7, whole(2, 61), "V, a prime"),
     ]
-    defaults = {"steps": 1500, "dmt_steps": 400}
+    recipe = {"smt": {"steps": 1500, "dmt_steps": 400}}
     fixed_length = False
     length_option = "pairs"
 
@@ -325,7 +334,7 @@ class Parity(Task):
     """Bits; the answer at each is 1 if the number of ones so far is odd. T = length."""
 
     options = [("length", 32, LENGTH, "bits in a sequence")]
-    defaults = {"steps": 600, "dmt_steps": 800}
+    recipe = {"smt": {"steps": 600, "dmt_steps": 800}}
     fixed_length = False
     letters = "01"
 
@@ -349,12 +358,17 @@ class Text:
     """
 
     options = [
-        ("data", None, str, "a file of text; without it, CPython's language reference"),
+        (
+            "data",
+            None,
+            path,
+            "a file of text; without it, CPython's language reference",
+        ),
         ("length", 64, LENGTH, "bytes in a sequence"),
         ("prompt", "", str, "the text that samples continue"),
     ]
     sizes = {"encoder_depth": 3}
-    defaults = {**sizes, "steps": 1000, "dmt_steps": 700, "attach_readout": True}
+    recipe = {"smt": {"steps": 1000, "dmt_steps": 700, "attach_readout": True}}
     fixed_length = False
     start, vocab = 256, 257  # tokens 0 .. 255 are the bytes
 
@@ -409,12 +423,12 @@ class Pixels:
     """
 
     options = [
-        ("data", None, str, "images as .npz, .npy or idx; without it, random strokes"),
+        ("data", None, path, "images as .npz, .npy or idx; without it, random strokes"),
         ("side", 14, whole(4, 300), "width and height of an image"),
         ("levels", 4, whole(2, 256), "levels of grey"),
     ]
     sizes = {"encoder_depth": 3}
-    defaults = {**sizes, "steps": 250, "dmt_steps": 700, "attach_readout": True}
+    recipe = {"smt": {"steps": 250, "dmt_steps": 700, "attach_readout": True}}
     fixed_length = True
 
     def __init__(self, data: str | None, side: int, levels: int):
@@ -491,7 +505,7 @@ def strokes(u: Tensor, side: int) -> Tensor:
 # ------------------------------------------------------------------------ reading files
 def read_bytes(path: str) -> bytes:
     """The bytes of a file; WrongInput if it can't be read."""
-    if Path(path).exists() and not Path(path).is_file():  # a pipe may have no end
+    if os.path.exists(path) and not os.path.isfile(path):  # a pipe may have no end
         raise WrongInput(f"--data {path}: is not a file; give a readable file")
     try:
         return Path(path).read_bytes()
@@ -518,7 +532,7 @@ def read_images(path: str) -> np.ndarray:
     except Exception:  # readers raise errors of many kinds on damaged files
         images = None
     good = images is not None and images.dtype == np.uint8 and images.ndim == 3
-    if not good or len(images) < 20:
+    if not good or len(images) < 20 or images.size == 0:
         wanted = "give uint8 (N, H, W) with N of at least 20, as .npz, .npy or idx"
         raise WrongInput(f"--data {path}: holds no images; {wanted}")
     return images

@@ -103,7 +103,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.overrides import TorchFunctionMode
 from tqdm import tqdm
 
-from data import TASKS, WrongInput, list_tasks, number, whole
+from data import TASKS, WrongInput, list_tasks, number, path, whole
 
 METHOD = "smt"
 HEAD_SIZE = 16  # numbers in an attention head
@@ -912,18 +912,18 @@ def save(args: Namespace, models: Models, optimizers: dict, state: dict):
 
 def read_run(directory: str, option: str) -> dict:
     """Read a checkpoint, tensors and plain values; WrongInput if there is none."""
-    path = Path(directory) / "checkpoint.pt"
-    if not path.is_file():
+    checkpoint = Path(directory) / "checkpoint.pt"
+    if not os.path.isfile(checkpoint):
         message = f"{directory} holds no run; name the --out of an earlier one"
         raise WrongInput(f"{option}: {message}")
     try:
-        run = torch.load(path, map_location="cpu", weights_only=True)
+        run = torch.load(checkpoint, map_location="cpu", weights_only=True)
         known = run["format"] == FORMAT and set(run["state"]) == set(new_state())
     except Exception:  # damaged files make torch raise errors of many kinds
-        message = f"{path} is damaged, or another program wrote it"
+        message = f"{checkpoint} is damaged, or another program wrote it"
         raise WrongInput(f"{option}: {message}") from None
     if not known:
-        message = f"another version of this program wrote {path}"
+        message = f"another version of this program wrote {checkpoint}"
         raise WrongInput(f"{option}: {message}")
     return run
 
@@ -995,8 +995,8 @@ RUN = [
     ("compile", False, bool, "compile Transformers and cells"),
     ("eval-every", 100, whole(1), "steps between evaluations, which save the run"),
     ("eval-length", 1, [1, 2, 4, 8], "at the end test sequences up to so much longer"),
-    ("out", None, str, f"directory of the run; if not given, runs/TASK-{METHOD}"),
-    ("init", None, str, "directory of a run: begin with its networks and sizes"),
+    ("out", None, path, f"directory of the run; if not given, runs/TASK-{METHOD}"),
+    ("init", None, path, "directory of a run: begin with its networks and sizes"),
     ("resume", False, bool, "go on with the run in --out"),
     ("sample", 0, whole(1, 10**6), "show this many samples of the run in --out"),
 ]
@@ -1044,7 +1044,8 @@ def make_parser(options: list[tuple], task=None) -> argparse.ArgumentParser:
         if isinstance(kind, list):
             how = {"choices": kind, "type": type(kind[0])}
         if task is not None:
-            default = task.defaults.get(name.replace("-", "_"), default)
+            special = task.sizes | task.recipe.get(METHOD, {})
+            default = special.get(name.replace("-", "_"), default)
         has_default = default is not None and default is not False
         text = f"{meaning} (default: {default})" if has_default else meaning
         parser.add_argument(f"--{name}", help=text, **how)
@@ -1096,7 +1097,8 @@ def settings(argv: list[str] | None) -> tuple[Namespace, dict, dict | None]:
             raise WrongInput(f"{shown}: {message}; leave it out")
 
     config = dict(zip(python_names(options), [default for _, default, *_ in options]))
-    config |= {k: v for k, v in TASKS[name].defaults.items() if k in config}
+    special = TASKS[name].sizes | TASKS[name].recipe.get(METHOD, {})
+    config |= {k: v for k, v in special.items() if k in config}
     if source is not None:  # the task as it was; what is given may change it
         kept = python_names(TASKS[name].options)
         config |= {k: v for k, v in source["config"].items() if k in kept}
@@ -1154,7 +1156,8 @@ def check(args: Namespace, given: dict):
     begins = not args.resume and not args.sample
     # Only the first process looks. It may have begun to write before the others look.
     first = process()[0] == 0
-    if begins and first and (Path(args.out) / "checkpoint.pt").exists():
+    taken = os.path.exists(Path(args.out) / "checkpoint.pt")
+    if begins and first and taken:
         message = "holds a run; --resume it, or give another --out"
         raise WrongInput(f"--out {args.out}: {message}")
 

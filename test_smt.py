@@ -718,6 +718,7 @@ def test_two_processes_train_on_the_mean_of_their_gradients(monkeypatch):
 
 
 # -------------------------------------------------------------------------- wrong input
+LONG = "x" * 300  # longer than a file's name may be
 WRONG = {
     "--task": ["--task chess"],
     "--cell": ["--cell lstm"],
@@ -739,16 +740,19 @@ WRONG = {
         "--task text --data short",
         "--task pixels --data short",
         "--task pixels --data float.npy",
+        "--task pixels --data flat.npy",
+        f"--task text --data {LONG}",
+        "--task text --data=",
         "--task copy --data short",
     ],
-    "--out": ["--out taken", "--out short/run"],
+    "--out": ["--out taken", "--out short/run", f"--out {LONG}", "--out="],
     "--resume": ["--resume --out missing", "--resume --out damaged", "--resume=1"],
     "--sample": [
         "--sample 0",
         "--sample 1 --out missing",
         "--sample 1 --resume --out taken",
     ],
-    "--init": ["--init missing", "--init damaged"],
+    "--init": ["--init missing", "--init damaged", f"--init {LONG}", "--init="],
     "--seed": ["--resume --out taken --seed 5"],
     "--memory-tokens": [
         "--resume --out taken --memory-tokens 3",
@@ -776,6 +780,7 @@ def a_run(tmp_path_factory):
 def test_wrong_input_gets_one_line_that_names_the_option(option, call, a_run, capsys):
     Path("short").write_text("short")
     np.save("float.npy", np.zeros((30, 8, 8)))
+    np.save("flat.npy", np.zeros((30, 0, 0), np.uint8))
     Path("damaged").mkdir()
     Path("damaged/checkpoint.pt").write_text("damaged")
     shutil.copytree(a_run, "taken")

@@ -1,4 +1,4 @@
-"""What does each part of smt.py that the paper does not have do? Train without it.
+"""What does a part of smt.py do? Train without it.
 
     python experiments/ablations.py PART [options of smt.py]
 
@@ -83,9 +83,9 @@ PARTS = {
 if __name__ == "__main__":
     part, options = (sys.argv + [""])[1], sys.argv[2:]
     if part not in PARTS:
-        print(f"ablations.py: PART {part!r}: give one of {', '.join(PARTS)}")
+        message = f"PART {part!r}: give one of {', '.join(PARTS)}"
+        print(f"ablations.py: {message}", file=sys.stderr)
         sys.exit(2)
     PARTS[part]()
-    if "--out" not in options:
-        options += ["--out", f"runs/without-{part}"]
+    options = ["--out", f"runs/without-{part}", *options]  # a later --out wins
     sys.exit(smt.main(options))

@@ -59,7 +59,7 @@ def whole(low: int, high: int = 2**31 - 1):
     return parse
 
 
-def path(text: str) -> str:
+def filename(text: str) -> str:
     """An option's kind: the name of a file or a directory."""
     if not text:
         raise argparse.ArgumentTypeError("'' is no name; give one, or leave it out")
@@ -361,7 +361,7 @@ class Text:
         (
             "data",
             None,
-            path,
+            filename,
             "a file of text; without it, CPython's language reference",
         ),
         ("length", 64, LENGTH, "bytes in a sequence"),
@@ -423,7 +423,12 @@ class Pixels:
     """
 
     options = [
-        ("data", None, path, "images as .npz, .npy or idx; without it, random strokes"),
+        (
+            "data",
+            None,
+            filename,
+            "images as .npz, .npy or idx; without it, random strokes",
+        ),
         ("side", 14, whole(4, 300), "width and height of an image"),
         ("levels", 4, whole(2, 256), "levels of grey"),
     ]

@@ -103,7 +103,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.overrides import TorchFunctionMode
 from tqdm import tqdm
 
-from data import TASKS, WrongInput, list_tasks, number, path, whole
+from data import TASKS, WrongInput, filename, list_tasks, number, whole
 
 METHOD = "smt"
 HEAD_SIZE = 16  # numbers in an attention head
@@ -394,9 +394,9 @@ def smt_loss(models: Models, batch: Batch, args: Namespace) -> tuple[Tensor, dic
     L_unif = uniformity_loss(decoded)
 
     # L_dyn's weight grows from 0. So the labels first learn what to remember, and then
-    # more and more to be easy for the cell to follow. With the full weight from the
-    # start, the labels of recall and modular stay poor for long: a label that holds
-    # little is easy to follow. (ours)
+    # more and more to be easy for the cell to follow. With a constant weight of 1, the
+    # teacher and the RNN of modular learn less in as many steps (README). We think that
+    # a label which holds little is easy to follow, and so the labels stay poor. (ours)
     dynamics_weight = args.lambda_dyn * batch.progress
     loss = L_dec + dynamics_weight * L_dyn + L_read + args.lambda_unif * L_unif
     parts = {"decode": L_dec, "dynamics": L_dyn, "read": L_read, "uniformity": L_unif}
@@ -629,9 +629,9 @@ class FullPrecision(TorchFunctionMode):
 def make_optimizers(models: Models, peak: float) -> dict:
     """Muon for the matrices inside the networks, AdamW for the rest; its rate is peak.
 
-    The authors used AdamW alone. (ours) The rest are embeddings, last layers, the short
-    convolution, norms, biases and rnn.empty. At equal rates both make steps of equal
-    size ("match_rms_adamw"). Here Muon's rate is five times AdamW's.
+    The rest are embeddings, last layers, the short convolution, norms, biases and
+    rnn.empty. At equal rates both make steps of equal size ("match_rms_adamw"). Here
+    Muon's rate is five times AdamW's. The authors used AdamW alone, so Muon is (ours).
     """
     outer = ("embed.weight", "timestamps.weight", "to_logits.weight", "empty")
     inside, rest = [], []
@@ -995,8 +995,8 @@ RUN = [
     ("compile", False, bool, "compile Transformers and cells"),
     ("eval-every", 100, whole(1), "steps between evaluations, which save the run"),
     ("eval-length", 1, [1, 2, 4, 8], "at the end test sequences up to so much longer"),
-    ("out", None, path, f"directory of the run; if not given, runs/TASK-{METHOD}"),
-    ("init", None, path, "directory of a run: begin with its networks and sizes"),
+    ("out", None, filename, f"directory of the run; if not given, runs/TASK-{METHOD}"),
+    ("init", None, filename, "directory of a run: begin with its networks and sizes"),
     ("resume", False, bool, "go on with the run in --out"),
     ("sample", 0, whole(1, 10**6), "show this many samples of the run in --out"),
 ]
@@ -1127,17 +1127,17 @@ def check(args: Namespace, given: dict):
     if args.device == "auto":
         args.device = there[0]
     if args.device == "cuda":
-        local_rank, gpus = (
-            int(os.environ.get("LOCAL_RANK", 0)),
-            torch.cuda.device_count(),
-        )
+        local_rank = int(os.environ.get("LOCAL_RANK", 0))
+        gpus = torch.cuda.device_count()
         if local_rank >= gpus:
-            message = f"this machine has {gpus} for its processes; start fewer"
+            message = f"this machine has {gpus} GPUs; give torchrun no more processes"
             raise WrongInput(f"--device cuda: {message}")
         torch.cuda.set_device(local_rank)
     if args.precision == "auto":
-        has_bf16 = args.device == "cuda" and torch.cuda.is_bf16_supported(False)
-        args.precision = "bf16" if has_bf16 else "fp32"
+        args.precision = "fp32"
+        if args.device == "cuda":
+            native = torch.cuda.is_bf16_supported(including_emulation=False)
+            args.precision = "bf16" if native else "fp32"  # emulation is slow
     widths = [name for name in ("dim", "width") if name in args]  # BPTT has one of them
     for name in widths:
         size = getattr(args, name)

@@ -794,6 +794,14 @@ def test_wrong_input_gets_one_line_that_names_the_option(option, call, a_run, ca
     assert not Path("runs").exists()  # nothing is left of a run that could not begin
 
 
+def test_a_task_has_steps_of_its_own_for_smt_alone():
+    for program, steps in ((smt, 600), (bptt_baseline, 1500)):
+        args, _, _ = program.settings(["--task", "parity", "--device", "cpu"])
+        assert args.steps == steps
+        args, _, _ = program.settings(["--task", "stack", "--device", "cpu"])
+        assert args.cell_depth == 2  # a size belongs to both
+
+
 def test_a_full_memory_gets_one_line(monkeypatch, capsys):
     def train(*_):
         raise error

@@ -94,7 +94,10 @@ def mlp(width: int, hidden: int, out: int) -> nn.Module:
 
 
 class Block(nn.Module):
-    """A Transformer block: h (B, S, width) -> the same shape."""
+    """A Transformer block: h (B, S, width) -> (B, S - first, width).
+
+    The tokens before first are looked at and then left out.
+    """
 
     def __init__(self, width: int, causal: bool):
         super().__init__()
@@ -104,16 +107,27 @@ class Block(nn.Module):
         self.out = nn.Linear(width, width, bias=False)
         self.mlp = mlp(width, 4 * width, width)
 
-    def forward(self, h: Tensor) -> Tensor:
-        qkv = self.qkv(self.norm(h))
+    def forward(self, h: Tensor, first: int = 0) -> Tensor:
         heads = h.shape[-1] // HEAD_SIZE
-        h = h + self.out(attention(qkv, heads, self.causal))
+        seen = attention(self.qkv(self.norm(h)), heads, self.causal)  # (B, S, width)
+        h = h[:, first:] + self.out(seen[:, first:])
         return h + self.mlp(h)
 
 
-def transformer(width: int, depth: int, causal: bool) -> nn.Module:
-    """Blocks one after another: h (B, S, width) -> the same shape."""
-    return nn.Sequential(*(Block(width, causal) for _ in range(depth)))
+class Transformer(nn.Module):
+    """Blocks one after another: h (B, S, width) -> (B, S - first, width).
+
+    The last block leaves out the tokens before first, which nobody reads.
+    """
+
+    def __init__(self, width: int, depth: int, causal: bool):
+        super().__init__()
+        self.blocks = nn.ModuleList(Block(width, causal) for _ in range(depth))
+
+    def forward(self, h: Tensor, first: int = 0) -> Tensor:
+        for block in self.blocks[:-1]:
+            h = block(h)
+        return self.blocks[-1](h, first)
 
 
 # ------------------------------------------------------------------------------ readout
@@ -122,14 +136,14 @@ class Readout(nn.Module):
 
     def __init__(self, args: Namespace, vocab: int):
         super().__init__()
-        self.body = transformer(args.dim, args.decoder_depth, causal=True)
+        self.body = Transformer(args.dim, args.decoder_depth, causal=True)
         self.norm = nn.RMSNorm(args.dim)
         self.to_logits = nn.Linear(args.dim, vocab)
 
     def forward(self, memory: Tensor) -> Tensor:
         tokens = memory.flatten(0, -3)  # (N, K, d)
-        h = self.body(tokens)[:, -1]  # (N, d)
-        return self.logits(h).unflatten(0, memory.shape[:-2])
+        h = self.body(tokens, first=memory.shape[-2] - 1)  # (N, 1, d)
+        return self.logits(h[:, 0]).unflatten(0, memory.shape[:-2])
 
     def logits(self, h: Tensor) -> Tensor:
         """The last layer: h (.., d) -> (.., V)."""
@@ -161,7 +175,7 @@ class TransformerCell(nn.Module):
 
     def __init__(self, args: Namespace):
         super().__init__()
-        self.body = transformer(args.dim, args.cell_depth, causal=False)
+        self.body = Transformer(args.dim, args.cell_depth, causal=False)
 
     def forward(self, memory: Tensor, e: Tensor) -> Tensor:
         h = torch.cat([memory, e[:, None]], 1)  # (N, K + 1, d)

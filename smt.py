@@ -41,10 +41,6 @@ Glossary
   progress   progress        share of the phase's steps that are done, 0 .. 1
   Tf         future          targets that are decoded from a label, fewer at the end
   J          decoded         labels of each sequence that are decoded
-  n          transitions     evenly spaced times of a sequence that a loss uses. L_dyn
-                             takes them from all times, L_read and L_readout from the
-                             first target on. They are n to 2 n - 1, or all if there
-                             are fewer than 2 n.
   H          truncate        the most steps that DMT's gradient passes through
   B          batch_size      sequences in a step
   N, S                       any number of rows; any number of tokens in a row
@@ -55,8 +51,8 @@ Glossary
 A step of SMT: train encoder, decoder, rnn.cell and rnn.embed
     m_∅, m_0 .. m_{T-1} = encoder(x)                              one causal pass (ours)
     L_dec  = mean cross_entropy(decoder(m_t, x_{t+1} ..), [y_t ..])   at J random t
-    L_dyn  = mean square of step(m_{t-1}, x_t) - m_t    at n spaced t; m_{-1} is m_∅
-    L_read = mean cross_entropy(readout(m_t), y_t)      at n spaced t, drawn anew (ours)
+    L_dyn  = mean square of step(m_{t-1}, x_t) - m_t           at all t; m_{-1} is m_∅
+    L_read = mean cross_entropy(readout(m_t), y_t)             at all t (ours)
     L_unif = log mean exp(-2 |u_a - u_b|^2)                           at L_dec's t
              u_a, u_b: a memory token of sequences a and b, scaled to length 1
     minimise L_dec + progress λ_dyn L_dyn + L_read + λ_unif L_unif
@@ -73,7 +69,7 @@ A step of DMT: train rnn.cell, rnn.embed and rnn.readout; all else is frozen
         every H steps, from a random one on: m̂ = detach(m̂)      H > 1 is (ours)
         m̂_t = m̂ = step(m̂, x_t)
     L_labels  = mean square of m̂_t - m_t                              at all t
-    L_readout = mean cross_entropy(readout(detach(m̂_t)), y_t)         at n spaced t
+    L_readout = mean cross_entropy(readout(detach(m̂_t)), y_t)         at all t
     minimise L_labels + L_readout
     L_labels trains the step, and L_readout trains rnn.readout alone.
     --attach-readout (ours): without that detach, L_readout also trains the step, and
@@ -147,7 +143,10 @@ def mlp(width: int, hidden: int, out: int) -> nn.Module:
 
 
 class Block(nn.Module):
-    """A Transformer block: h (B, S, width) -> the same shape."""
+    """A Transformer block: h (B, S, width) -> (B, S - first, width).
+
+    The tokens before first are looked at and then left out.
+    """
 
     def __init__(self, width: int, causal: bool):
         super().__init__()
@@ -157,16 +156,27 @@ class Block(nn.Module):
         self.out = nn.Linear(width, width, bias=False)
         self.mlp = mlp(width, 4 * width, width)
 
-    def forward(self, h: Tensor) -> Tensor:
-        qkv = self.qkv(self.norm(h))
+    def forward(self, h: Tensor, first: int = 0) -> Tensor:
         heads = h.shape[-1] // HEAD_SIZE
-        h = h + self.out(attention(qkv, heads, self.causal))
+        seen = attention(self.qkv(self.norm(h)), heads, self.causal)  # (B, S, width)
+        h = h[:, first:] + self.out(seen[:, first:])
         return h + self.mlp(h)
 
 
-def transformer(width: int, depth: int, causal: bool) -> nn.Module:
-    """Blocks one after another: h (B, S, width) -> the same shape."""
-    return nn.Sequential(*(Block(width, causal) for _ in range(depth)))
+class Transformer(nn.Module):
+    """Blocks one after another: h (B, S, width) -> (B, S - first, width).
+
+    The last block leaves out the tokens before first, which nobody reads.
+    """
+
+    def __init__(self, width: int, depth: int, causal: bool):
+        super().__init__()
+        self.blocks = nn.ModuleList(Block(width, causal) for _ in range(depth))
+
+    def forward(self, h: Tensor, first: int = 0) -> Tensor:
+        for block in self.blocks[:-1]:
+            h = block(h)
+        return self.blocks[-1](h, first)
 
 
 # --------------------------------------------- encoder: the labels of all times at once
@@ -188,7 +198,7 @@ class Encoder(nn.Module):
         self.timestamps = nn.Embedding(length + 1, W) if length else None
         self.short_conv = nn.Conv1d(W, W, 4, groups=W, bias=False)
         nn.init.zeros_(self.short_conv.weight)  # at first it adds nothing
-        self.body = transformer(W, args.encoder_depth, causal=True)
+        self.body = Transformer(W, args.encoder_depth, causal=True)
         self.norm = nn.RMSNorm(W)
         self.qkv = nn.Linear(W, 3 * Kd, bias=False)
         self.from_state = nn.Linear(W, Kd)
@@ -223,14 +233,14 @@ class Readout(nn.Module):
 
     def __init__(self, args: Namespace, vocab: int):
         super().__init__()
-        self.body = transformer(args.dim, args.decoder_depth, causal=True)
+        self.body = Transformer(args.dim, args.decoder_depth, causal=True)
         self.norm = nn.RMSNorm(args.dim)
         self.to_logits = nn.Linear(args.dim, vocab)
 
     def forward(self, memory: Tensor) -> Tensor:
         tokens = memory.flatten(0, -3)  # (N, K, d)
-        h = self.body(tokens)[:, -1]  # (N, d)
-        return self.logits(h).unflatten(0, memory.shape[:-2])
+        h = self.body(tokens, first=memory.shape[-2] - 1)  # (N, 1, d)
+        return self.logits(h[:, 0]).unflatten(0, memory.shape[:-2])
 
     def logits(self, h: Tensor) -> Tensor:
         """The last layer: h (.., d) -> (.., V)."""
@@ -253,7 +263,7 @@ class Decoder(nn.Module):
     def forward(self, memory: Tensor, inputs: Tensor) -> Tensor:
         K = memory.shape[1]
         tokens = torch.cat([memory, self.embed(inputs)], 1)  # (N, K + S, d)
-        h = self.readout.body(tokens)[:, K - 1 :]  # (N, S + 1, d), y_t first
+        h = self.readout.body(tokens, first=K - 1)  # (N, S + 1, d), that of y_t first
         return self.readout.logits(h)
 
 
@@ -282,7 +292,7 @@ class TransformerCell(nn.Module):
 
     def __init__(self, args: Namespace):
         super().__init__()
-        self.body = transformer(args.dim, args.cell_depth, causal=False)
+        self.body = Transformer(args.dim, args.cell_depth, causal=False)
 
     def forward(self, memory: Tensor, e: Tensor) -> Tensor:
         h = torch.cat([memory, e[:, None]], 1)  # (N, K + 1, d)
@@ -387,8 +397,8 @@ def smt_loss(models: Models, batch: Batch, args: Namespace) -> tuple[Tensor, dic
 
     times = decoded_times(batch, args)
     L_dec = decode_loss(decoder, after, batch, times, args.future)
-    L_dyn = dynamics_loss(rnn, before, after, batch, args.transitions)
-    L_read = read_loss(decoder.readout, after, batch, args.transitions)
+    L_dyn = dynamics_loss(rnn, before, after, batch)
+    L_read = read_loss(decoder.readout, after, batch)
     # A list as an index, after[:, times], would make the CPU wait for the GPU.
     decoded = torch.stack([after[:, t] for t in times], 1)  # (B, J, K, d)
     L_unif = uniformity_loss(decoded)
@@ -431,40 +441,26 @@ def decode_loss(
     return torch.stack(losses).mean()
 
 
-def dynamics_loss(
-    rnn: RNN, before: Tensor, after: Tensor, batch: Batch, n: int
-) -> Tensor:
-    """L_dyn: the cell steps from the label m_{t-1} to the label m_t.
+def dynamics_loss(rnn: RNN, before: Tensor, after: Tensor, batch: Batch) -> Tensor:
+    """L_dyn: the cell steps from each label m_{t-1} to the next, m_t.
 
     Nothing is detached: both labels also learn to be such that the cell can follow.
     """
-    spaced = evenly_spaced(0, batch.x.shape[1], n, batch.draws)
-    memory = before[:, spaced].flatten(0, 1)  # (B n, K, d)
-    token = batch.x[:, spaced].flatten()  # (B n,)
-    target = after[:, spaced].flatten(0, 1)  # (B n, K, d)
+    memory = before.flatten(0, 1)  # (B T, K, d)
+    token = batch.x.flatten()  # (B T,)
+    target = after.flatten(0, 1)  # (B T, K, d)
     return F.mse_loss(rnn.step(memory, token), target)
 
 
-def read_loss(readout: Readout, memories: Tensor, batch: Batch, n: int) -> Tensor:
+def read_loss(readout: Readout, memories: Tensor, batch: Batch) -> Tensor:
     """L_read of SMT, L_readout of DMT: the readout tells y_t, from the first target on.
 
     memories (B, T, K, d): labels in SMT, the RNN's memories in DMT. L_dec asks for y_t,
-    too, but at J times only. Here the readout learns at n times.
+    too, but at J times only. Here the readout learns at all times.
     """
-    spaced = evenly_spaced(batch.first_target, batch.y.shape[1], n, batch.draws)
-    logits = readout(memories[:, spaced])  # (B, n, V)
-    return cross_entropy(logits, batch.y[:, spaced])
-
-
-def evenly_spaced(first: int, end: int, n: int, draws: Generator) -> slice:
-    """Evenly spaced times of first .. end - 1, from a random start.
-
-    These are n to 2 n - 1 times, as the stride is rounded down, or all of them where
-    there are fewer than 2 n.
-    """
-    stride = max(1, (end - first) // n)
-    start = first + int(torch.randint(stride, (1,), generator=draws))
-    return slice(start, end, stride)
+    first = batch.first_target
+    logits = readout(memories[:, first:])  # (B, T - first, V)
+    return cross_entropy(logits, batch.y[:, first:])
 
 
 def uniformity_loss(decoded: Tensor) -> Tensor:
@@ -536,7 +532,7 @@ def dmt_loss(models: Models, batch: Batch, args: Namespace) -> tuple[Tensor, dic
     else:
         # The readout's loss does not reach the cell, which follows the labels alone.
         memories = memories.detach()
-    L_readout = read_loss(rnn.readout, memories, batch, args.transitions)
+    L_readout = read_loss(rnn.readout, memories, batch)
     loss = weight * L_labels + L_readout
     return loss, {"labels": L_labels, "readout": L_readout}
 
@@ -966,7 +962,6 @@ NETWORKS = [
 TRAINING = [
     ("future", 64, whole(1), "Tf, targets that are decoded from a label"),
     ("decoded", 8, whole(1, 10**6), "J, labels of each sequence that are decoded"),
-    ("transitions", 64, whole(1), "n, times of each sequence in L_dyn and L_read"),
     ("lambda-dyn", 5.0, number(0), "λ_dyn, weight of L_dyn at the end of SMT"),
     ("lambda-unif", 0.1, number(0), "λ_unif, weight of L_unif"),
     ("steps", 550, whole(0), "steps of SMT"),

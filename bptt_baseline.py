@@ -375,9 +375,9 @@ def make_optimizers(models: Models, peak: float) -> dict:
     rest = [{"params": rest, "peak": peak}]
     return {
         "muon": torch.optim.Muon(
-            inside, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"
+            inside, weight_decay=0.1, adjust_lr_fn="match_rms_adamw"
         ),
-        "adamw": torch.optim.AdamW(rest, weight_decay=0.01, betas=(0.9, 0.95)),
+        "adamw": torch.optim.AdamW(rest, weight_decay=0.1, betas=(0.9, 0.95)),
     }
 
 

@@ -259,7 +259,7 @@ class Recall(Task):
 
     options = [("pairs", 8, whole(1, 26), "pairs of a key and a value")]
     sizes = {"memory_tokens": 16, "dim": 16}  # the decoder looks pairs up by attention
-    recipe = {"smt": {"steps": 1500, "dmt_steps": 1000}}
+    recipe = {"smt": {"steps": 2500, "dmt_steps": 1500, "noise": 0.3}}
     length_option = None
 
     @property
@@ -334,7 +334,7 @@ class Parity(Task):
     """Bits; the answer at each is 1 if the number of ones so far is odd. T = length."""
 
     options = [("length", 32, LENGTH, "bits in a sequence")]
-    recipe = {"smt": {"steps": 600, "dmt_steps": 800}}
+    recipe = {"smt": {"steps": 600, "dmt_steps": 800, "attach_readout": True}}
     fixed_length = False
     letters = "01"
 
@@ -368,7 +368,14 @@ class Text:
         ("prompt", "", str, "the text that samples continue"),
     ]
     sizes = {"encoder_depth": 3}
-    recipe = {"smt": {"steps": 1000, "dmt_steps": 700, "attach_readout": True}}
+    recipe = {
+        "smt": {
+            "steps": 1250,
+            "dmt_steps": 500,
+            "lambda_labels": 0.1,
+            "attach_readout": True,
+        }
+    }
     fixed_length = False
     start, vocab = 256, 257  # tokens 0 .. 255 are the bytes
 
@@ -432,8 +439,15 @@ class Pixels:
         ("side", 14, whole(4, 300), "width and height of an image"),
         ("levels", 4, whole(2, 256), "levels of grey"),
     ]
-    sizes = {"encoder_depth": 3}
-    recipe = {"smt": {"steps": 250, "dmt_steps": 700, "attach_readout": True}}
+    sizes = {"encoder_depth": 3, "batch_size": 16}
+    recipe = {
+        "smt": {
+            "steps": 550,
+            "dmt_steps": 700,
+            "lambda_labels": 0.1,
+            "attach_readout": True,
+        }
+    }
     fixed_length = True
 
     def __init__(self, data: str | None, side: int, levels: int):

@@ -14,7 +14,7 @@ makes to the label of the same prefix.
 
 SMT never unrolls the RNN. DMT does: it runs the RNN step by step. The paper cuts DMT's
 gradient after every step (--truncate 1), so that nothing is backpropagated through
-time. Our default cuts it after 16 steps, as truncated backpropagation does. (ours)
+time. Our default cuts it after 32 steps, as truncated backpropagation does. (ours)
 
 At inference encoder and decoder are not needed. The RNN starts from the label of the
 empty prefix and works alone.
@@ -37,7 +37,7 @@ Glossary
   f          rnn.step        m_{t-1}, x_t -> m_t, by rnn.cell
   g          readout         m_t -> logits of y_t: the decoder without a future. SMT
                              trains decoder.readout, DMT its copy, rnn.readout
-  λ          lambda_dyn, lambda_unif   weights of two losses of SMT
+  λ          lambda_dyn, lambda_unif, lambda_labels   weights of losses
   progress   progress        share of the phase's steps that are done, 0 .. 1
   Tf         future          targets that are decoded from a label, fewer at the end
   J          decoded         labels of each sequence that are decoded
@@ -59,6 +59,7 @@ A step of SMT: train encoder, decoder, rnn.cell and rnn.embed
              progress (ours): first what to remember, then how to follow it
     All four train the encoder. L_dec also trains the decoder, L_read also the decoder's
     readout, and L_dyn also the step: rnn.cell and rnn.embed.
+    --noise (ours): decoder, readout and step get the labels with noise.
 
 After SMT: rnn.empty = m_∅, rnn.readout = a copy of decoder.readout
 
@@ -70,10 +71,10 @@ A step of DMT: train rnn.cell, rnn.embed and rnn.readout; all else is frozen
         m̂_t = m̂ = step(m̂, x_t)
     L_labels  = mean square of m̂_t - m_t                              at all t
     L_readout = mean cross_entropy(readout(detach(m̂_t)), y_t)         at all t
-    minimise L_labels + L_readout
+    minimise λ_labels L_labels + L_readout
     L_labels trains the step, and L_readout trains rnn.readout alone.
     --attach-readout (ours): without that detach, L_readout also trains the step, and
-                             (1 - progress) L_labels + L_readout is minimised
+                             (1 - progress) λ_labels L_labels + L_readout is minimised
 """
 
 import argparse
@@ -392,15 +393,16 @@ def smt_loss(models: Models, batch: Batch, args: Namespace) -> tuple[Tensor, dic
     """The loss of SMT on a batch -> the loss, and its parts by name."""
     decoder, rnn = models["decoder"], models["rnn"]
     labels = models["encoder"](batch.x)  # (B, T + 1, K, d)
-    before = labels[:, :-1]  # before[:, t] is m_{t-1}; before[:, 0] is m_∅
-    after = labels[:, 1:]  # after[:, t] is m_t; both (B, T, K, d)
+    seen = add_noise(labels, args.noise, batch.draws)
+    before = seen[:, :-1]  # before[:, t] is m_{t-1}; before[:, 0] is m_∅
+    after = seen[:, 1:]  # after[:, t] is m_t; both (B, T, K, d)
 
     times = decoded_times(batch, args)
     L_dec = decode_loss(decoder, after, batch, times, args.future)
-    L_dyn = dynamics_loss(rnn, before, after, batch)
+    L_dyn = dynamics_loss(rnn, before, labels[:, 1:], batch)
     L_read = read_loss(decoder.readout, after, batch)
-    # A list as an index, after[:, times], would make the CPU wait for the GPU.
-    decoded = torch.stack([after[:, t] for t in times], 1)  # (B, J, K, d)
+    # A list as an index, labels[:, times], would make the CPU wait for the GPU.
+    decoded = torch.stack([labels[:, t + 1] for t in times], 1)  # (B, J, K, d)
     L_unif = uniformity_loss(decoded)
 
     # L_dyn's weight grows from 0. So the labels first learn what to remember, and then
@@ -411,6 +413,20 @@ def smt_loss(models: Models, batch: Batch, args: Namespace) -> tuple[Tensor, dic
     loss = L_dec + dynamics_weight * L_dyn + L_read + args.lambda_unif * L_unif
     parts = {"decode": L_dec, "dynamics": L_dyn, "read": L_read, "uniformity": L_unif}
     return loss, parts
+
+
+def add_noise(labels: Tensor, noise: float, draws: Generator) -> Tensor:
+    """The labels as cell, decoder and readout see them in SMT: (B, T + 1, K, d).
+
+    noise is its standard deviation; tokens have RMS 1. The RNN's memories are never
+    quite right. What a label tells in small numbers alone is lost in them, however
+    small L_dyn is. With noise the encoder has to write it in large ones. (ours)
+    """
+    if noise == 0:
+        return labels
+    # It is drawn on the labels' device, so that nothing has to be copied there.
+    torch.manual_seed(int(torch.randint(2**31, (1,), generator=draws)))
+    return labels + noise * torch.randn_like(labels)
 
 
 def decoded_times(batch: Batch, args: Namespace) -> list[int]:
@@ -525,10 +541,10 @@ def dmt_loss(models: Models, batch: Batch, args: Namespace) -> tuple[Tensor, dic
     memories = rnn.rollout(batch.x, cuts)  # (B, T, K, d)
 
     L_labels = F.mse_loss(memories, labels[:, 1:])
-    weight = 1.0
+    weight = args.lambda_labels
     if args.attach_readout:
         # L_labels fades out, and at the end the targets alone train the cell. (ours)
-        weight = 1 - batch.progress
+        weight *= 1 - batch.progress
     else:
         # The readout's loss does not reach the cell, which follows the labels alone.
         memories = memories.detach()
@@ -642,9 +658,9 @@ def make_optimizers(models: Models, peak: float) -> dict:
     rest = [{"params": rest, "peak": peak}]
     return {
         "muon": torch.optim.Muon(
-            inside, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"
+            inside, weight_decay=0.1, adjust_lr_fn="match_rms_adamw"
         ),
-        "adamw": torch.optim.AdamW(rest, weight_decay=0.01, betas=(0.9, 0.95)),
+        "adamw": torch.optim.AdamW(rest, weight_decay=0.1, betas=(0.9, 0.95)),
     }
 
 
@@ -964,11 +980,13 @@ TRAINING = [
     ("decoded", 8, whole(1, 10**6), "J, labels of each sequence that are decoded"),
     ("lambda-dyn", 5.0, number(0), "λ_dyn, weight of L_dyn at the end of SMT"),
     ("lambda-unif", 0.1, number(0), "λ_unif, weight of L_unif"),
+    ("noise", 0.0, number(0), "σ, noise on the labels that cell and decoder see"),
     ("steps", 550, whole(0), "steps of SMT"),
     ("lr", 2e-3, number(1e-12), "AdamW's peak rate in SMT; Muon's is five times it"),
     ("dmt-steps", 700, whole(0), "steps of DMT"),
     ("dmt-lr", 1e-3, number(1e-12), "AdamW's peak rate in DMT"),
-    ("truncate", 16, whole(1), "H, steps that DMT's gradient passes through"),
+    ("truncate", 32, whole(1), "H, steps that DMT's gradient passes through"),
+    ("lambda-labels", 1.0, number(0), "λ_labels, weight of L_labels in DMT"),
     ("attach-readout", False, bool, "L_readout reaches the cell; L_labels fades out"),
     ("batch-size", 32, whole(1, 10**6), "sequences in a step"),
     ("seed", 0, whole(0), "seed of weights, data and all other draws"),
@@ -1012,6 +1030,7 @@ PAPER = {
     "dmt_steps": 1500,
     "dmt_lr": 3e-5,
     "truncate": 1,
+    "lambda_labels": 10.0,
     "batch_size": 128,
 }
 # What may change when a run goes on, as it belongs to the machine and not to the run.

@@ -171,8 +171,9 @@ def test_uniformity_by_hand():
     assert smt.uniformity_loss(labels[:1]).isfinite()
 
 
-def test_the_smt_loss_by_hand():
-    sizes = "--future 3 --decoded 2 --decoder-depth 2"
+@pytest.mark.parametrize("noise", [0.0, 0.5])
+def test_the_smt_loss_by_hand(noise):
+    sizes = f"--future 3 --decoded 2 --decoder-depth 2 --noise {noise}"
     args, task, models = made(*sizes.split())
     encoder, decoder, rnn = models["encoder"], models["decoder"], models["rnn"]
     batch = batch_of(args, task)
@@ -182,20 +183,24 @@ def test_the_smt_loss_by_hand():
 
     labels = encoder(x)
     draws = batch_of(args, task).draws
+    seen = labels
+    if noise:
+        torch.manual_seed(int(torch.randint(2**31, (1,), generator=draws)))
+        seen = labels + noise * torch.randn(labels.shape)
     times = torch.randint(3, 7, (2,), generator=draws).tolist()  # t + 2 >= first
     decode = 0
     for t in times:
-        logits = decoder(labels[:, t + 1], x[:, t + 1 : t + 3])
+        logits = decoder(seen[:, t + 1], x[:, t + 1 : t + 3])
         asked = y[:, t : t + 3]
         nats = -logits.log_softmax(-1).gather(2, asked.clamp(min=0)[..., None])[..., 0]
         decode = decode + nats[asked >= 0].mean() / 2
     torch.testing.assert_close(parts["decode"], decode)
 
-    nats = [F.cross_entropy(decoder.readout(labels[:, t + 1]), y[:, t]) for t in (5, 6)]
+    nats = [F.cross_entropy(decoder.readout(seen[:, t + 1]), y[:, t]) for t in (5, 6)]
     torch.testing.assert_close(parts["read"], sum(nats) / 2)
     errors = []
     for t in range(task.T):
-        errors.append(rnn.step(labels[:, t], x[:, t]) - labels[:, t + 1])
+        errors.append(rnn.step(seen[:, t], x[:, t]) - labels[:, t + 1])
     torch.testing.assert_close(parts["dynamics"], torch.stack(errors).square().mean())
     some = torch.stack([labels[:, t + 1] for t in times], 1)
     torch.testing.assert_close(parts["uniformity"], smt.uniformity_loss(some))
@@ -265,7 +270,7 @@ def test_dynamics_draws_both_labels(monkeypatch):
 
 
 def test_dmt_by_hand_trains_cell_and_readout_alone():
-    args, task, models = made()
+    args, task, models = made("--lambda-labels", "3")
     smt.hand_over_to_rnn(models)
     smt.set_trained(models, "dmt")
     batch = batch_of(args, task)
@@ -277,21 +282,21 @@ def test_dmt_by_hand_trains_cell_and_readout_alone():
     logits = models["rnn"].readout(memories[:, 5:])
     read = F.cross_entropy(logits.flatten(0, 1), batch.y[:, 5:].flatten())
     torch.testing.assert_close(parts["readout"], read)
-    torch.testing.assert_close(loss, error + read)
+    torch.testing.assert_close(loss, 3 * error + read)
     step = {"rnn.embed", "rnn.cell"}
     assert gradients_of(parts["labels"], models) == step
     assert gradients_of(parts["readout"], models) == {"rnn.readout"}
     args.attach_readout = True
     loss, parts = smt.dmt_loss(models, batch, args)
-    wanted = 0.75 * error + read  # a quarter of the steps is done
+    wanted = 0.75 * 3 * error + read  # a quarter of the steps is done
     torch.testing.assert_close(loss, wanted)
     assert gradients_of(parts["readout"], models) == step | {"rnn.readout"}
 
 
 def cuts(program, T: int, H: int, step: int) -> list[int]:
     """The times t at which the gradient does not reach the memory before x_t."""
-    flag = "--truncate" if program is smt else "--truncate"
-    args, task, models = made(flag, str(H), "--delay", str(T - 4), program=program)
+    options = ["--truncate", str(H), "--delay", str(T - 4)]
+    args, task, models = made(*options, program=program)
     rnn, kept = models["rnn"], []
     once = rnn.step
 

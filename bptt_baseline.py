@@ -16,14 +16,15 @@ Glossary
   H          truncate        the most steps that the gradient passes through
   B          batch_size      sequences in a step
   N, S                       any number of rows; any number of tokens in a row
-  T, V       task            times in a sequence; kinds of token
+  T, V       task.T, .vocab  times in a sequence; kinds of token; a task (data.py) draws
+                             batches x, y and says how they are shown
   K, d       memory_tokens, dim   tokens of a memory; numbers in each
 
 A step of BPTT: train the RNN
     m̂ = rnn.empty
     for t in 0 .. T - 1:
-        every H steps, from a random one on: m̂ = detach(m̂)    H < T is truncated BPTT
-        m̂_t = m̂ = step(m̂, x_t)
+        if t in cuts: m̂ = detach(m̂)          cuts: every H-th t, the first is random;
+        m̂_t = m̂ = step(m̂, x_t)               none if H >= T
     minimise L_readout = mean cross_entropy(readout(m̂_t), y_t)
 """
 
@@ -94,9 +95,9 @@ def mlp(width: int, hidden: int, out: int) -> nn.Module:
 
 
 class Block(nn.Module):
-    """A Transformer block: h (B, S, width) -> (B, S - first, width).
+    """A Transformer block: h (B, S, width) -> (B, S - keep_from, width).
 
-    The tokens before first are looked at and then left out.
+    All tokens are attended to. Those from keep_from on are returned.
     """
 
     def __init__(self, width: int, causal: bool):
@@ -107,27 +108,27 @@ class Block(nn.Module):
         self.out = nn.Linear(width, width, bias=False)
         self.mlp = mlp(width, 4 * width, width)
 
-    def forward(self, h: Tensor, first: int = 0) -> Tensor:
+    def forward(self, h: Tensor, keep_from: int = 0) -> Tensor:
         heads = h.shape[-1] // HEAD_SIZE
-        seen = attention(self.qkv(self.norm(h)), heads, self.causal)  # (B, S, width)
-        h = h[:, first:] + self.out(seen[:, first:])
+        attended = attention(self.qkv(self.norm(h)), heads, self.causal)
+        h = h[:, keep_from:] + self.out(attended[:, keep_from:])
         return h + self.mlp(h)
 
 
 class Transformer(nn.Module):
-    """Blocks one after another: h (B, S, width) -> (B, S - first, width).
+    """Blocks one after another: h (B, S, width) -> (B, S - keep_from, width).
 
-    The last block leaves out the tokens before first, which nobody reads.
+    Only the last block leaves tokens out: those before keep_from, which nobody reads.
     """
 
     def __init__(self, width: int, depth: int, causal: bool):
         super().__init__()
         self.blocks = nn.ModuleList(Block(width, causal) for _ in range(depth))
 
-    def forward(self, h: Tensor, first: int = 0) -> Tensor:
+    def forward(self, h: Tensor, keep_from: int = 0) -> Tensor:
         for block in self.blocks[:-1]:
             h = block(h)
-        return self.blocks[-1](h, first)
+        return self.blocks[-1](h, keep_from)
 
 
 # ------------------------------------------------------------------------------ readout
@@ -142,7 +143,7 @@ class Readout(nn.Module):
 
     def forward(self, memory: Tensor) -> Tensor:
         tokens = memory.flatten(0, -3)  # (N, K, d)
-        h = self.body(tokens, first=memory.shape[-2] - 1)  # (N, 1, d)
+        h = self.body(tokens, keep_from=memory.shape[-2] - 1)  # (N, 1, d)
         return self.logits(h[:, 0]).unflatten(0, memory.shape[:-2])
 
     def logits(self, h: Tensor) -> Tensor:
@@ -206,8 +207,7 @@ class RNN(nn.Module):
         self.embed = nn.Embedding(vocab, args.dim)
         self.cell = CELLS[args.cell](args)
         self.readout = Readout(args, vocab)
-        # m_∅. SMT sets it to a label and does not train it. It is a parameter because
-        # the baseline, backpropagation through time, trains it.
+        # m_∅. SMT sets it to a label and does not train it. bptt_baseline.py does.
         self.empty = nn.Parameter(torch.randn(args.memory_tokens, args.dim))
 
     def step(self, memory: Tensor, x: Tensor) -> Tensor:
@@ -262,12 +262,13 @@ def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
 def random_cuts(batch: Batch, H: int) -> Container[int]:
     """Every H-th time, from a random one on: there a rollout cuts the gradient.
 
-    The first is random, so that for H > 1 no time is always at a cut. If H >= T, there
-    is none. T = 8, H = 3, offset = 1 cuts it so: x_0 x_1 | x_2 x_3 x_4 | x_5 x_6 x_7
+    The first is random, so that for H > 1 the gradient reaches across each time in some
+    steps of training. If H >= T, there is no cut.
+    T = 8, H = 3, first_cut = 2 cuts it so: x_0 x_1 | x_2 x_3 x_4 | x_5 x_6 x_7
     """
     T = batch.x.shape[1]
-    offset = int(torch.randint(H, (1,), generator=batch.draws))
-    return range(H - offset, T, H) if H < T else []
+    first_cut = H - int(torch.randint(H, (1,), generator=batch.draws))  # 1 .. H
+    return range(first_cut, T, H) if H < T else []
 
 
 # ------------------------------------------------------------------------ the BPTT loss
@@ -583,7 +584,7 @@ def process() -> tuple[int, int]:
 
 def in_any_process(flag: bool, args: Namespace) -> bool:
     """Whether the flag is set in any process; all of them have to call this."""
-    if process()[1] == 1:
+    if not distributed.is_initialized():  # one process, or nothing left to train
         return flag
     flags = torch.tensor(float(flag), device=args.device)
     distributed.all_reduce(flags)
@@ -690,7 +691,7 @@ TRAINING = [
     ("seed", 0, whole(0), "seed of weights, data and all other draws"),
 ]
 RUN = [
-    ("preset", None, ["paper"], "the authors' sizes, on any task"),
+    ("preset", None, ["paper"], "the authors' sizes, rates and loss weights"),
     (
         "device",
         "auto",

@@ -370,14 +370,7 @@ class Text:
         ("prompt", "", str, "the text that samples continue"),
     ]
     sizes = {"encoder_depth": 3}
-    recipe = {
-        "smt": {
-            "steps": 1250,
-            "dmt_steps": 500,
-            "lambda_labels": 0.1,
-            "attach_readout": True,
-        }
-    }
+    recipe = {"smt": {"steps": 1250, "dmt_steps": 500, "attach_readout": True}}
     fixed_length = False
     start, vocab = 256, 257  # tokens 0 .. 255 are the bytes
 
@@ -442,14 +435,7 @@ class Pixels:
         ("levels", 4, whole(2, 256), "levels of grey"),
     ]
     sizes = {"encoder_depth": 3, "batch_size": 16}
-    recipe = {
-        "smt": {
-            "steps": 550,
-            "dmt_steps": 900,
-            "lambda_labels": 0.1,
-            "attach_readout": True,
-        }
-    }
+    recipe = {"smt": {"steps": 550, "dmt_steps": 900, "attach_readout": True}}
     fixed_length = True
 
     def __init__(self, data: str | None, side: int, levels: int):

@@ -40,7 +40,7 @@ Glossary
   f          rnn.step        m_{t-1}, x_t -> m_t, by rnn.cell
   g          readout         m_t -> logits of y_t: the decoder without a future. SMT
                              trains decoder.readout, DMT its copy, rnn.readout
-  λ          lambda_dyn, lambda_unif, lambda_labels   weights of losses
+  λ          lambda_dyn, lambda_unif   weights of two losses of SMT
   progress   progress        share of the phase's steps that are done, 0 .. 1
   Tf         future          targets that are decoded from a label, fewer at the end
   J          decoded         labels of each sequence that are decoded
@@ -77,10 +77,10 @@ A step of DMT: train rnn.cell, rnn.embed and rnn.readout; all else is frozen
         m̂_t = m̂ = step(m̂, x_t)               none if H >= T; H > 1 is (ours)
     L_labels  = mean square of m̂_t - m_t                          at all t
     L_readout = mean cross_entropy(readout(detach(m̂_t)), y_t)     at all t
-    minimise λ_labels L_labels + L_readout
+    minimise L_labels + L_readout
     L_labels trains the step, and L_readout trains rnn.readout alone.
     --attach-readout (ours): without that detach, L_readout also trains the step, and
-                             (1 - progress) λ_labels L_labels + L_readout is minimised
+                             0.1 (1 - progress) L_labels + L_readout is minimised
 """
 
 import argparse
@@ -558,12 +558,13 @@ def dmt_loss(models: Models, batch: Batch, args: Namespace) -> tuple[Tensor, dic
     memories = rnn.rollout(batch.x, cuts)  # (B, T, K, d)
 
     if args.attach_readout:
-        # L_labels fades out, and at the end the targets alone train the cell. (ours)
-        weight = (1 - batch.progress) * args.lambda_labels
+        # L_labels fades out, and at the end the targets alone train the cell. Labels
+        # move far at each input, so with a weight from 1 on they outweigh the targets.
+        weight = 0.1 * (1 - batch.progress)  # (ours)
         read_from = memories
     else:
         # The readout's loss does not reach the cell, which follows the labels alone.
-        weight = args.lambda_labels
+        weight = 1.0
         read_from = memories.detach()
 
     L_labels = F.mse_loss(memories, labels[:, 1:])
@@ -1005,7 +1006,6 @@ TRAINING = [
     ("dmt-steps", 700, whole(0), "steps of DMT"),
     ("dmt-lr", 1e-3, number(1e-12), "AdamW's peak rate in DMT, Muon's likewise"),
     ("truncate", 32, whole(1), "H, steps that DMT's gradient passes through"),
-    ("lambda-labels", 1.0, number(0), "λ_labels, weight of L_labels in DMT"),
     ("attach-readout", False, bool, "L_readout reaches the cell; L_labels fades out"),
     ("batch-size", 32, whole(1, 10**6), "sequences in a step"),
     ("seed", 0, whole(0), "seed of weights, data and all other draws"),
@@ -1050,7 +1050,6 @@ PAPER = {
     "dmt_steps": 1500,
     "dmt_lr": 3e-5,
     "truncate": 1,
-    "lambda_labels": 10.0,
     "batch_size": 128,
 }
 # What may change when a run goes on, as it belongs to the machine and not to the run.

@@ -259,6 +259,22 @@ def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
     return nats / (y >= 0).sum().clamp(min=1)
 
 
+def read_loss(readout: Readout, memories: Tensor, batch: Batch) -> Tensor:
+    """Mean nats of y_t, told by the readout, at all times from the first target on.
+
+    memories (B, T, K, d) are labels or the RNN's own.
+    """
+    first = batch.first_target
+    logits = readout(memories[:, first:])  # (B, T - first, V)
+    return cross_entropy(logits, batch.y[:, first:])
+
+
+# ------------------------------------------------------------------------ the BPTT loss
+def set_trained(models: Models, phase: str):
+    """BPTT trains all of the RNN."""
+    models.requires_grad_(True)
+
+
 def random_cuts(batch: Batch, H: int) -> Container[int]:
     """Every H-th time, from a random one on: there a rollout cuts the gradient.
 
@@ -271,22 +287,15 @@ def random_cuts(batch: Batch, H: int) -> Container[int]:
     return range(first_cut, T, H) if H < T else []
 
 
-# ------------------------------------------------------------------------ the BPTT loss
 def bptt_loss(models: Models, batch: Batch, args: Namespace) -> tuple[Tensor, dict]:
     """The RNN runs alone and is asked for answers -> the loss, its parts by name."""
     rnn = models["rnn"]
     cuts = random_cuts(batch, args.truncate)
     memories = rnn.rollout(batch.x, cuts)  # (B, T, K, d)
 
-    logits = rnn.readout(memories[:, batch.first_target :])
-    L_readout = cross_entropy(logits, batch.y[:, batch.first_target :])
+    L_readout = read_loss(rnn.readout, memories, batch)
     loss = L_readout
     return loss, {"readout": L_readout}
-
-
-def set_trained(models: Models, phase: str):
-    """BPTT trains all of the RNN."""
-    models.requires_grad_(True)
 
 
 # --------------------------------------------------- evaluate and sample: the RNN alone

@@ -386,16 +386,14 @@ def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
     return nats / (y >= 0).sum().clamp(min=1)
 
 
-def random_cuts(batch: Batch, H: int) -> Container[int]:
-    """Every H-th time, from a random one on: there a rollout cuts the gradient.
+def read_loss(readout: Readout, memories: Tensor, batch: Batch) -> Tensor:
+    """Mean nats of y_t, told by the readout, at all times from the first target on.
 
-    The first is random, so that for H > 1 the gradient reaches across each time in some
-    steps of training. If H >= T, there is no cut.
-    T = 8, H = 3, first_cut = 2 cuts it so: x_0 x_1 | x_2 x_3 x_4 | x_5 x_6 x_7
+    memories (B, T, K, d) are labels or the RNN's own.
     """
-    T = batch.x.shape[1]
-    first_cut = H - int(torch.randint(H, (1,), generator=batch.draws))  # 1 .. H
-    return range(first_cut, T, H) if H < T else []
+    first = batch.first_target
+    logits = readout(memories[:, first:])  # (B, T - first, V)
+    return cross_entropy(logits, batch.y[:, first:])
 
 
 # ------------------------------------------------------------------------- the SMT loss
@@ -411,6 +409,7 @@ def smt_loss(models: Models, batch: Batch, args: Namespace) -> tuple[Tensor, dic
     times = decoded_times(batch, args)
     L_dec = decode_loss(decoder, after, batch, times, args.future)
     L_dyn = dynamics_loss(rnn, before, target, batch)
+    # L_dec asks for y_t, too, but at J times alone; here it is all times. (ours)
     L_read = read_loss(decoder.readout, after, batch)
     # A list as an index, target[:, times], would make the CPU wait for the GPU.
     decoded = torch.stack([target[:, t] for t in times], 1)  # (B, J, K, d)
@@ -483,17 +482,6 @@ def dynamics_loss(rnn: RNN, before: Tensor, target: Tensor, batch: Batch) -> Ten
     return F.mse_loss(stepped, target.flatten(0, 1))
 
 
-def read_loss(readout: Readout, memories: Tensor, batch: Batch) -> Tensor:
-    """L_read of SMT, L_readout of DMT: the readout tells y_t, from the first target on.
-
-    memories (B, T, K, d): labels in SMT, the RNN's memories in DMT. L_dec asks for y_t,
-    too, but at J times only. Here the readout learns at all times.
-    """
-    first = batch.first_target
-    logits = readout(memories[:, first:])  # (B, T - first, V)
-    return cross_entropy(logits, batch.y[:, first:])
-
-
 def uniformity_loss(decoded: Tensor) -> Tensor:
     """L_unif = log mean exp(-2 |u_a - u_b|^2) over the J decoded labels (B, J, K, d).
 
@@ -546,6 +534,18 @@ def set_trained(models: Models, phase: str):
 
 
 # ---------------------------------------------------------------------------------- DMT
+def random_cuts(batch: Batch, H: int) -> Container[int]:
+    """Every H-th time, from a random one on: there a rollout cuts the gradient.
+
+    The first is random, so that for H > 1 the gradient reaches across each time in some
+    steps of training. If H >= T, there is no cut.
+    T = 8, H = 3, first_cut = 2 cuts it so: x_0 x_1 | x_2 x_3 x_4 | x_5 x_6 x_7
+    """
+    T = batch.x.shape[1]
+    first_cut = H - int(torch.randint(H, (1,), generator=batch.draws))  # 1 .. H
+    return range(first_cut, T, H) if H < T else []
+
+
 def dmt_loss(models: Models, batch: Batch, args: Namespace) -> tuple[Tensor, dict]:
     """The RNN runs alone and is pulled to the labels -> the loss, its parts by name."""
     # The labels are fixed targets here. A gradient would pull them to the memories, and

@@ -153,7 +153,7 @@ class Readout(nn.Module):
 
 # ------------------------------------------------------------------------------ the RNN
 class MLPCell(nn.Module):
-    """f as MLPs over the flat memory.
+    """The cell as MLPs over the flat memory.
 
     memory (N, K, d) and e (N, d), the embedding of the next input -> (N, K, d).
     """
@@ -172,7 +172,7 @@ class MLPCell(nn.Module):
 
 
 class TransformerCell(nn.Module):
-    """f as a Transformer over K + 1 tokens; shapes as in MLPCell."""
+    """The cell as a Transformer over K + 1 tokens; shapes as in MLPCell."""
 
     def __init__(self, args: Namespace):
         super().__init__()
@@ -184,7 +184,7 @@ class TransformerCell(nn.Module):
 
 
 class GRUCell(nn.Module):
-    """f as a GRU over the flat memory, of one layer; shapes as in MLPCell."""
+    """The cell as a GRU of one layer over the flat memory; shapes as in MLPCell."""
 
     def __init__(self, args: Namespace):
         super().__init__()
@@ -194,13 +194,14 @@ class GRUCell(nn.Module):
         return self.gru(e, memory.flatten(1)).view_as(memory)
 
 
-# A new cell maps the same shapes and gets a name here. layers_in_a_row takes it to have
-# --cell-depth layers.
+# A new cell is an nn.Module made from args, maps the shapes of MLPCell and gets a name
+# here. RNN.step embeds the input for it and scales its result. If its depth is not
+# --cell-depth, layers_in_a_row has to know.
 CELLS = {"mlp": MLPCell, "transformer": TransformerCell, "gru": GRUCell}
 
 
 class RNN(nn.Module):
-    """All that stays after training: f, with its embedding, g and m_∅."""
+    """All that stays after training: f (embedding and cell), g and m_∅."""
 
     def __init__(self, args: Namespace, vocab: int):
         super().__init__()
@@ -237,7 +238,7 @@ class Batch(NamedTuple):
     x: Tensor  # (B, T)
     y: Tensor  # (B, T)
     first_target: int  # the first time at which any row has a target
-    draws: Generator  # the loss draws its times from it; it is on the CPU
+    draws: Generator  # on the CPU; all that a loss draws comes from it
     progress: float  # share of the phase's steps that are done, 0 .. 1
 
 

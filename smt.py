@@ -3,23 +3,27 @@
 An RNN must learn what to remember, and how to update what it remembers. SMT gives the
 two to different networks and trains them together. A Transformer, the encoder, reads
 each prefix of a sequence and writes a memory of it: a label. From the label and the
-inputs that follow, a decoder must predict the next targets, so the label keeps what
-they need. The RNN's cell learns single steps: it gets a label and the next input, and
-must make the next label. All labels are there before the cell steps, so no RNN is
-unrolled.
+inputs that follow, a decoder must predict the next answers, so the label must keep what
+those depend on. The RNN's cell learns single steps: from a label and the next input it
+must make the next label. A step starts from the encoder's label, and not from the
+cell's last output. So no step waits for another: all T are computed at once, as rows of
+one batch, and no RNN is unrolled.
 
-Run alone, the RNN meets its own errors, and they can add up: it drifts. DAgger, from
-imitation learning, lets the learner act and asks the teacher what would have been right
-there. DAgger Memory Training (DMT) lets the RNN run, and pulls each memory that it
-makes to the label of the same prefix.
+In SMT the cell gets labels alone. When the RNN runs by itself, it gets its own
+memories. They are a little wrong, it has not learnt to go on from such memories, and
+the errors can add up: it drifts. DAgger, from imitation learning, lets the learner act
+and asks the teacher what would have been right there. DAgger Memory Training (DMT) lets
+the RNN run on its own memories, and pulls each to the label of the same prefix.
 
-SMT never unrolls the RNN. DMT does: it runs the RNN step by step. By default 550 steps
-of SMT are followed by 700 of DMT; --dmt-steps 0 leaves DMT out. The paper cuts DMT's
-gradient after every step (--truncate 1), so that nothing is backpropagated through
-time. Our default cuts it after 32 steps, as truncated backpropagation does. (ours)
+SMT never unrolls the RNN. DMT does: it runs the RNN through the sequence. By default
+550 training steps of SMT are followed by 700 of DMT; --dmt-steps 0 leaves DMT out. The
+paper cuts DMT's gradient after every step of the RNN (--truncate 1), so that nothing is
+backpropagated through time. Our default cuts it after 32, as truncated backpropagation
+does. (ours) Tasks have some settings of their own; --task NAME --help shows them.
 
 At inference encoder and decoder are not needed. The RNN starts from the label of the
-empty prefix and works alone.
+empty prefix and works alone. A token costs one step and one readout, and the memory
+keeps its size, however long the sequence is.
 
 Source: Kumar & Isola, Pretraining Recurrent Networks without Recurrence,
 arXiv:2606.06479. Where the method differs from the paper's, it is marked (ours). The
@@ -32,12 +36,12 @@ Glossary
                              after x_0 .. x_t; y_t = -1: none is wanted
   m_∅, m_t   labels          (B, T + 1, K, d); labels[:, 0] is m_∅, the label of the
                              empty prefix; labels[:, t + 1] is m_t, that of x_0 .. x_t
-  m̂_t        memory          (B, K, d) the RNN's own memory of x_0 .. x_t; a label is
-                             the encoder's; memories (B, T, K, d) are those of all
-                             times; an argument named memory can be a label, too
+  m̂_t        memory          (B, K, d) the RNN's own memory of x_0 .. x_t
+             memories        (B, T, K, d) those of all times. Labels have the same form,
+                             and functions of memories take labels, too.
   E          encoder         x -> labels
   D          decoder         m_t, x_{t+1} .. x_{t+Tf-1} -> logits of y_t .. y_{t+Tf-1}
-  f          rnn.step        m_{t-1}, x_t -> m_t, by rnn.cell
+  f          rnn.step        m_{t-1}, x_t -> m_t: embed x_t, rnn.cell, scale to RMS 1
   g          readout         m_t -> logits of y_t: the decoder without a future. SMT
                              trains decoder.readout, DMT its copy, rnn.readout
   λ          lambda_dyn, lambda_unif   weights of two losses of SMT
@@ -52,24 +56,27 @@ Glossary
   K, d       memory_tokens, dim   tokens of a memory; numbers in each
   W          width           numbers in a token of the encoder
 
-A step of SMT: train encoder, decoder, rnn.cell and rnn.embed
+A training step of SMT: train encoder, decoder, rnn.cell and rnn.embed
     m_∅, m_0 .. m_{T-1} = encoder(x)                    one causal pass (ours)
     L_dec  = mean cross_entropy(decoder(m_t, x_{t+1} .. x_{t+Tf-1}), y_t .. y_{t+Tf-1})
-             at J random t, drawn so that each window can hold a target
+             over J random t that are not too early to reach a target
     L_dyn  = mean square of step(m_{t-1}, x_t) - m_t    at all t; m_{-1} is m_∅
     L_read = mean cross_entropy(readout(m_t), y_t)      at all t (ours)
     L_unif = log mean exp(-2 |u_a - u_b|^2)             at the t of L_dec
-             u_a, u_b: a memory token of sequences a and b, scaled to length 1
+             u_a, u_b: a memory token of sequences a and b, scaled to length 1.
+             Without it, labels that hardly differ would make L_dyn small for nothing.
     minimise L_dec + progress λ_dyn L_dyn + L_read + λ_unif L_unif
              progress (ours): labels learn first what to hold, then to be easy to follow
     All four train the encoder. L_dec also trains the decoder, L_read also the decoder's
     readout, and L_dyn also the step: rnn.cell and rnn.embed.
-    --noise (ours): decoder, readout and step get labels with noise; L_dyn's targets and
-                    L_unif have none.
+    --noise (ours): decoder, readout and step get labels with noise. Those that L_dyn
+                    compares with and those of L_unif have none.
 
 After SMT: rnn.empty = m_∅, rnn.readout = a copy of decoder.readout
+    The decoder keeps its own, as the teacher is measured by it.
 
-A step of DMT: train rnn.cell, rnn.embed and rnn.readout; all else is frozen
+A training step of DMT: train rnn.cell, rnn.embed and rnn.readout
+    All else is frozen: the labels are fixed aims, and m_∅ is one of them.
     m_∅, m_0 .. m_{T-1} = encoder(x)
     m̂ = rnn.empty
     for t in 0 .. T - 1:
@@ -280,7 +287,7 @@ class Decoder(nn.Module):
 
 # ------------------------------------------------------------------------------ the RNN
 class MLPCell(nn.Module):
-    """f as MLPs over the flat memory.
+    """The cell as MLPs over the flat memory.
 
     memory (N, K, d) and e (N, d), the embedding of the next input -> (N, K, d).
     """
@@ -299,7 +306,7 @@ class MLPCell(nn.Module):
 
 
 class TransformerCell(nn.Module):
-    """f as a Transformer over K + 1 tokens; shapes as in MLPCell."""
+    """The cell as a Transformer over K + 1 tokens; shapes as in MLPCell."""
 
     def __init__(self, args: Namespace):
         super().__init__()
@@ -311,7 +318,7 @@ class TransformerCell(nn.Module):
 
 
 class GRUCell(nn.Module):
-    """f as a GRU over the flat memory, of one layer; shapes as in MLPCell."""
+    """The cell as a GRU of one layer over the flat memory; shapes as in MLPCell."""
 
     def __init__(self, args: Namespace):
         super().__init__()
@@ -321,13 +328,14 @@ class GRUCell(nn.Module):
         return self.gru(e, memory.flatten(1)).view_as(memory)
 
 
-# A new cell maps the same shapes and gets a name here. layers_in_a_row takes it to have
-# --cell-depth layers.
+# A new cell is an nn.Module made from args, maps the shapes of MLPCell and gets a name
+# here. RNN.step embeds the input for it and scales its result. If its depth is not
+# --cell-depth, layers_in_a_row has to know.
 CELLS = {"mlp": MLPCell, "transformer": TransformerCell, "gru": GRUCell}
 
 
 class RNN(nn.Module):
-    """All that stays after training: f, with its embedding, g and m_∅."""
+    """All that stays after training: f (embedding and cell), g and m_∅."""
 
     def __init__(self, args: Namespace, vocab: int):
         super().__init__()
@@ -364,7 +372,7 @@ class Batch(NamedTuple):
     x: Tensor  # (B, T)
     y: Tensor  # (B, T)
     first_target: int  # the first time at which any row has a target
-    draws: Generator  # the loss draws its times from it; it is on the CPU
+    draws: Generator  # on the CPU; all that a loss draws comes from it
     progress: float  # share of the phase's steps that are done, 0 .. 1
 
 
@@ -401,25 +409,25 @@ def smt_loss(models: Models, batch: Batch, args: Namespace) -> tuple[Tensor, dic
     """The loss of SMT on a batch -> the loss, and its parts by name."""
     decoder, rnn = models["decoder"], models["rnn"]
     labels = models["encoder"](batch.x)  # (B, T + 1, K, d)
-    target = labels[:, 1:]  # target[:, t] is m_t; (B, T, K, d)
     noisy = add_noise(labels, args.noise, batch.draws)
-    before = noisy[:, :-1]  # before[:, t] is m_{t-1}; before[:, 0] is m_∅
-    after = noisy[:, 1:]  # after[:, t] is m_t; all (B, T, K, d)
+    before = noisy[:, :-1]  # before[:, t] is m_{t-1}, with noise; before[:, 0] is m_∅
+    after = noisy[:, 1:]  # after[:, t] is m_t, with noise
+    clean = labels[:, 1:]  # clean[:, t] is m_t; all three (B, T, K, d)
 
     times = decoded_times(batch, args)
     L_dec = decode_loss(decoder, after, batch, times, args.future)
-    L_dyn = dynamics_loss(rnn, before, target, batch)
+    L_dyn = dynamics_loss(rnn, before, clean, batch)
     # L_dec asks for y_t, too, but at J times alone; here it is all times. (ours)
     L_read = read_loss(decoder.readout, after, batch)
-    # A list as an index, target[:, times], would make the CPU wait for the GPU.
-    decoded = torch.stack([target[:, t] for t in times], 1)  # (B, J, K, d)
+    # A list as an index, clean[:, times], would make the CPU wait for the GPU.
+    decoded = torch.stack([clean[:, t] for t in times], 1)  # (B, J, K, d)
     L_unif = uniformity_loss(decoded)
 
-    # L_dyn's weight grows from 0 to λ_dyn. So the labels first learn what to remember,
-    # and then more and more to be easy for the cell to follow. With a weight of 1 from
-    # the first step on, the RNN of the task modular read 36 instead of 78 % after as
-    # many steps (README). A label that holds little is easy to follow, so we think that
-    # an early L_dyn keeps labels poor. (ours)
+    # L_dyn's weight grows from 0 to λ_dyn (ours): the labels first learn what to hold,
+    # and then to be easy to follow. With a constant weight of 1, the RNN's accuracy in
+    # the task modular was 36 instead of 78 % after as many steps of SMT (README). We
+    # think that an early L_dyn keeps labels poor: those that hold little are easy to
+    # follow.
     dynamics_weight = args.lambda_dyn * batch.progress
     loss = L_dec + dynamics_weight * L_dyn + L_read + args.lambda_unif * L_unif
     parts = {"decode": L_dec, "dynamics": L_dyn, "read": L_read, "uniformity": L_unif}
@@ -430,20 +438,21 @@ def add_noise(labels: Tensor, noise: float, draws: Generator) -> Tensor:
     """Labels with normal noise, as cell, decoder and readout get them in SMT.
 
     labels (B, T + 1, K, d), tokens of RMS 1 -> the same shape. noise is the standard
-    deviation of each number. The targets of L_dyn and the labels of L_unif have none.
+    deviation of each number. The labels that L_dyn compares with have none.
     The RNN's memories have errors, which hide what the encoder writes in components of
     small size. Noise makes it use large ones. Without, recall ends at 58 instead of
     88 % in as many steps (README). (ours)
     """
     if noise == 0:
         return labels
-    # It is drawn on the labels' device, so that nothing has to be copied there.
+    # The noise is drawn on the labels' device, so that nothing has to be copied there.
+    # Its seed comes from draws, so that a run that goes on draws the same.
     torch.manual_seed(int(torch.randint(2**31, (1,), generator=draws)))
     return labels + noise * torch.randn_like(labels)
 
 
 def decoded_times(batch: Batch, args: Namespace) -> list[int]:
-    """J random times t, the same in all rows.
+    """J random times t, the same in all rows; a time can come twice.
 
     They are Python integers, so that the CPU need not wait for the GPU to slice.
     """
@@ -459,7 +468,8 @@ def decode_loss(
     """L_dec: the decoder predicts y_t .. y_{t+Tf-1} from m_t, at some times t.
 
     It also gets the inputs in between. A window ends with the sequence at the latest.
-    Each window's loss is a mean over its targets, and L_dec is the mean of the windows.
+    Each window's loss is a mean over its targets, or 0 if it has none, and L_dec is the
+    mean over the windows.
     """
     x, y = batch.x, batch.y
     losses = []
@@ -470,8 +480,8 @@ def decode_loss(
     return torch.stack(losses).mean()
 
 
-def dynamics_loss(rnn: RNN, before: Tensor, target: Tensor, batch: Batch) -> Tensor:
-    """L_dyn: the cell steps from each label m_{t-1}, before, to the next, the target.
+def dynamics_loss(rnn: RNN, before: Tensor, after: Tensor, batch: Batch) -> Tensor:
+    """L_dyn: a step from each label m_{t-1}, all B T of them at once, to the next.
 
     Nothing is detached: the gradient also reaches the encoder through both labels, so
     that it makes labels that the cell can follow.
@@ -479,7 +489,7 @@ def dynamics_loss(rnn: RNN, before: Tensor, target: Tensor, batch: Batch) -> Ten
     memory = before.flatten(0, 1)  # (B T, K, d)
     token = batch.x.flatten()  # (B T,)
     stepped = rnn.step(memory, token)  # (B T, K, d)
-    return F.mse_loss(stepped, target.flatten(0, 1))
+    return F.mse_loss(stepped, after.flatten(0, 1))
 
 
 def uniformity_loss(decoded: Tensor) -> Tensor:
@@ -548,7 +558,7 @@ def random_cuts(batch: Batch, H: int) -> Container[int]:
 
 def dmt_loss(models: Models, batch: Batch, args: Namespace) -> tuple[Tensor, dict]:
     """The RNN runs alone and is pulled to the labels -> the loss, its parts by name."""
-    # The labels are fixed targets here. A gradient would pull them to the memories, and
+    # The labels are constants here. A gradient would pull them to the memories, and
     # L_dec, which keeps them informative in SMT, is not part of this loss.
     with torch.no_grad():
         labels = models["encoder"](batch.x)  # (B, T + 1, K, d)
@@ -558,8 +568,9 @@ def dmt_loss(models: Models, batch: Batch, args: Namespace) -> tuple[Tensor, dic
     memories = rnn.rollout(batch.x, cuts)  # (B, T, K, d)
 
     if args.attach_readout:
-        # L_labels fades out, and at the end the targets alone train the cell. Labels
-        # move far at each input, so with a weight from 1 on they outweigh the targets.
+        # L_labels fades out, so that at the end the answers y alone train the cell. It
+        # starts at 0.1, as a label can change much at one input, and then L_labels
+        # outweighs L_readout.
         weight = 0.1 * (1 - batch.progress)  # (ours)
         read_from = memories
     else:
@@ -1033,7 +1044,8 @@ RUN = [
     ("sample", 0, whole(1, 10**6), "show this many samples of the run in --out"),
 ]
 # Sizes, rates and weights as in the authors' notebook. All that is marked (ours) stays:
-# their optimiser was AdamW alone, for example, and their λ_dyn did not grow.
+# their optimiser was AdamW alone, for example, and their λ_dyn did not grow. Only H is
+# the paper's.
 PAPER = {
     "cell": "transformer",
     "memory_tokens": 16,

@@ -1008,7 +1008,7 @@ NETWORKS = [
 ]
 TRAINING = [
     ("future", 64, whole(1), "Tf, targets that are decoded from a label"),
-    ("decoded", 8, whole(1, 10**6), "J, labels of each sequence that are decoded"),
+    ("decoded", 8, whole(1, 1000), "J, labels of each sequence that are decoded"),
     ("lambda-dyn", 5.0, number(0), "λ_dyn, weight of L_dyn at the end of SMT"),
     ("lambda-unif", 0.1, number(0), "λ_unif, weight of L_unif"),
     ("noise", 0.0, number(0), "σ, noise on the labels that cell and decoder see"),

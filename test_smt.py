@@ -5,6 +5,7 @@ import difflib
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -812,6 +813,17 @@ def test_a_full_memory_gets_one_line(monkeypatch, capsys):
 
 
 # --------------------------------------------------------------------- the two programs
+def test_the_python_of_the_readme_runs(a_run, monkeypatch):
+    monkeypatch.setattr(smt, "Encoder", smt.Encoder)  # exercises put others there
+    shutil.copytree(a_run, "runs/copy-smt")
+    readme = (Path(smt.__file__).parent / "README.md").read_text()
+    blocks = re.findall("```python\n(.*?)```", readme, re.DOTALL)
+    assert len(blocks) == 3
+    for block in blocks:
+        quick = re.sub(r"--(dmt-)?steps \d+|--eval-length 8", "", block)
+        exec(quick.replace("--out", "--steps 2 --dmt-steps 0 --out"), {})
+
+
 def parts_of(program) -> dict:
     """The source of each function, class and constant by name."""
     source = Path(program.__file__).read_text()

@@ -37,7 +37,7 @@ import sys
 import threading
 import time
 from argparse import Namespace
-from collections.abc import Callable, Container
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import NamedTuple
@@ -208,7 +208,7 @@ class RNN(nn.Module):
         self.embed = nn.Embedding(vocab, args.dim)
         self.cell = CELLS[args.cell](args)
         self.readout = Readout(args, vocab)
-        # m_∅. SMT sets it to a label and does not train it. bptt_baseline.py does.
+        # m_∅. SMT copies it from the encoder. Only bptt_baseline.py trains it.
         self.empty = nn.Parameter(torch.randn(args.memory_tokens, args.dim))
 
     def step(self, memory: Tensor, x: Tensor) -> Tensor:
@@ -216,7 +216,7 @@ class RNN(nn.Module):
         memory = self.cell(memory, self.embed(x))
         return F.rms_norm(memory, memory.shape[-1:])
 
-    def rollout(self, x: Tensor, cuts: Container[int] = ()) -> Tensor:
+    def rollout(self, x: Tensor, cuts: range = range(0)) -> Tensor:
         """The RNN alone, from m_∅ through x (N, S) -> its memories (N, S, K, d).
 
         In training no gradient passes from a time in cuts to the times before it.
@@ -276,16 +276,16 @@ def set_trained(models: Models, phase: str):
     models.requires_grad_(True)
 
 
-def random_cuts(batch: Batch, H: int) -> Container[int]:
+def random_cuts(batch: Batch, H: int) -> range:
     """Every H-th time, from a random one on: there a rollout cuts the gradient.
 
     The first is random, so that for H > 1 the gradient reaches across each time in some
-    steps of training. If H >= T, there is no cut.
+    steps of training. If H >= T, there is no cut, and it passes through all steps.
     T = 8, H = 3, first_cut = 2 cuts it so: x_0 x_1 | x_2 x_3 x_4 | x_5 x_6 x_7
     """
     T = batch.x.shape[1]
     first_cut = H - int(torch.randint(H, (1,), generator=batch.draws))  # 1 .. H
-    return range(first_cut, T, H) if H < T else []
+    return range(first_cut, T, H) if H < T else range(0)
 
 
 def bptt_loss(models: Models, batch: Batch, args: Namespace) -> tuple[Tensor, dict]:

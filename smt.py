@@ -18,8 +18,9 @@ the RNN run on its own memories, and pulls each to the label of the same prefix.
 SMT never unrolls the RNN. DMT does: it runs the RNN through the sequence. By default
 550 training steps of SMT are followed by 700 of DMT; --dmt-steps 0 leaves DMT out. The
 paper cuts DMT's gradient after every step of the RNN (--truncate 1), so that nothing is
-backpropagated through time. Our default cuts it after 32, as truncated backpropagation
-does. (ours) Tasks have some settings of their own; --task NAME --help shows them.
+backpropagated through time. Our default is 32 (ours): truncated backpropagation, and
+full backpropagation where T <= 32. Tasks have some settings of their own, which
+--task NAME --help shows.
 
 At inference encoder and decoder are not needed. The RNN starts from the label of the
 empty prefix and works alone. A token costs one step and one readout, and the memory
@@ -64,19 +65,20 @@ A training step of SMT: train encoder, decoder, rnn.cell and rnn.embed
     L_read = mean cross_entropy(readout(m_t), y_t)      at all t (ours)
     L_unif = log mean exp(-2 |u_a - u_b|^2)             at the t of L_dec
              u_a, u_b: a memory token of sequences a and b, scaled to length 1.
-             Without it, labels that hardly differ would make L_dyn small for nothing.
+             Without it, labels could be nearly equal, and L_dyn small without learning.
     minimise L_dec + progress λ_dyn L_dyn + L_read + λ_unif L_unif
              progress (ours): labels learn first what to hold, then to be easy to follow
     All four train the encoder. L_dec also trains the decoder, L_read also the decoder's
-    readout, and L_dyn also the step: rnn.cell and rnn.embed.
-    --noise (ours): decoder, readout and step get labels with noise. Those that L_dyn
-                    compares with and those of L_unif have none.
+    readout, and L_dyn also f: rnn.cell and rnn.embed.
+    --noise (ours, by default 0): decoder, readout and f get labels with noise. Those
+                    that L_dyn compares with and those of L_unif have none.
 
 After SMT: rnn.empty = m_∅, rnn.readout = a copy of decoder.readout
-    The decoder keeps its own, as the teacher is measured by it.
+    The decoder keeps its own: evaluate() reads the labels with it.
 
 A training step of DMT: train rnn.cell, rnn.embed and rnn.readout
-    All else is frozen: the labels are fixed aims, and m_∅ is one of them.
+    All else is frozen. The labels must not move towards the RNN's memories, and
+    rnn.empty must stay the encoder's m_∅. The decoder is not used.
     m_∅, m_0 .. m_{T-1} = encoder(x)
     m̂ = rnn.empty
     for t in 0 .. T - 1:
@@ -85,8 +87,9 @@ A training step of DMT: train rnn.cell, rnn.embed and rnn.readout
     L_labels  = mean square of m̂_t - m_t                          at all t
     L_readout = mean cross_entropy(readout(detach(m̂_t)), y_t)     at all t
     minimise L_labels + L_readout
-    L_labels trains the step, and L_readout trains rnn.readout alone.
-    --attach-readout (ours): without that detach, L_readout also trains the step, and
+    L_labels trains f, and L_readout trains rnn.readout alone.
+    --attach-readout (ours): without that detach, L_readout also trains f, as truncated
+                             backpropagation through time does, and
                              0.1 (1 - progress) L_labels + L_readout is minimised
 """
 
@@ -99,7 +102,7 @@ import sys
 import threading
 import time
 from argparse import Namespace
-from collections.abc import Callable, Container
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import NamedTuple
@@ -342,7 +345,7 @@ class RNN(nn.Module):
         self.embed = nn.Embedding(vocab, args.dim)
         self.cell = CELLS[args.cell](args)
         self.readout = Readout(args, vocab)
-        # m_∅. SMT sets it to a label and does not train it. bptt_baseline.py does.
+        # m_∅. SMT copies it from the encoder. Only bptt_baseline.py trains it.
         self.empty = nn.Parameter(torch.randn(args.memory_tokens, args.dim))
 
     def step(self, memory: Tensor, x: Tensor) -> Tensor:
@@ -350,7 +353,7 @@ class RNN(nn.Module):
         memory = self.cell(memory, self.embed(x))
         return F.rms_norm(memory, memory.shape[-1:])
 
-    def rollout(self, x: Tensor, cuts: Container[int] = ()) -> Tensor:
+    def rollout(self, x: Tensor, cuts: range = range(0)) -> Tensor:
         """The RNN alone, from m_∅ through x (N, S) -> its memories (N, S, K, d).
 
         In training no gradient passes from a time in cuts to the times before it.
@@ -419,15 +422,12 @@ def smt_loss(models: Models, batch: Batch, args: Namespace) -> tuple[Tensor, dic
     L_dyn = dynamics_loss(rnn, before, clean, batch)
     # L_dec asks for y_t, too, but at J times alone; here it is all times. (ours)
     L_read = read_loss(decoder.readout, after, batch)
-    # A list as an index, clean[:, times], would make the CPU wait for the GPU.
-    decoded = torch.stack([clean[:, t] for t in times], 1)  # (B, J, K, d)
-    L_unif = uniformity_loss(decoded)
+    L_unif = uniformity_loss(clean, times)
 
-    # L_dyn's weight grows from 0 to λ_dyn (ours): the labels first learn what to hold,
-    # and then to be easy to follow. With a constant weight of 1, the RNN's accuracy in
-    # the task modular was 36 instead of 78 % after as many steps of SMT (README). We
-    # think that an early L_dyn keeps labels poor: those that hold little are easy to
-    # follow.
+    # L_dyn's weight grows from 0 to λ_dyn (ours). We think that L_dyn, too early, makes
+    # the encoder write labels that hold little, as those are easy to predict. In the
+    # task modular the RNN read 36 % after SMT with a constant weight of 1, and 78 %
+    # with one that grew to 5, in equal steps (README).
     dynamics_weight = args.lambda_dyn * batch.progress
     loss = L_dec + dynamics_weight * L_dyn + L_read + args.lambda_unif * L_unif
     parts = {"decode": L_dec, "dynamics": L_dyn, "read": L_read, "uniformity": L_unif}
@@ -435,18 +435,17 @@ def smt_loss(models: Models, batch: Batch, args: Namespace) -> tuple[Tensor, dic
 
 
 def add_noise(labels: Tensor, noise: float, draws: Generator) -> Tensor:
-    """Labels with normal noise, as cell, decoder and readout get them in SMT.
+    """Add normal noise to the labels that cell, decoder and readout get in SMT. (ours)
 
     labels (B, T + 1, K, d), tokens of RMS 1 -> the same shape. noise is the standard
-    deviation of each number. The labels that L_dyn compares with have none.
-    The RNN's memories have errors, which hide what the encoder writes in components of
-    small size. Noise makes it use large ones. Without, recall ends at 58 instead of
-    88 % in as many steps (README). (ours)
+    deviation of each number, by default 0. Labels that L_dyn compares with get none.
+    The RNN's errors drown small differences between labels. With noise the decoder
+    can't use small differences either, so the encoder makes large ones. @NOISE@
     """
     if noise == 0:
         return labels
-    # The noise is drawn on the labels' device, so that nothing has to be copied there.
-    # Its seed comes from draws, so that a run that goes on draws the same.
+    # The generator of the labels' device gets a seed from draws: so nothing has to be
+    # copied to the device, and a run that goes on draws the same noise.
     torch.manual_seed(int(torch.randint(2**31, (1,), generator=draws)))
     return labels + noise * torch.randn_like(labels)
 
@@ -480,8 +479,8 @@ def decode_loss(
     return torch.stack(losses).mean()
 
 
-def dynamics_loss(rnn: RNN, before: Tensor, after: Tensor, batch: Batch) -> Tensor:
-    """L_dyn: a step from each label m_{t-1}, all B T of them at once, to the next.
+def dynamics_loss(rnn: RNN, before: Tensor, clean: Tensor, batch: Batch) -> Tensor:
+    """L_dyn: B T single steps at once, each from m_{t-1} to the clean m_t.
 
     Nothing is detached: the gradient also reaches the encoder through both labels, so
     that it makes labels that the cell can follow.
@@ -489,19 +488,21 @@ def dynamics_loss(rnn: RNN, before: Tensor, after: Tensor, batch: Batch) -> Tens
     memory = before.flatten(0, 1)  # (B T, K, d)
     token = batch.x.flatten()  # (B T,)
     stepped = rnn.step(memory, token)  # (B T, K, d)
-    return F.mse_loss(stepped, after.flatten(0, 1))
+    return F.mse_loss(stepped, clean.flatten(0, 1))
 
 
-def uniformity_loss(decoded: Tensor) -> Tensor:
-    """L_unif = log mean exp(-2 |u_a - u_b|^2) over the J decoded labels (B, J, K, d).
+def uniformity_loss(labels: Tensor, times: list[int]) -> Tensor:
+    """L_unif = log mean exp(-2 |u_a - u_b|^2) over labels (B, T, K, d) at J times.
 
     u_a and u_b are the same memory token of two sequences a and b at the same time,
     scaled to length 1. The mean is over all pairs a != b, memory tokens and times.
-    L_dec alone allows labels that hardly differ, and those make L_dyn small for
-    nothing. This loss pushes the labels of different sequences apart.
+    L_dec alone allows labels that hardly differ. L_dyn would then be small although the
+    cell had learnt nothing. This loss pushes the labels of different sequences apart.
     """
-    B = len(decoded)
-    u = F.normalize(decoded.float(), dim=-1).permute(1, 2, 0, 3)  # (J, K, B, d)
+    B = len(labels)
+    # A list as an index, labels[:, times], would make the CPU wait for the GPU.
+    chosen = torch.stack([labels[:, t] for t in times])  # (J, B, K, d)
+    u = F.normalize(chosen.float(), dim=-1).transpose(1, 2)  # (J, K, B, d)
     # Not cdist's matrix product: it loses the small differences of near labels.
     exact = "donot_use_mm_for_euclid_dist"
     distance = torch.cdist(u, u, compute_mode=exact)  # (J, K, B, B)
@@ -529,9 +530,10 @@ def hand_over_to_rnn(models: Models):
 
 
 def set_trained(models: Models, phase: str):
-    """SMT trains encoder, decoder, and the step of the RNN: its cell and its embedding.
+    """Let gradients reach only what a phase trains.
 
-    DMT trains the step and the RNN's readout. rnn.empty is trained in neither.
+    SMT trains encoder, decoder, rnn.cell and rnn.embed. DMT trains rnn.cell, rnn.embed
+    and rnn.readout. Neither trains rnn.empty.
     """
     in_smt = phase == "smt"
     models["encoder"].requires_grad_(in_smt)
@@ -544,16 +546,16 @@ def set_trained(models: Models, phase: str):
 
 
 # ---------------------------------------------------------------------------------- DMT
-def random_cuts(batch: Batch, H: int) -> Container[int]:
+def random_cuts(batch: Batch, H: int) -> range:
     """Every H-th time, from a random one on: there a rollout cuts the gradient.
 
     The first is random, so that for H > 1 the gradient reaches across each time in some
-    steps of training. If H >= T, there is no cut.
+    steps of training. If H >= T, there is no cut, and it passes through all steps.
     T = 8, H = 3, first_cut = 2 cuts it so: x_0 x_1 | x_2 x_3 x_4 | x_5 x_6 x_7
     """
     T = batch.x.shape[1]
     first_cut = H - int(torch.randint(H, (1,), generator=batch.draws))  # 1 .. H
-    return range(first_cut, T, H) if H < T else []
+    return range(first_cut, T, H) if H < T else range(0)
 
 
 def dmt_loss(models: Models, batch: Batch, args: Namespace) -> tuple[Tensor, dict]:
@@ -568,9 +570,9 @@ def dmt_loss(models: Models, batch: Batch, args: Namespace) -> tuple[Tensor, dic
     memories = rnn.rollout(batch.x, cuts)  # (B, T, K, d)
 
     if args.attach_readout:
-        # L_labels fades out, so that at the end the answers y alone train the cell. It
-        # starts at 0.1, as a label can change much at one input, and then L_labels
-        # outweighs L_readout.
+        # The answers now train the cell, too: truncated backpropagation through time.
+        # L_labels fades out. It starts at 0.1 and not at 1: where labels jump from one
+        # input to the next, it is large and would drown L_readout.
         weight = 0.1 * (1 - batch.progress)  # (ours)
         read_from = memories
     else:

@@ -166,10 +166,11 @@ def test_uniformity_by_hand():
                         apart = u[a, time, slot] - u[b, time, slot]
                         terms.append((-2 * apart.square().sum()).exp())
     wanted = torch.stack(terms).mean().log()
-    torch.testing.assert_close(smt.uniformity_loss(labels), wanted)
-    collapsed = smt.uniformity_loss(labels[:1].expand(3, -1, -1, -1))
+    longer = torch.cat([torch.randn(3, 1, 2, 5), labels], 1)
+    torch.testing.assert_close(smt.uniformity_loss(longer, [1, 2]), wanted)
+    collapsed = smt.uniformity_loss(labels[:1].expand(3, -1, -1, -1), [0, 1])
     torch.testing.assert_close(collapsed, torch.tensor(0.0), atol=1e-5, rtol=0)
-    assert smt.uniformity_loss(labels[:1]).isfinite()
+    assert smt.uniformity_loss(labels[:1], [0]).isfinite()
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.5])
@@ -203,8 +204,8 @@ def test_the_smt_loss_by_hand(noise):
     for t in range(task.T):
         errors.append(rnn.step(seen[:, t], x[:, t]) - labels[:, t + 1])
     torch.testing.assert_close(parts["dynamics"], torch.stack(errors).square().mean())
-    some = torch.stack([labels[:, t + 1] for t in times], 1)
-    torch.testing.assert_close(parts["uniformity"], smt.uniformity_loss(some))
+    uniformity = smt.uniformity_loss(labels[:, 1:], times)
+    torch.testing.assert_close(parts["uniformity"], uniformity)
     wanted = parts["decode"] + parts["read"]
     wanted = wanted + batch.progress * args.lambda_dyn * parts["dynamics"]
     wanted = wanted + args.lambda_unif * parts["uniformity"]

@@ -154,6 +154,13 @@ def test_cross_entropy_is_the_mean_over_what_is_asked():
     assert nothing == 0 and (logits.grad == 0).all()
 
 
+@pytest.mark.parametrize("causal", [True, False])
+def test_a_transformer_leaves_out_what_nobody_reads(causal):
+    body = smt.Transformer(32, 2, causal)
+    h = torch.randn(2, 5, 32)
+    torch.testing.assert_close(body(h, keep_from=3), body(h)[:, 3:])
+
+
 def test_uniformity_by_hand():
     labels = torch.randn(3, 2, 2, 5)
     u = labels / labels.norm(dim=-1, keepdim=True)

@@ -440,7 +440,7 @@ def add_noise(labels: Tensor, noise: float, draws: Generator) -> Tensor:
     labels (B, T + 1, K, d), tokens of RMS 1 -> the same shape. noise is the standard
     deviation of each number, by default 0. Labels that L_dyn compares with get none.
     The RNN's errors drown small differences between labels. With noise the decoder
-    can't use small differences either, so the encoder makes large ones. @NOISE@
+    can't use small differences either, so the encoder makes large ones.
     """
     if noise == 0:
         return labels

@@ -259,7 +259,7 @@ class Recall(Task):
 
     options = [("pairs", 8, whole(1, 26), "pairs of a key and a value")]
     sizes = {"memory_tokens": 16, "dim": 16}  # the decoder looks pairs up by attention
-    recipe = {"smt": {"steps": 2500, "dmt_steps": 1500, "noise": 0.25, "decoded": 16}}
+    recipe = {"smt": {"steps": 2500, "dmt_steps": 1500, "decoded": 16}}
     length_option = None
 
     @property

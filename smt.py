@@ -70,8 +70,6 @@ A training step of SMT: train encoder, decoder, rnn.cell and rnn.embed
              progress (ours): labels learn first what to hold, then to be easy to follow
     All four train the encoder. L_dec also trains the decoder, L_read also the decoder's
     readout, and L_dyn also f: rnn.cell and rnn.embed.
-    --noise (ours, by default 0): decoder, readout and f get labels with noise. Those
-                    that L_dyn compares with and those of L_unif have none.
 
 After SMT: rnn.empty = m_∅, rnn.readout = a copy of decoder.readout
     The decoder keeps its own: evaluate() reads the labels with it.
@@ -412,17 +410,15 @@ def smt_loss(models: Models, batch: Batch, args: Namespace) -> tuple[Tensor, dic
     """The loss of SMT on a batch -> the loss, and its parts by name."""
     decoder, rnn = models["decoder"], models["rnn"]
     labels = models["encoder"](batch.x)  # (B, T + 1, K, d)
-    noisy = add_noise(labels, args.noise, batch.draws)
-    before = noisy[:, :-1]  # before[:, t] is m_{t-1}, with noise; before[:, 0] is m_∅
-    after = noisy[:, 1:]  # after[:, t] is m_t, with noise
-    clean = labels[:, 1:]  # clean[:, t] is m_t; all three (B, T, K, d)
+    before = labels[:, :-1]  # before[:, t] is m_{t-1}; before[:, 0] is m_∅
+    after = labels[:, 1:]  # after[:, t] is m_t; both (B, T, K, d)
 
     times = decoded_times(batch, args)
     L_dec = decode_loss(decoder, after, batch, times, args.future)
-    L_dyn = dynamics_loss(rnn, before, clean, batch)
+    L_dyn = dynamics_loss(rnn, before, after, batch)
     # L_dec asks for y_t, too, but at J times alone; here it is all times. (ours)
     L_read = read_loss(decoder.readout, after, batch)
-    L_unif = uniformity_loss(clean, times)
+    L_unif = uniformity_loss(after, times)
 
     # L_dyn's weight grows from 0 to λ_dyn (ours). We think that L_dyn, too early, makes
     # the encoder write labels that hold little, as those are easy to predict. In the
@@ -432,22 +428,6 @@ def smt_loss(models: Models, batch: Batch, args: Namespace) -> tuple[Tensor, dic
     loss = L_dec + dynamics_weight * L_dyn + L_read + args.lambda_unif * L_unif
     parts = {"decode": L_dec, "dynamics": L_dyn, "read": L_read, "uniformity": L_unif}
     return loss, parts
-
-
-def add_noise(labels: Tensor, noise: float, draws: Generator) -> Tensor:
-    """Add normal noise to the labels that cell, decoder and readout get in SMT. (ours)
-
-    labels (B, T + 1, K, d), tokens of RMS 1 -> the same shape. noise is the standard
-    deviation of each number, by default 0. Labels that L_dyn compares with get none.
-    The RNN's errors drown small differences between labels. With noise the decoder
-    can't use small differences either, so the encoder makes large ones.
-    """
-    if noise == 0:
-        return labels
-    # The generator of the labels' device gets a seed from draws: so nothing has to be
-    # copied to the device, and a run that goes on draws the same noise.
-    torch.manual_seed(int(torch.randint(2**31, (1,), generator=draws)))
-    return labels + noise * torch.randn_like(labels)
 
 
 def decoded_times(batch: Batch, args: Namespace) -> list[int]:
@@ -479,8 +459,8 @@ def decode_loss(
     return torch.stack(losses).mean()
 
 
-def dynamics_loss(rnn: RNN, before: Tensor, clean: Tensor, batch: Batch) -> Tensor:
-    """L_dyn: B T single steps at once, each from m_{t-1} to the clean m_t.
+def dynamics_loss(rnn: RNN, before: Tensor, after: Tensor, batch: Batch) -> Tensor:
+    """L_dyn: B T single steps at once, each from a label m_{t-1} to the next, m_t.
 
     Nothing is detached: the gradient also reaches the encoder through both labels, so
     that it makes labels that the cell can follow.
@@ -488,7 +468,7 @@ def dynamics_loss(rnn: RNN, before: Tensor, clean: Tensor, batch: Batch) -> Tens
     memory = before.flatten(0, 1)  # (B T, K, d)
     token = batch.x.flatten()  # (B T,)
     stepped = rnn.step(memory, token)  # (B T, K, d)
-    return F.mse_loss(stepped, clean.flatten(0, 1))
+    return F.mse_loss(stepped, after.flatten(0, 1))
 
 
 def uniformity_loss(labels: Tensor, times: list[int]) -> Tensor:
@@ -1013,7 +993,6 @@ TRAINING = [
     ("decoded", 8, whole(1, 1000), "J, labels of each sequence that are decoded"),
     ("lambda-dyn", 5.0, number(0), "λ_dyn, weight of L_dyn at the end of SMT"),
     ("lambda-unif", 0.1, number(0), "λ_unif, weight of L_unif"),
-    ("noise", 0.0, number(0), "σ, noise on the labels that cell and decoder see"),
     ("steps", 550, whole(0), "steps of SMT"),
     ("lr", 2e-3, number(1e-12), "AdamW's peak rate in SMT; Muon's is five times it"),
     ("dmt-steps", 700, whole(0), "steps of DMT"),

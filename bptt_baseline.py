@@ -9,23 +9,29 @@ Glossary
   paper      here            shape and meaning
   x, y       x, y            (B, T) inputs and targets; y_t is the answer that is wanted
                              after x_0 .. x_t; y_t = -1: none is wanted
-  m_∅        rnn.empty       (K, d) the memory at the start; it is learnt
+  m_∅        rnn.empty_memory       (K, d) the memory at the start; it is learnt
   m̂_t        memory          (B, K, d) what the RNN made; memories (B, T, K, d)
   f          rnn.step        m_{t-1}, x_t -> m_t, by rnn.cell
   g          readout         m_t -> logits of y_t
-  H          truncate        the most steps that the gradient passes through
-  B          batch_size      sequences in a step
+  H          truncate        the most RNN steps that the gradient passes through
+  B          batch_size      sequences in an update
   N, S                       any number of rows; any number of tokens in a row
-  T, V       task.T, .vocab  times in a sequence; kinds of token; a task (data.py) draws
-                             batches x, y and says how they are shown
-  K, d       memory_tokens, dim   tokens of a memory; numbers in each
+  T          task.T          times in a sequence
+  V          task.vocab      kinds of input and answer
+  K          memory_tokens   tokens of a memory
+  d          dim             numbers in a token of a memory
+  A task (data.py) draws batches x, y and says how they are shown. A step is a step of
+  the RNN. A training step is an update.
 
-A step of BPTT: train the RNN
-    m̂ = rnn.empty
+An update of BPTT: train the RNN
+    cuts = every H-th t, the first of them random; none if H >= T
+    m̂ = rnn.empty_memory
     for t in 0 .. T - 1:
-        if t in cuts: m̂ = detach(m̂)          cuts: every H-th t, the first is random;
-        m̂_t = m̂ = step(m̂, x_t)               none if H >= T
-    minimise L_readout = mean cross_entropy(readout(m̂_t), y_t)
+        if t in cuts: m̂ = detach(m̂)
+        m̂ = step(m̂, x_t)
+        m̂_t = m̂
+    L_readout = mean cross_entropy(readout(m̂_t), y_t)             at all t
+    minimise L_readout
 """
 
 import argparse
@@ -61,27 +67,29 @@ HEAD_SIZE = 16  # numbers in an attention head
 def rotary(h: Tensor) -> Tensor:
     """Rotary positions: turn pairs of numbers by an angle that grows with the position.
 
-    h (B, heads, S, head size) -> the same shape. The product of two turned vectors
-    depends on their positions through the distance alone.
+    h (N, heads, S, head size) -> the same shape. The product of a turned query and a
+    turned key depends only on the distance between their positions. In the encoder a
+    position is a time. In cell and readout it is the number of a memory token, and in
+    the decoder times follow behind the memory tokens.
     """
     S, head_size = h.shape[-2:]
     position = torch.arange(S, device=h.device)
     exponent = torch.arange(0, head_size, 2, device=h.device) / head_size
     angle = position[:, None] / 10000.0**exponent  # (S, head size / 2)
     cos, sin = angle.cos(), angle.sin()
-    first, second = h.chunk(2, -1)  # each (B, heads, S, head size / 2)
+    first, second = h.chunk(2, -1)  # each (N, heads, S, head size / 2)
     turned_first = first * cos - second * sin
     turned_second = second * cos + first * sin
     return torch.cat([turned_first, turned_second], -1).type_as(h)
 
 
 def attention(qkv: Tensor, heads: int, causal: bool) -> Tensor:
-    """Attention of several heads: qkv (B, S, 3 width) -> (B, S, width)."""
-    qkv = qkv.unflatten(2, (3, heads, -1))  # (B, S, 3, heads, head size)
-    q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, heads, S, head size)
+    """Attention of several heads: qkv (N, S, 3 width) -> (N, S, width)."""
+    qkv = qkv.unflatten(2, (3, heads, -1))  # (N, S, 3, heads, head size)
+    q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (N, heads, S, head size)
     q, k = rotary(q), rotary(k)
     h = F.scaled_dot_product_attention(q, k, v, is_causal=causal)
-    return h.transpose(1, 2).flatten(2)  # the heads side by side (B, S, width)
+    return h.transpose(1, 2).flatten(2)  # the heads side by side (N, S, width)
 
 
 def mlp(width: int, hidden: int, out: int) -> nn.Module:
@@ -95,7 +103,7 @@ def mlp(width: int, hidden: int, out: int) -> nn.Module:
 
 
 class Block(nn.Module):
-    """A Transformer block: h (B, S, width) -> (B, S - keep_from, width).
+    """A Transformer block: h (N, S, width) -> (N, S - keep_from, width).
 
     All tokens are attended to. Those from keep_from on are returned.
     """
@@ -110,13 +118,15 @@ class Block(nn.Module):
 
     def forward(self, h: Tensor, keep_from: int = 0) -> Tensor:
         heads = h.shape[-1] // HEAD_SIZE
-        attended = attention(self.qkv(self.norm(h)), heads, self.causal)
-        h = h[:, keep_from:] + self.out(attended[:, keep_from:])
+        qkv = self.qkv(self.norm(h))  # (N, S, 3 width)
+        attended = attention(qkv, heads, self.causal)  # (N, S, width)
+        h, attended = h[:, keep_from:], attended[:, keep_from:]
+        h = h + self.out(attended)
         return h + self.mlp(h)
 
 
 class Transformer(nn.Module):
-    """Blocks one after another: h (B, S, width) -> (B, S - keep_from, width).
+    """Blocks one after another: h (N, S, width) -> (N, S - keep_from, width).
 
     Only the last block leaves tokens out: those before keep_from, which nobody reads.
     """
@@ -133,7 +143,10 @@ class Transformer(nn.Module):
 
 # ------------------------------------------------------------------------------ readout
 class Readout(nn.Module):
-    """g: m_t (.., K, d) -> logits of y_t (.., V), read at the last memory token."""
+    """g: a small Transformer over the tokens of a memory, which the decoder uses, too.
+
+    m_t (.., K, d) -> logits of y_t (.., V), read at the last memory token.
+    """
 
     def __init__(self, args: Namespace, vocab: int):
         super().__init__()
@@ -142,9 +155,11 @@ class Readout(nn.Module):
         self.to_logits = nn.Linear(args.dim, vocab)
 
     def forward(self, memory: Tensor) -> Tensor:
-        tokens = memory.flatten(0, -3)  # (N, K, d)
-        h = self.body(tokens, keep_from=memory.shape[-2] - 1)  # (N, 1, d)
-        return self.logits(h[:, 0]).unflatten(0, memory.shape[:-2])
+        *rows, K, d = memory.shape
+        tokens = memory.reshape(-1, K, d)  # (N, K, d)
+        h = self.body(tokens, keep_from=K - 1)  # (N, 1, d)
+        logits = self.logits(h[:, 0])  # (N, V)
+        return logits.unflatten(0, rows)
 
     def logits(self, h: Tensor) -> Tensor:
         """The last layer: h (.., d) -> (.., V)."""
@@ -172,7 +187,10 @@ class MLPCell(nn.Module):
 
 
 class TransformerCell(nn.Module):
-    """The cell as a Transformer over K + 1 tokens; shapes as in MLPCell."""
+    """The cell as a Transformer over K + 1 tokens; shapes as in MLPCell.
+
+    This is the cell of the authors' preset, PAPER.
+    """
 
     def __init__(self, args: Namespace):
         super().__init__()
@@ -180,7 +198,8 @@ class TransformerCell(nn.Module):
 
     def forward(self, memory: Tensor, e: Tensor) -> Tensor:
         h = torch.cat([memory, e[:, None]], 1)  # (N, K + 1, d)
-        return self.body(h)[:, :-1]
+        h = self.body(h)
+        return h[:, :-1]  # all but the token of the input
 
 
 class GRUCell(nn.Module):
@@ -209,7 +228,7 @@ class RNN(nn.Module):
         self.cell = CELLS[args.cell](args)
         self.readout = Readout(args, vocab)
         # m_∅. SMT copies it from the encoder. Only bptt_baseline.py trains it.
-        self.empty = nn.Parameter(torch.randn(args.memory_tokens, args.dim))
+        self.empty_memory = nn.Parameter(torch.randn(args.memory_tokens, args.dim))
 
     def step(self, memory: Tensor, x: Tensor) -> Tensor:
         """memory (N, K, d), x_t (N,) -> the next memory (N, K, d), tokens of RMS 1."""
@@ -221,7 +240,7 @@ class RNN(nn.Module):
 
         In training no gradient passes from a time in cuts to the times before it.
         """
-        memory = self.empty.expand(len(x), -1, -1)
+        memory = self.empty_memory.expand(len(x), -1, -1)
         memories = []
         for t in range(x.shape[1]):
             if t in cuts:
@@ -238,15 +257,15 @@ class Batch(NamedTuple):
     x: Tensor  # (B, T)
     y: Tensor  # (B, T)
     first_target: int  # the first time at which any row has a target
-    draws: Generator  # on the CPU; all that a loss draws comes from it
+    generator: Generator  # on the CPU; all that a loss draws comes from it
     progress: float  # share of the phase's steps that are done, 0 .. 1
 
 
 class Models(nn.ModuleDict):
     """The networks by name. models(loss_of, batch, args) computes a loss.
 
-    DistributedDataParallel averages the gradients of several processes only for what is
-    computed inside a call.
+    Several processes share their gradients by DistributedDataParallel. That works only
+    if the loss is computed inside forward, so the loss is passed in.
     """
 
     def forward(self, loss_of: Callable, batch: Batch, args: Namespace):
@@ -261,9 +280,9 @@ def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
 
 
 def read_loss(readout: Readout, memories: Tensor, batch: Batch) -> Tensor:
-    """Mean nats of y_t, told by the readout, at all times from the first target on.
+    """Mean cross-entropy of the readout, in nats, at all t from the first target on.
 
-    memories (B, T, K, d) are labels or the RNN's own.
+    memories (B, T, K, d) are labels (L_read) or the RNN's own (L_readout).
     """
     first = batch.first_target
     logits = readout(memories[:, first:])  # (B, T - first, V)
@@ -279,13 +298,14 @@ def set_trained(models: Models, phase: str):
 def random_cuts(batch: Batch, H: int) -> range:
     """Every H-th time, from a random one on: there a rollout cuts the gradient.
 
-    The first is random, so that for H > 1 the gradient reaches across each time in some
-    steps of training. If H >= T, there is no cut, and it passes through all steps.
+    The first cut is random. The gradient could never cross cuts at fixed times.
     T = 8, H = 3, first_cut = 2 cuts it so: x_0 x_1 | x_2 x_3 x_4 | x_5 x_6 x_7
     """
     T = batch.x.shape[1]
-    first_cut = H - int(torch.randint(H, (1,), generator=batch.draws))  # 1 .. H
-    return range(first_cut, T, H) if H < T else range(0)
+    if H >= T:
+        return range(0)  # no cut
+    first_cut = 1 + int(torch.randint(H, (1,), generator=batch.generator))  # 1 .. H
+    return range(first_cut, T, H)
 
 
 def bptt_loss(models: Models, batch: Batch, args: Namespace) -> tuple[Tensor, dict]:
@@ -322,7 +342,7 @@ def evaluate(models: Models, task, split: str, rows: int) -> dict:
     # Some attention kernels of CUDA fail with more than 65,535 rows, here B T.
     B = max(1, min(64, 65535 // all_x.shape[1]))
     for x, y in zip(all_x.split(B), all_y.split(B)):
-        x, y = x.to(rnn.empty.device), y.to(rnn.empty.device)
+        x, y = x.to(rnn.empty_memory.device), y.to(rnn.empty_memory.device)
         memories = rnn.rollout(x)  # (B, T, K, d)
         alone += score(rnn.readout(memories), y)
     nats, right, asked = alone
@@ -333,18 +353,18 @@ def evaluate(models: Models, task, split: str, rows: int) -> dict:
 @torch.no_grad()
 def show(rnn: RNN, task, count: int, args: Namespace) -> str:
     """Answers of the RNN alone on test sequences, or what it writes and draws."""
-    device = rnn.empty.device
+    device = rnn.empty_memory.device
     if not hasattr(task, "prompts"):
         x, y = task.held_out("test", count)
         answers = rnn.readout(rnn.rollout(x.to(device))).argmax(-1).cpu()
         return task.show(x, y, answers)
-    draws = torch.Generator().manual_seed(args.seed)
+    generator = torch.Generator().manual_seed(args.seed)
     lines = []
     for name, tokens, length in task.prompts(count):  # (count, S)
         memory = rnn.rollout(tokens.to(device))[:, -1]
-        while tokens.shape[1] < length:  # constant time and memory a token
+        while tokens.shape[1] < length:  # a new token costs one step and one readout
             p = rnn.readout(memory).float().softmax(-1).cpu()  # (count, V)
-            token = torch.multinomial(p, 1, generator=draws)  # (count, 1)
+            token = torch.multinomial(p, 1, generator=generator)  # (count, 1)
             tokens = torch.cat([tokens, token], 1)
             memory = rnn.step(memory, token[:, 0].to(device))
         lines += [f"--- {name}\n{task.draw(sample)}" for sample in tokens]
@@ -370,10 +390,11 @@ def make_optimizers(models: Models, peak: float) -> dict:
     """Muon for the matrices inside the networks, AdamW for the rest; its rate is peak.
 
     The rest are embeddings, last layers, the short convolution, norms, biases and
-    rnn.empty. At equal rates both make steps of equal size ("match_rms_adamw"). Here
-    Muon's rate is five times AdamW's. The authors used AdamW alone, so Muon is (ours).
+    rnn.empty_memory. At equal rates both change a matrix by equal amounts
+    ("match_rms_adamw"). Here Muon's rate is five times AdamW's. The authors used AdamW
+    for all, so Muon is (ours).
     """
-    outer = ("embed.weight", "timestamps.weight", "to_logits.weight", "empty")
+    outer = ("embed.weight", "timestamps.weight", "to_logits.weight", "empty_memory")
     inside, rest = [], []
     for name, p in models.named_parameters():
         if not p.requires_grad:
@@ -382,13 +403,13 @@ def make_optimizers(models: Models, peak: float) -> dict:
             inside.append(p)
         else:
             rest.append(p)
-    inside = [{"params": inside, "peak": 5 * peak}]
-    rest = [{"params": rest, "peak": peak}]
+    muon_group = {"params": inside, "peak": 5 * peak}
+    adamw_group = {"params": rest, "peak": peak}
     return {
         "muon": torch.optim.Muon(
-            inside, weight_decay=0.1, adjust_lr_fn="match_rms_adamw"
+            [muon_group], weight_decay=0.1, adjust_lr_fn="match_rms_adamw"
         ),
-        "adamw": torch.optim.AdamW(rest, weight_decay=0.1, betas=(0.9, 0.95)),
+        "adamw": torch.optim.AdamW([adamw_group], weight_decay=0.1, betas=(0.9, 0.95)),
     }
 
 
@@ -404,19 +425,19 @@ def set_rates(optimizers: dict, step: int, steps: int):
 def draw_batch(task, step: int, progress: float, args: Namespace) -> Batch:
     """The batch of a step. Each process (rank) draws rows of its own.
 
-    All draws come from (seed, step, rank) alone, so that a run can be resumed.
+    All draws depend only on (seed, step, rank), so that a run can be resumed.
     """
     rank, ranks = process()
     numbers = np.random.SeedSequence((args.seed, step, rank))
-    draws = Generator().manual_seed(int(numbers.generate_state(1)[0]))
-    x, y = task.batch(args.batch_size // ranks, draws)
+    generator = Generator().manual_seed(int(numbers.generate_state(1)[0]))
+    x, y = task.batch(args.batch_size // ranks, generator)
     asked = (y >= 0).any(0).tolist()
     first = asked.index(True) if True in asked else len(asked) - 1
     if args.device == "cuda":
         x, y = x.pin_memory(), y.pin_memory()  # copied without waiting for the device
     x = x.to(args.device, non_blocking=True)
     y = y.to(args.device, non_blocking=True)
-    return Batch(x, y, first, draws, progress)
+    return Batch(x, y, first, generator, progress)
 
 
 # -------------------------------------------------------------------- the training loop
@@ -446,7 +467,9 @@ def layers_in_a_row(phase: str, T: int, args: Namespace) -> int:
 def longer_tasks(args: Namespace, task) -> dict:
     """The task with 2, 4, 8 times the length, as far as --eval-length asks for it."""
     longer = {
-        times: task.longer(times) for times in (2, 4, 8) if times <= args.eval_length
+        factor: task.longer(factor)
+        for factor in (2, 4, 8)
+        if factor <= args.eval_length
     }
     if None in longer.values():
         message = f"sequences of {args.task} have one length"
@@ -615,7 +638,7 @@ def distribute(models: Models) -> nn.Module:
 
 
 # ------------------------------------------------------------------- the files of a run
-FORMAT = 4  # of checkpoint.pt; it grows when the content changes
+FORMAT = 5  # of checkpoint.pt; it grows when the content changes
 
 
 def save(args: Namespace, models: Models, optimizers: dict, state: dict):
@@ -701,7 +724,7 @@ TRAINING = [
     ("seed", 0, whole(0), "seed of weights, data and all other draws"),
 ]
 RUN = [
-    ("preset", None, ["paper"], "the authors' sizes, rates and loss weights"),
+    ("preset", None, ["paper"], "the authors' sizes, rates, loss weights and H"),
     (
         "device",
         "auto",
@@ -722,7 +745,7 @@ RUN = [
     ("resume", False, bool, "go on with the run in --out"),
     ("sample", 0, whole(1, 10**6), "show this many samples of the run in --out"),
 ]
-# The authors' sizes and weights (their notebook). Their optimiser was AdamW alone.
+# The authors' sizes and weights (their notebook). Their optimiser was AdamW.
 PAPER = {
     "cell": "transformer",
     "memory_tokens": 16,
@@ -917,7 +940,7 @@ def is_out_of_memory(error: Exception) -> bool:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Train and show samples; with --sample, show samples alone.
+    """Train and show samples; with --sample, only show samples.
 
     The exit status is 0, 2 for wrong input (one line says what), 130 for Ctrl-C.
     """

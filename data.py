@@ -1,7 +1,7 @@
 """The tasks: sequences with known answers, text and images.
 
 Everything here runs on the CPU and draws from a torch.Generator that the caller seeds.
-So a batch is the same on every device, and it depends on its seed alone.
+So a batch is the same on every device, and it depends only on its seed.
 
 A task is a class with
   options     its command-line options, as (name, default, kind, meaning)
@@ -148,7 +148,7 @@ class Task:
 class Copy(Task):
     """Repeat L symbols: x = s, blanks for a delay, a delimiter, s without its end.
 
-    Loss on the L answers alone. T = 2 L + delay.
+    Loss only on the L answers. T = 2 L + delay.
     """
 
     options = [

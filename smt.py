@@ -2,62 +2,73 @@
 
 An RNN must learn what to remember, and how to update what it remembers. SMT gives the
 two to different networks and trains them together. A Transformer, the encoder, reads
-each prefix of a sequence and writes a memory of it: a label. From the label and the
-inputs that follow, a decoder must predict the next answers, so the label must keep what
-those depend on. The RNN's cell learns single steps: from a label and the next input it
-must make the next label. A step starts from the encoder's label, and not from the
-cell's last output. So no step waits for another: all T are computed at once, as rows of
-one batch, and no RNN is unrolled.
+each prefix of a sequence and writes a memory of it: a label. The encoder is causal, so
+one pass writes the labels of all prefixes (ours). From a label and the inputs that
+follow, a decoder must predict the next answers, so the label must keep what those
+depend on. The RNN's cell learns single steps: from a label and the next input it must
+make the next label. A step starts from the encoder's label, and not from the cell's
+last output. So no step waits for another: all T are computed at once, as rows of one
+batch, and no RNN is unrolled. The price is paid in training only: the encoder's
+attention costs T^2, and all steps are in memory at once.
 
-In SMT the cell gets labels alone. When the RNN runs by itself, it gets its own
-memories. They are a little wrong, it has not learnt to go on from such memories, and
-the errors can add up: it drifts. DAgger, from imitation learning, lets the learner act
-and asks the teacher what would have been right there. DAgger Memory Training (DMT) lets
-the RNN run on its own memories, and pulls each to the label of the same prefix.
+In SMT the cell only ever starts from labels. When the RNN runs by itself, it starts
+from its own memories. They are a little wrong, and it has not learnt to go on from
+them. So its errors can add up: it drifts. DAgger, from imitation learning, lets the
+learner act and asks the teacher what would have been right there. DAgger Memory
+Training (DMT), the second phase, lets the RNN run on its own memories, and pulls each
+to the label of the same prefix.
 
-SMT never unrolls the RNN. DMT does: it runs the RNN through the sequence. By default
-550 training steps of SMT are followed by 700 of DMT; --dmt-steps 0 leaves DMT out. The
-paper cuts DMT's gradient after every step of the RNN (--truncate 1), so that nothing is
-backpropagated through time. Our default is 32 (ours): truncated backpropagation, and
-full backpropagation where T <= 32. Tasks have some settings of their own, which
---task NAME --help shows.
+SMT never unrolls the RNN, and DMT does. The paper cuts DMT's gradient after every step
+of the RNN (--truncate 1), so that nothing is backpropagated through time. Our default
+is 32 (ours): truncated backpropagation through time, and full where T <= 32. In stack,
+parity, text and pixels the answers also train the cell in DMT (--attach-readout, ours).
+So SMT is free of backpropagation through time (--dmt-steps 0 ends there), and our DMT
+is not. By default 550 updates of SMT are followed by 700 of DMT. Tasks have some
+settings of their own, which --task NAME --help shows.
 
 At inference encoder and decoder are not needed. The RNN starts from the label of the
-empty prefix and works alone. A token costs one step and one readout, and the memory
-keeps its size, however long the sequence is.
+empty prefix and works by itself. A new input costs one step and one readout, and the
+memory keeps its size, however long the sequence is. Whether the answers stay right in
+sequences longer than those of training is another matter: --eval-length measures it.
 
 Source: Kumar & Isola, Pretraining Recurrent Networks without Recurrence,
 arXiv:2606.06479. Where the method differs from the paper's, it is marked (ours). The
 default sizes and weights differ, too: PAPER, below, has those that the authors name.
-Their optimiser was AdamW alone. Ours is Muon with AdamW.
+Their optimiser was AdamW, and ours is Muon with AdamW.
 
 Glossary
   symbol     here            shape and meaning
   x, y       x, y            (B, T) inputs and targets; y_t is the answer that is wanted
                              after x_0 .. x_t; y_t = -1: none is wanted
   m_∅, m_t   labels          (B, T + 1, K, d); labels[:, 0] is m_∅, the label of the
-                             empty prefix; labels[:, t + 1] is m_t, that of x_0 .. x_t
+                             empty prefix, the same for all sequences;
+                             labels[:, t + 1] is m_t, the label of x_0 .. x_t
   m̂_t        memory          (B, K, d) the RNN's own memory of x_0 .. x_t
-             memories        (B, T, K, d) those of all times. Labels have the same form,
-                             and functions of memories take labels, too.
+             memories        (B, T, K, d); memories[:, t] is m̂_t. labels[:, 1:] has the
+                             same form, so functions of memories take it, too.
   E          encoder         x -> labels
   D          decoder         m_t, x_{t+1} .. x_{t+Tf-1} -> logits of y_t .. y_{t+Tf-1}
   f          rnn.step        m_{t-1}, x_t -> m_t: embed x_t, rnn.cell, scale to RMS 1
   g          readout         m_t -> logits of y_t: the decoder without a future. SMT
                              trains decoder.readout, DMT its copy, rnn.readout
-  λ          lambda_dyn, lambda_unif   weights of two losses of SMT
-  progress   progress        share of the phase's steps that are done, 0 .. 1
-  Tf         future          targets that are decoded from a label, fewer at the end
+  λ_dyn      lambda_dyn      weight of L_dyn at the end of SMT
+  λ_unif     lambda_unif     weight of L_unif
+  progress   progress        share of the phase's updates that are done, 0 .. 1
+  Tf         future          targets that are decoded from a label, y_t among them;
+                             fewer at the end of a sequence
   J          decoded         labels of each sequence that are decoded
-  H          truncate        the most steps that DMT's gradient passes through
-  B          batch_size      sequences in a step
+  H          truncate        the most RNN steps that DMT's gradient passes through
+  B          batch_size      sequences in an update
   N, S                       any number of rows; any number of tokens in a row
-  T, V       task.T, .vocab  times in a sequence; kinds of token; a task (data.py) draws
-                             batches x, y and says how they are shown
-  K, d       memory_tokens, dim   tokens of a memory; numbers in each
+  T          task.T          times in a sequence
+  V          task.vocab      kinds of input and answer
+  K          memory_tokens   tokens of a memory
+  d          dim             numbers in a token of a memory
   W          width           numbers in a token of the encoder
+  A task (data.py) draws batches x, y and says how they are shown. A step is a step of
+  the RNN. A training step is an update.
 
-A training step of SMT: train encoder, decoder, rnn.cell and rnn.embed
+An update of SMT: train encoder, decoder, rnn.cell and rnn.embed
     m_∅, m_0 .. m_{T-1} = encoder(x)                    one causal pass (ours)
     L_dec  = mean cross_entropy(decoder(m_t, x_{t+1} .. x_{t+Tf-1}), y_t .. y_{t+Tf-1})
              over J random t that are not too early to reach a target
@@ -65,30 +76,37 @@ A training step of SMT: train encoder, decoder, rnn.cell and rnn.embed
     L_read = mean cross_entropy(readout(m_t), y_t)      at all t (ours)
     L_unif = log mean exp(-2 |u_a - u_b|^2)             at the t of L_dec
              u_a, u_b: a memory token of sequences a and b, scaled to length 1.
-             Without it, labels could be nearly equal, and L_dyn small without learning.
+             Without it labels could differ so little that L_dyn is small for nothing.
     minimise L_dec + progress λ_dyn L_dyn + L_read + λ_unif L_unif
              progress (ours): labels learn first what to hold, then to be easy to follow
     All four train the encoder. L_dec also trains the decoder, L_read also the decoder's
     readout, and L_dyn also f: rnn.cell and rnn.embed.
 
-After SMT: rnn.empty = m_∅, rnn.readout = a copy of decoder.readout
+After SMT: rnn.empty_memory = m_∅, rnn.readout = a copy of decoder.readout
     The decoder keeps its own: evaluate() reads the labels with it.
 
-A training step of DMT: train rnn.cell, rnn.embed and rnn.readout
-    All else is frozen. The labels must not move towards the RNN's memories, and
-    rnn.empty must stay the encoder's m_∅. The decoder is not used.
+An update of DMT: train rnn.cell, rnn.embed and rnn.readout
+    The encoder is frozen. In SMT labels may move to where the cell can follow, as L_dec
+    keeps them informative. Here L_dec is absent, and labels that moved could become
+    empty. m_∅ is frozen as it is exact already. The decoder is not used.
     m_∅, m_0 .. m_{T-1} = encoder(x)
-    m̂ = rnn.empty
+    cuts = every H-th t, the first of them random; none if H >= T     H > 1 is (ours)
+    m̂ = rnn.empty_memory
     for t in 0 .. T - 1:
-        if t in cuts: m̂ = detach(m̂)          cuts: every H-th t, the first is random;
-        m̂_t = m̂ = step(m̂, x_t)               none if H >= T; H > 1 is (ours)
+        if t in cuts: m̂ = detach(m̂)
+        m̂ = step(m̂, x_t)
+        m̂_t = m̂
     L_labels  = mean square of m̂_t - m_t                          at all t
     L_readout = mean cross_entropy(readout(detach(m̂_t)), y_t)     at all t
     minimise L_labels + L_readout
-    L_labels trains f, and L_readout trains rnn.readout alone.
-    --attach-readout (ours): without that detach, L_readout also trains f, as truncated
-                             backpropagation through time does, and
-                             0.1 (1 - progress) L_labels + L_readout is minimised
+    L_labels trains f, and L_readout trains only rnn.readout.
+
+    Variant --attach-readout (ours): L_readout also trains f, as truncated
+    backpropagation through time does.
+    L_readout = mean cross_entropy(readout(m̂_t), y_t)             at all t
+    minimise 0.1 (1 - progress) L_labels + L_readout
+
+Read on down to dmt_loss. All behind it is the program around the method.
 """
 
 import argparse
@@ -124,27 +142,29 @@ HEAD_SIZE = 16  # numbers in an attention head
 def rotary(h: Tensor) -> Tensor:
     """Rotary positions: turn pairs of numbers by an angle that grows with the position.
 
-    h (B, heads, S, head size) -> the same shape. The product of two turned vectors
-    depends on their positions through the distance alone.
+    h (N, heads, S, head size) -> the same shape. The product of a turned query and a
+    turned key depends only on the distance between their positions. In the encoder a
+    position is a time. In cell and readout it is the number of a memory token, and in
+    the decoder times follow behind the memory tokens.
     """
     S, head_size = h.shape[-2:]
     position = torch.arange(S, device=h.device)
     exponent = torch.arange(0, head_size, 2, device=h.device) / head_size
     angle = position[:, None] / 10000.0**exponent  # (S, head size / 2)
     cos, sin = angle.cos(), angle.sin()
-    first, second = h.chunk(2, -1)  # each (B, heads, S, head size / 2)
+    first, second = h.chunk(2, -1)  # each (N, heads, S, head size / 2)
     turned_first = first * cos - second * sin
     turned_second = second * cos + first * sin
     return torch.cat([turned_first, turned_second], -1).type_as(h)
 
 
 def attention(qkv: Tensor, heads: int, causal: bool) -> Tensor:
-    """Attention of several heads: qkv (B, S, 3 width) -> (B, S, width)."""
-    qkv = qkv.unflatten(2, (3, heads, -1))  # (B, S, 3, heads, head size)
-    q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, heads, S, head size)
+    """Attention of several heads: qkv (N, S, 3 width) -> (N, S, width)."""
+    qkv = qkv.unflatten(2, (3, heads, -1))  # (N, S, 3, heads, head size)
+    q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (N, heads, S, head size)
     q, k = rotary(q), rotary(k)
     h = F.scaled_dot_product_attention(q, k, v, is_causal=causal)
-    return h.transpose(1, 2).flatten(2)  # the heads side by side (B, S, width)
+    return h.transpose(1, 2).flatten(2)  # the heads side by side (N, S, width)
 
 
 def mlp(width: int, hidden: int, out: int) -> nn.Module:
@@ -158,7 +178,7 @@ def mlp(width: int, hidden: int, out: int) -> nn.Module:
 
 
 class Block(nn.Module):
-    """A Transformer block: h (B, S, width) -> (B, S - keep_from, width).
+    """A Transformer block: h (N, S, width) -> (N, S - keep_from, width).
 
     All tokens are attended to. Those from keep_from on are returned.
     """
@@ -173,13 +193,15 @@ class Block(nn.Module):
 
     def forward(self, h: Tensor, keep_from: int = 0) -> Tensor:
         heads = h.shape[-1] // HEAD_SIZE
-        attended = attention(self.qkv(self.norm(h)), heads, self.causal)
-        h = h[:, keep_from:] + self.out(attended[:, keep_from:])
+        qkv = self.qkv(self.norm(h))  # (N, S, 3 width)
+        attended = attention(qkv, heads, self.causal)  # (N, S, width)
+        h, attended = h[:, keep_from:], attended[:, keep_from:]
+        h = h + self.out(attended)
         return h + self.mlp(h)
 
 
 class Transformer(nn.Module):
-    """Blocks one after another: h (B, S, width) -> (B, S - keep_from, width).
+    """Blocks one after another: h (N, S, width) -> (N, S - keep_from, width).
 
     Only the last block leaves tokens out: those before keep_from, which nobody reads.
     """
@@ -201,7 +223,7 @@ class Encoder(nn.Module):
     The Transformer is causal, so one pass makes the labels of all prefixes. The paper's
     encoder is bidirectional over x_0 .. x_t and needs a pass for each label.
     length: T, for tasks of fixed length. Then each input also gets a learned embedding
-    of its time, the paper's timestamp. None, for other tasks: rotary positions alone.
+    of its time, the paper's timestamp. None, for other tasks: only rotary positions.
     """
 
     def __init__(self, args: Namespace, vocab: int, length: int | None):
@@ -229,15 +251,17 @@ class Encoder(nn.Module):
         h = h + self.short_conv(padded).transpose(1, 2)
         if self.timestamps is not None:
             h = h + self.timestamps.weight[: h.shape[1]]
-        return self.write(self.norm(self.body(h)))
+        states = self.norm(self.body(h))  # (B, T + 1, W)
+        return self.write(states)
 
-    def write(self, h: Tensor) -> Tensor:
-        """The labels of all times: states h (B, T + 1, W) -> (B, T + 1, K, d)."""
-        # A state (W = 128) is narrower than a label (K d = 256). To pass on more than a
-        # state can hold, K d / 16 heads gather from the states of the whole prefix, and
-        # each head writes 16 numbers of one memory token. (ours)
-        gathered = attention(self.qkv(h), self.heads, causal=True)  # (B, T + 1, K d)
-        m = self.from_state(h) + gathered
+    def write(self, states: Tensor) -> Tensor:
+        """The labels of all times: states (B, T + 1, W) -> (B, T + 1, K, d)."""
+        # With the default sizes a state (W = 128) is narrower than a label (K d = 256).
+        # To pass on more than a state can hold, K d / 16 heads gather from the states
+        # of the whole prefix. Each head writes 16 numbers of one memory token. (ours)
+        qkv = self.qkv(states)  # (B, T + 1, 3 K d)
+        gathered = attention(qkv, self.heads, causal=True)  # (B, T + 1, K d)
+        m = self.from_state(states) + gathered
         m = m.unflatten(2, (self.K, -1))  # (B, T + 1, K, d)
         m = m + self.mlp(m)
         # Each token is scaled to RMS 1, as in RNN.step. So the encoder can't lower
@@ -247,7 +271,10 @@ class Encoder(nn.Module):
 
 # ------------------------------------------------------------------ readout and decoder
 class Readout(nn.Module):
-    """g: m_t (.., K, d) -> logits of y_t (.., V), read at the last memory token."""
+    """g: a small Transformer over the tokens of a memory, which the decoder uses, too.
+
+    m_t (.., K, d) -> logits of y_t (.., V), read at the last memory token.
+    """
 
     def __init__(self, args: Namespace, vocab: int):
         super().__init__()
@@ -256,9 +283,11 @@ class Readout(nn.Module):
         self.to_logits = nn.Linear(args.dim, vocab)
 
     def forward(self, memory: Tensor) -> Tensor:
-        tokens = memory.flatten(0, -3)  # (N, K, d)
-        h = self.body(tokens, keep_from=memory.shape[-2] - 1)  # (N, 1, d)
-        return self.logits(h[:, 0]).unflatten(0, memory.shape[:-2])
+        *rows, K, d = memory.shape
+        tokens = memory.reshape(-1, K, d)  # (N, K, d)
+        h = self.body(tokens, keep_from=K - 1)  # (N, 1, d)
+        logits = self.logits(h[:, 0])  # (N, V)
+        return logits.unflatten(0, rows)
 
     def logits(self, h: Tensor) -> Tensor:
         """The last layer: h (.., d) -> (.., V)."""
@@ -307,7 +336,10 @@ class MLPCell(nn.Module):
 
 
 class TransformerCell(nn.Module):
-    """The cell as a Transformer over K + 1 tokens; shapes as in MLPCell."""
+    """The cell as a Transformer over K + 1 tokens; shapes as in MLPCell.
+
+    This is the cell of the authors' preset, PAPER.
+    """
 
     def __init__(self, args: Namespace):
         super().__init__()
@@ -315,7 +347,8 @@ class TransformerCell(nn.Module):
 
     def forward(self, memory: Tensor, e: Tensor) -> Tensor:
         h = torch.cat([memory, e[:, None]], 1)  # (N, K + 1, d)
-        return self.body(h)[:, :-1]
+        h = self.body(h)
+        return h[:, :-1]  # all but the token of the input
 
 
 class GRUCell(nn.Module):
@@ -344,7 +377,7 @@ class RNN(nn.Module):
         self.cell = CELLS[args.cell](args)
         self.readout = Readout(args, vocab)
         # m_∅. SMT copies it from the encoder. Only bptt_baseline.py trains it.
-        self.empty = nn.Parameter(torch.randn(args.memory_tokens, args.dim))
+        self.empty_memory = nn.Parameter(torch.randn(args.memory_tokens, args.dim))
 
     def step(self, memory: Tensor, x: Tensor) -> Tensor:
         """memory (N, K, d), x_t (N,) -> the next memory (N, K, d), tokens of RMS 1."""
@@ -356,7 +389,7 @@ class RNN(nn.Module):
 
         In training no gradient passes from a time in cuts to the times before it.
         """
-        memory = self.empty.expand(len(x), -1, -1)
+        memory = self.empty_memory.expand(len(x), -1, -1)
         memories = []
         for t in range(x.shape[1]):
             if t in cuts:
@@ -373,15 +406,15 @@ class Batch(NamedTuple):
     x: Tensor  # (B, T)
     y: Tensor  # (B, T)
     first_target: int  # the first time at which any row has a target
-    draws: Generator  # on the CPU; all that a loss draws comes from it
+    generator: Generator  # on the CPU; all that a loss draws comes from it
     progress: float  # share of the phase's steps that are done, 0 .. 1
 
 
 class Models(nn.ModuleDict):
     """The networks by name. models(loss_of, batch, args) computes a loss.
 
-    DistributedDataParallel averages the gradients of several processes only for what is
-    computed inside a call.
+    Several processes share their gradients by DistributedDataParallel. That works only
+    if the loss is computed inside forward, so the loss is passed in.
     """
 
     def forward(self, loss_of: Callable, batch: Batch, args: Namespace):
@@ -396,9 +429,9 @@ def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
 
 
 def read_loss(readout: Readout, memories: Tensor, batch: Batch) -> Tensor:
-    """Mean nats of y_t, told by the readout, at all times from the first target on.
+    """Mean cross-entropy of the readout, in nats, at all t from the first target on.
 
-    memories (B, T, K, d) are labels or the RNN's own.
+    memories (B, T, K, d) are labels (L_read) or the RNN's own (L_readout).
     """
     first = batch.first_target
     logits = readout(memories[:, first:])  # (B, T - first, V)
@@ -415,8 +448,8 @@ def smt_loss(models: Models, batch: Batch, args: Namespace) -> tuple[Tensor, dic
 
     times = decoded_times(batch, args)
     L_dec = decode_loss(decoder, after, batch, times, args.future)
-    L_dyn = dynamics_loss(rnn, before, after, batch)
-    # L_dec asks for y_t, too, but at J times alone; here it is all times. (ours)
+    L_dyn = dynamics_loss(rnn, before, after, batch.x)
+    # L_dec asks for y_t, too, but only at J times. This asks at all times. (ours)
     L_read = read_loss(decoder.readout, after, batch)
     L_unif = uniformity_loss(after, times)
 
@@ -438,7 +471,9 @@ def decoded_times(batch: Batch, args: Namespace) -> list[int]:
     T = batch.x.shape[1]
     # The earliest time whose window still reaches the first target.
     earliest = max(0, batch.first_target + 1 - args.future)
-    return torch.randint(earliest, T, (args.decoded,), generator=batch.draws).tolist()
+    return torch.randint(
+        earliest, T, (args.decoded,), generator=batch.generator
+    ).tolist()
 
 
 def decode_loss(
@@ -459,31 +494,34 @@ def decode_loss(
     return torch.stack(losses).mean()
 
 
-def dynamics_loss(rnn: RNN, before: Tensor, after: Tensor, batch: Batch) -> Tensor:
+def dynamics_loss(rnn: RNN, before: Tensor, after: Tensor, x: Tensor) -> Tensor:
     """L_dyn: B T single steps at once, each from a label m_{t-1} to the next, m_t.
 
-    Nothing is detached: the gradient also reaches the encoder through both labels, so
-    that it makes labels that the cell can follow.
+    Nothing is detached. The gradient reaches the encoder through both labels, so the
+    encoder learns to write labels that the cell can follow.
     """
     memory = before.flatten(0, 1)  # (B T, K, d)
-    token = batch.x.flatten()  # (B T,)
-    stepped = rnn.step(memory, token)  # (B T, K, d)
+    inputs = x.flatten()  # (B T,)
+    stepped = rnn.step(memory, inputs)  # (B T, K, d)
     return F.mse_loss(stepped, after.flatten(0, 1))
 
 
-def uniformity_loss(labels: Tensor, times: list[int]) -> Tensor:
+def uniformity_loss(after: Tensor, times: list[int]) -> Tensor:
     """L_unif = log mean exp(-2 |u_a - u_b|^2) over labels (B, T, K, d) at J times.
 
-    u_a and u_b are the same memory token of two sequences a and b at the same time,
-    scaled to length 1. The mean is over all pairs a != b, memory tokens and times.
-    L_dec alone allows labels that hardly differ. L_dyn would then be small although the
-    cell had learnt nothing. This loss pushes the labels of different sequences apart.
+    after[:, t] is m_t. u_a and u_b are the same memory token of two sequences a and b
+    at the same time, scaled to length 1. The mean is over all pairs a != b, memory
+    tokens and times.
+    L_dec does not prevent labels that hardly differ, as the decoder can amplify small
+    differences. L_dyn would then be small although the cell had learnt nothing. This
+    loss pushes the labels of different sequences apart.
     """
-    B = len(labels)
-    # A list as an index, labels[:, times], would make the CPU wait for the GPU.
-    chosen = torch.stack([labels[:, t] for t in times])  # (J, B, K, d)
-    u = F.normalize(chosen.float(), dim=-1).transpose(1, 2)  # (J, K, B, d)
-    # Not cdist's matrix product: it loses the small differences of near labels.
+    B = len(after)
+    # A list as an index, after[:, times], would make the CPU wait for the GPU.
+    chosen = torch.stack([after[:, t] for t in times])  # (J, B, K, d)
+    u = F.normalize(chosen.float(), dim=-1)
+    u = u.transpose(1, 2)  # (J, K, B, d)
+    # By default cdist uses a matrix product, which rounds small distances away.
     exact = "donot_use_mm_for_euclid_dist"
     distance = torch.cdist(u, u, compute_mode=exact)  # (J, K, B, B)
     closeness = (-2 * distance.square()).exp()
@@ -503,9 +541,9 @@ def hand_over_to_rnn(models: Models):
     as m_∅ and g before is overwritten.
     """
     rnn = models["rnn"]
-    empty_prefix = torch.zeros(1, 0, dtype=torch.long, device=rnn.empty.device)
+    empty_prefix = torch.zeros(1, 0, dtype=torch.long, device=rnn.empty_memory.device)
     labels = models["encoder"](empty_prefix)  # (1, 1, K, d)
-    rnn.empty.copy_(labels[0, 0])
+    rnn.empty_memory.copy_(labels[0, 0])
     rnn.readout.load_state_dict(models["decoder"].readout.state_dict())
 
 
@@ -513,7 +551,7 @@ def set_trained(models: Models, phase: str):
     """Let gradients reach only what a phase trains.
 
     SMT trains encoder, decoder, rnn.cell and rnn.embed. DMT trains rnn.cell, rnn.embed
-    and rnn.readout. Neither trains rnn.empty.
+    and rnn.readout. Neither trains rnn.empty_memory.
     """
     in_smt = phase == "smt"
     models["encoder"].requires_grad_(in_smt)
@@ -522,20 +560,21 @@ def set_trained(models: Models, phase: str):
     rnn.cell.requires_grad_(True)
     rnn.embed.requires_grad_(True)
     rnn.readout.requires_grad_(not in_smt)
-    rnn.empty.requires_grad_(False)
+    rnn.empty_memory.requires_grad_(False)
 
 
 # ---------------------------------------------------------------------------------- DMT
 def random_cuts(batch: Batch, H: int) -> range:
     """Every H-th time, from a random one on: there a rollout cuts the gradient.
 
-    The first is random, so that for H > 1 the gradient reaches across each time in some
-    steps of training. If H >= T, there is no cut, and it passes through all steps.
+    The first cut is random. The gradient could never cross cuts at fixed times.
     T = 8, H = 3, first_cut = 2 cuts it so: x_0 x_1 | x_2 x_3 x_4 | x_5 x_6 x_7
     """
     T = batch.x.shape[1]
-    first_cut = H - int(torch.randint(H, (1,), generator=batch.draws))  # 1 .. H
-    return range(first_cut, T, H) if H < T else range(0)
+    if H >= T:
+        return range(0)  # no cut
+    first_cut = 1 + int(torch.randint(H, (1,), generator=batch.generator))  # 1 .. H
+    return range(first_cut, T, H)
 
 
 def dmt_loss(models: Models, batch: Batch, args: Namespace) -> tuple[Tensor, dict]:
@@ -552,11 +591,11 @@ def dmt_loss(models: Models, batch: Batch, args: Namespace) -> tuple[Tensor, dic
     if args.attach_readout:
         # The answers now train the cell, too: truncated backpropagation through time.
         # L_labels fades out. It starts at 0.1 and not at 1: where labels jump from one
-        # input to the next, it is large and would drown L_readout.
+        # input to the next, L_labels is large and would drown L_readout.
         weight = 0.1 * (1 - batch.progress)  # (ours)
         read_from = memories
     else:
-        # The readout's loss does not reach the cell, which follows the labels alone.
+        # The readout's loss does not reach the cell. Only the labels train it.
         weight = 1.0
         read_from = memories.detach()
 
@@ -579,10 +618,11 @@ def score(logits: Tensor, y: Tensor) -> Tensor:
 
 @torch.no_grad()
 def evaluate(models: Models, task, split: str, rows: int) -> dict:
-    """Measure the RNN, which runs alone from m_∅, and its teacher, E with its readout.
+    """Measure the RNN alone, from m_∅, and its teacher: labels, read by decoder.readout.
 
     Losses in nats and shares of right answers, both per target that is asked for. drift
-    is the MSE between memories and labels over the variance of the labels.
+    is the MSE between memories and labels over the variance of the labels: 0 if they
+    are equal, 1 if memories are as far off as the mean label would be.
     """
     encoder, decoder, rnn = models["encoder"], models["decoder"], models["rnn"]
     alone = torch.zeros(3).double()
@@ -592,16 +632,16 @@ def evaluate(models: Models, task, split: str, rows: int) -> dict:
     # Some attention kernels of CUDA fail with more than 65,535 rows, here B T.
     B = max(1, min(64, 65535 // all_x.shape[1]))
     for x, y in zip(all_x.split(B), all_y.split(B)):
-        x, y = x.to(rnn.empty.device), y.to(rnn.empty.device)
+        x, y = x.to(rnn.empty_memory.device), y.to(rnn.empty_memory.device)
         memories = rnn.rollout(x)  # (B, T, K, d)
         alone += score(rnn.readout(memories), y)
         stamps = encoder.timestamps
         if stamps is not None and x.shape[1] >= stamps.num_embeddings:
             continue  # the encoder has no timestamps for sequences of this length
-        labels = encoder(x)[:, 1:]  # (B, T, K, d)
-        taught += score(decoder.readout(labels), y)
-        error = (memories - labels).square()
-        moment = torch.stack([error, labels, labels.square()])  # (3, B, T, K, d)
+        after = encoder(x)[:, 1:]  # (B, T, K, d)
+        taught += score(decoder.readout(after), y)
+        error = (memories - after).square()
+        moment = torch.stack([error, after, after.square()])  # (3, B, T, K, d)
         moments.append(moment.mean(2).cpu().double())
     nats, right, asked = alone
     figures = {"rnn_loss": nats / asked, "rnn_acc": right / asked}
@@ -618,18 +658,18 @@ def evaluate(models: Models, task, split: str, rows: int) -> dict:
 @torch.no_grad()
 def show(rnn: RNN, task, count: int, args: Namespace) -> str:
     """Answers of the RNN alone on test sequences, or what it writes and draws."""
-    device = rnn.empty.device
+    device = rnn.empty_memory.device
     if not hasattr(task, "prompts"):
         x, y = task.held_out("test", count)
         answers = rnn.readout(rnn.rollout(x.to(device))).argmax(-1).cpu()
         return task.show(x, y, answers)
-    draws = torch.Generator().manual_seed(args.seed)
+    generator = torch.Generator().manual_seed(args.seed)
     lines = []
     for name, tokens, length in task.prompts(count):  # (count, S)
         memory = rnn.rollout(tokens.to(device))[:, -1]
-        while tokens.shape[1] < length:  # constant time and memory a token
+        while tokens.shape[1] < length:  # a new token costs one step and one readout
             p = rnn.readout(memory).float().softmax(-1).cpu()  # (count, V)
-            token = torch.multinomial(p, 1, generator=draws)  # (count, 1)
+            token = torch.multinomial(p, 1, generator=generator)  # (count, 1)
             tokens = torch.cat([tokens, token], 1)
             memory = rnn.step(memory, token[:, 0].to(device))
         lines += [f"--- {name}\n{task.draw(sample)}" for sample in tokens]
@@ -655,10 +695,11 @@ def make_optimizers(models: Models, peak: float) -> dict:
     """Muon for the matrices inside the networks, AdamW for the rest; its rate is peak.
 
     The rest are embeddings, last layers, the short convolution, norms, biases and
-    rnn.empty. At equal rates both make steps of equal size ("match_rms_adamw"). Here
-    Muon's rate is five times AdamW's. The authors used AdamW alone, so Muon is (ours).
+    rnn.empty_memory. At equal rates both change a matrix by equal amounts
+    ("match_rms_adamw"). Here Muon's rate is five times AdamW's. The authors used AdamW
+    for all, so Muon is (ours).
     """
-    outer = ("embed.weight", "timestamps.weight", "to_logits.weight", "empty")
+    outer = ("embed.weight", "timestamps.weight", "to_logits.weight", "empty_memory")
     inside, rest = [], []
     for name, p in models.named_parameters():
         if not p.requires_grad:
@@ -667,13 +708,13 @@ def make_optimizers(models: Models, peak: float) -> dict:
             inside.append(p)
         else:
             rest.append(p)
-    inside = [{"params": inside, "peak": 5 * peak}]
-    rest = [{"params": rest, "peak": peak}]
+    muon_group = {"params": inside, "peak": 5 * peak}
+    adamw_group = {"params": rest, "peak": peak}
     return {
         "muon": torch.optim.Muon(
-            inside, weight_decay=0.1, adjust_lr_fn="match_rms_adamw"
+            [muon_group], weight_decay=0.1, adjust_lr_fn="match_rms_adamw"
         ),
-        "adamw": torch.optim.AdamW(rest, weight_decay=0.1, betas=(0.9, 0.95)),
+        "adamw": torch.optim.AdamW([adamw_group], weight_decay=0.1, betas=(0.9, 0.95)),
     }
 
 
@@ -689,19 +730,19 @@ def set_rates(optimizers: dict, step: int, steps: int):
 def draw_batch(task, step: int, progress: float, args: Namespace) -> Batch:
     """The batch of a step. Each process (rank) draws rows of its own.
 
-    All draws come from (seed, step, rank) alone, so that a run can be resumed.
+    All draws depend only on (seed, step, rank), so that a run can be resumed.
     """
     rank, ranks = process()
     numbers = np.random.SeedSequence((args.seed, step, rank))
-    draws = Generator().manual_seed(int(numbers.generate_state(1)[0]))
-    x, y = task.batch(args.batch_size // ranks, draws)
+    generator = Generator().manual_seed(int(numbers.generate_state(1)[0]))
+    x, y = task.batch(args.batch_size // ranks, generator)
     asked = (y >= 0).any(0).tolist()
     first = asked.index(True) if True in asked else len(asked) - 1
     if args.device == "cuda":
         x, y = x.pin_memory(), y.pin_memory()  # copied without waiting for the device
     x = x.to(args.device, non_blocking=True)
     y = y.to(args.device, non_blocking=True)
-    return Batch(x, y, first, draws, progress)
+    return Batch(x, y, first, generator, progress)
 
 
 # -------------------------------------------------------------------- the training loop
@@ -737,7 +778,9 @@ def layers_in_a_row(phase: str, T: int, args: Namespace) -> int:
 def longer_tasks(args: Namespace, task) -> dict:
     """The task with 2, 4, 8 times the length, as far as --eval-length asks for it."""
     longer = {
-        times: task.longer(times) for times in (2, 4, 8) if times <= args.eval_length
+        factor: task.longer(factor)
+        for factor in (2, 4, 8)
+        if factor <= args.eval_length
     }
     if None in longer.values():
         message = f"sequences of {args.task} have one length"
@@ -908,7 +951,7 @@ def distribute(models: Models) -> nn.Module:
 
 
 # ------------------------------------------------------------------- the files of a run
-FORMAT = 4  # of checkpoint.pt; it grows when the content changes
+FORMAT = 5  # of checkpoint.pt; it grows when the content changes
 
 
 def save(args: Namespace, models: Models, optimizers: dict, state: dict):
@@ -1003,7 +1046,7 @@ TRAINING = [
     ("seed", 0, whole(0), "seed of weights, data and all other draws"),
 ]
 RUN = [
-    ("preset", None, ["paper"], "the authors' sizes, rates and loss weights"),
+    ("preset", None, ["paper"], "the authors' sizes, rates, loss weights and H"),
     (
         "device",
         "auto",
@@ -1024,9 +1067,9 @@ RUN = [
     ("resume", False, bool, "go on with the run in --out"),
     ("sample", 0, whole(1, 10**6), "show this many samples of the run in --out"),
 ]
-# Sizes, rates and weights as in the authors' notebook. All that is marked (ours) stays:
-# their optimiser was AdamW alone, for example, and their λ_dyn did not grow. Only H is
-# the paper's.
+# The authors' sizes, rates and weights, from their notebook, and the paper's H. All
+# else that is marked (ours) stays: their optimiser was AdamW, for example, and their
+# λ_dyn did not grow.
 PAPER = {
     "cell": "transformer",
     "memory_tokens": 16,
@@ -1232,7 +1275,7 @@ def is_out_of_memory(error: Exception) -> bool:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Train and show samples; with --sample, show samples alone.
+    """Train and show samples; with --sample, only show samples.
 
     The exit status is 0, 2 for wrong input (one line says what), 130 for Ctrl-C.
     """

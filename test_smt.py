@@ -103,7 +103,7 @@ def test_the_empty_memory_is_the_label_of_nothing():
     x, _ = task.held_out("val", 3)
     smt.hand_over_to_rnn(models)
     labels = models["encoder"](x)
-    empty = models["rnn"].empty.expand(3, -1, -1)
+    empty = models["rnn"].empty_memory.expand(3, -1, -1)
     torch.testing.assert_close(labels[:, 0], empty)
     found = models["rnn"].readout(labels[:, 3])
     torch.testing.assert_close(found, models["decoder"].readout(labels[:, 3]))
@@ -130,7 +130,7 @@ def test_a_rollout_is_steps_from_the_empty_memory(cell):
     rnn = models["rnn"]
     x, _ = task.held_out("val", 3)
     memories = rnn.rollout(x)
-    memory = rnn.empty.expand(3, -1, -1)
+    memory = rnn.empty_memory.expand(3, -1, -1)
     for t in range(task.T):
         before = memory
         memory = rnn.step(memory, x[:, t])
@@ -190,7 +190,7 @@ def test_the_smt_loss_by_hand():
     assert first == 5  # copy of 2 after a delay of 3 asks at the times 5 and 6
 
     labels = encoder(x)
-    draws = batch_of(args, task).draws
+    draws = batch_of(args, task).generator
     times = torch.randint(3, 7, (2,), generator=draws).tolist()  # t + 2 >= first
     decode = 0
     for t in times:
@@ -218,10 +218,10 @@ def test_the_smt_loss_has_the_gradient_of_finite_differences():
     args, task, models = made()
     models.double()
     batch = batch_of(args, task)
-    drawn = batch.draws.get_state()
+    drawn = batch.generator.get_state()
 
     def loss():
-        batch.draws.set_state(drawn)
+        batch.generator.set_state(drawn)
         return smt.smt_loss(models, batch, args)[0]
 
     loss().backward()
@@ -312,7 +312,7 @@ def cuts(program, T: int, H: int, step: int) -> list[int]:
     loss_of = smt.dmt_loss if program is smt else bptt_baseline.bptt_loss
     program.set_trained(models, "dmt")
     if program is smt:
-        rnn.empty.requires_grad_(True)
+        rnn.empty_memory.requires_grad_(True)
     loss_of(models, batch_of(args, task, step), args)
     return [t for t, memory in enumerate(kept) if not memory.requires_grad]
 
@@ -340,7 +340,8 @@ def test_muon_has_the_inner_matrices_and_adamw_the_rest(program, cell):
                 owner[p] = kind
         for name, p in models.named_parameters():
             outer = any(
-                part in name for part in ("embed", "to_logits", "empty", "timestamps")
+                part in name
+                for part in ("embed", "to_logits", "empty_memory", "timestamps")
             )
             kind = "muon" if p.ndim == 2 and not outer else "adamw"
             assert owner.get(p) == (kind if p.requires_grad else None)
@@ -569,7 +570,7 @@ def test_a_trained_run_is_used_in_three_lines():
     x, _ = task.held_out("test", 3)
     logits = rnn.readout(rnn.rollout(x))
     assert logits.shape == (3, task.T, task.vocab)
-    assert torch.equal(rnn.empty, weights("run")["rnn.empty"])
+    assert torch.equal(rnn.empty_memory, weights("run")["rnn.empty_memory"])
 
 
 @pytest.mark.parametrize("name", ["text", "pixels"])

@@ -422,15 +422,15 @@ def set_rates(optimizers: dict, step: int, steps: int):
         group["lr"] = group["peak"] * rise * fall
 
 
-def draw_batch(task, step: int, progress: float, args: Namespace) -> Batch:
-    """The batch of a step. Each process (rank) draws rows of its own.
+def draw_batch(task, B: int, step: int, progress: float, args: Namespace) -> Batch:
+    """The batch of a step: B sequences. Each process (rank) draws rows of its own.
 
     All draws depend only on (seed, step, rank), so that a run can be resumed.
     """
     rank, ranks = process()
     numbers = np.random.SeedSequence((args.seed, step, rank))
     generator = Generator().manual_seed(int(numbers.generate_state(1)[0]))
-    x, y = task.batch(args.batch_size // ranks, generator)
+    x, y = task.batch(B // ranks, generator)
     asked = (y >= 0).any(0).tolist()
     first = asked.index(True) if True in asked else len(asked) - 1
     if args.device == "cuda":
@@ -442,19 +442,20 @@ def draw_batch(task, step: int, progress: float, args: Namespace) -> Batch:
 
 # -------------------------------------------------------------------- the training loop
 class Phase(NamedTuple):
-    """A part of a run: its loss, first step, number of steps and AdamW's peak rate."""
+    """A part of a run: its loss, first step, number of steps, peak rate and batch."""
 
     name: str
     loss_of: Callable
     begin: int
     steps: int
-    peak: float
+    peak: float  # AdamW's highest learning rate
+    batch_size: int
 
 
 def phases(args: Namespace) -> list[Phase]:
     """The phases of a run, in order."""
     return [
-        Phase("bptt", bptt_loss, 0, args.steps, args.lr),
+        Phase("bptt", bptt_loss, 0, args.steps, args.lr, args.batch_size),
     ]
 
 
@@ -519,7 +520,8 @@ def train_phase(phase: Phase, args, task, models: Models, run: dict, control_c):
     for step in range(state["step"], end):
         done = step - phase.begin
         set_rates(optimizers, done, phase.steps)
-        batch = draw_batch(task, step, done / phase.steps, args)
+        progress = done / phase.steps
+        batch = draw_batch(task, phase.batch_size, step, progress, args)
         parts.append(update(network, optimizers, phase.loss_of, batch, args))
         state["step"] = step + 1
         state["depth"] += layers_in_a_row(phase.name, task.T, args)
@@ -720,7 +722,7 @@ TRAINING = [
     ("steps", 1500, whole(0), "steps of BPTT"),
     ("lr", 2e-3, number(1e-12), "AdamW's peak rate; Muon's is five times it"),
     ("truncate", 10**6, whole(1), "H, steps that the gradient passes through"),
-    ("batch-size", 32, whole(1, 10**6), "sequences in a step"),
+    ("batch-size", 32, whole(1, 10**6), "sequences in an update"),
     ("seed", 0, whole(0), "seed of weights, data and all other draws"),
 ]
 RUN = [
@@ -879,9 +881,13 @@ def check(args: Namespace, given: dict):
         size = getattr(args, name)
         if size % HEAD_SIZE:
             raise WrongInput(f"--{name} {size}: give a multiple of {HEAD_SIZE}")
-    if args.batch_size % args.ranks:
-        message = f"give a multiple of {args.ranks}, the number of processes"
-        raise WrongInput(f"--batch-size {args.batch_size}: {message}")
+    batch_sizes = [name for name in ("batch_size", "dmt_batch_size") if name in args]
+    for name in batch_sizes:
+        size = getattr(args, name)
+        if size % args.ranks:
+            option = name.replace("_", "-")
+            message = f"give a multiple of {args.ranks}, the number of processes"
+            raise WrongInput(f"--{option} {size}: {message}")
     if args.resume and args.ranks != process()[1]:
         message = f"the run has {args.ranks} processes, and these are {process()[1]}"
         raise WrongInput(f"--resume: {message}; give torchrun the same number")

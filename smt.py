@@ -58,7 +58,7 @@ Glossary
                              fewer at the end of a sequence
   J          decoded         labels of each sequence that are decoded
   H          truncate        the most RNN steps that DMT's gradient passes through
-  B          batch_size      sequences in an update
+  B          batch_size, dmt_batch_size   sequences in an update
   N, S                       any number of rows; any number of tokens in a row
   T          task.T          times in a sequence
   V          task.vocab      kinds of input and answer
@@ -618,7 +618,7 @@ def score(logits: Tensor, y: Tensor) -> Tensor:
 
 @torch.no_grad()
 def evaluate(models: Models, task, split: str, rows: int) -> dict:
-    """Measure the RNN alone, from m_∅, and its teacher: labels, read by decoder.readout.
+    """Measure the RNN alone, and its teacher: the labels, read by decoder.readout.
 
     Losses in nats and shares of right answers, both per target that is asked for. drift
     is the MSE between memories and labels over the variance of the labels: 0 if they
@@ -727,15 +727,15 @@ def set_rates(optimizers: dict, step: int, steps: int):
         group["lr"] = group["peak"] * rise * fall
 
 
-def draw_batch(task, step: int, progress: float, args: Namespace) -> Batch:
-    """The batch of a step. Each process (rank) draws rows of its own.
+def draw_batch(task, B: int, step: int, progress: float, args: Namespace) -> Batch:
+    """The batch of a step: B sequences. Each process (rank) draws rows of its own.
 
     All draws depend only on (seed, step, rank), so that a run can be resumed.
     """
     rank, ranks = process()
     numbers = np.random.SeedSequence((args.seed, step, rank))
     generator = Generator().manual_seed(int(numbers.generate_state(1)[0]))
-    x, y = task.batch(args.batch_size // ranks, generator)
+    x, y = task.batch(B // ranks, generator)
     asked = (y >= 0).any(0).tolist()
     first = asked.index(True) if True in asked else len(asked) - 1
     if args.device == "cuda":
@@ -747,13 +747,14 @@ def draw_batch(task, step: int, progress: float, args: Namespace) -> Batch:
 
 # -------------------------------------------------------------------- the training loop
 class Phase(NamedTuple):
-    """A part of a run: its loss, first step, number of steps and AdamW's peak rate."""
+    """A part of a run: its loss, first step, number of steps, peak rate and batch."""
 
     name: str
     loss_of: Callable
     begin: int
     steps: int
-    peak: float
+    peak: float  # AdamW's highest learning rate
+    batch_size: int
 
 
 def phases(args: Namespace) -> list[Phase]:
@@ -761,8 +762,15 @@ def phases(args: Namespace) -> list[Phase]:
     if args.steps == 0 and args.dmt_steps > 0 and args.init is None:
         raise WrongInput("--steps 0: DMT needs labels; give some steps, or --init RUN")
     return [
-        Phase("smt", smt_loss, 0, args.steps, args.lr),
-        Phase("dmt", dmt_loss, args.steps, args.dmt_steps, args.dmt_lr),
+        Phase("smt", smt_loss, 0, args.steps, args.lr, args.batch_size),
+        Phase(
+            "dmt",
+            dmt_loss,
+            args.steps,
+            args.dmt_steps,
+            args.dmt_lr,
+            args.dmt_batch_size,
+        ),
     ]
 
 
@@ -830,7 +838,8 @@ def train_phase(phase: Phase, args, task, models: Models, run: dict, control_c):
     for step in range(state["step"], end):
         done = step - phase.begin
         set_rates(optimizers, done, phase.steps)
-        batch = draw_batch(task, step, done / phase.steps, args)
+        progress = done / phase.steps
+        batch = draw_batch(task, phase.batch_size, step, progress, args)
         parts.append(update(network, optimizers, phase.loss_of, batch, args))
         state["step"] = step + 1
         state["depth"] += layers_in_a_row(phase.name, task.T, args)
@@ -1037,12 +1046,13 @@ TRAINING = [
     ("lambda-dyn", 5.0, number(0), "λ_dyn, weight of L_dyn at the end of SMT"),
     ("lambda-unif", 0.1, number(0), "λ_unif, weight of L_unif"),
     ("steps", 550, whole(0), "steps of SMT"),
-    ("lr", 2e-3, number(1e-12), "AdamW's peak rate in SMT; Muon's is five times it"),
+    ("lr", 3e-3, number(1e-12), "AdamW's peak rate in SMT; Muon's is five times it"),
     ("dmt-steps", 700, whole(0), "steps of DMT"),
     ("dmt-lr", 1e-3, number(1e-12), "AdamW's peak rate in DMT, Muon's likewise"),
     ("truncate", 32, whole(1), "H, steps that DMT's gradient passes through"),
     ("attach-readout", False, bool, "L_readout reaches the cell; L_labels fades out"),
-    ("batch-size", 32, whole(1, 10**6), "sequences in a step"),
+    ("batch-size", 32, whole(1, 10**6), "sequences in an update of SMT"),
+    ("dmt-batch-size", 32, whole(1, 10**6), "sequences in an update of DMT"),
     ("seed", 0, whole(0), "seed of weights, data and all other draws"),
 ]
 RUN = [
@@ -1087,6 +1097,7 @@ PAPER = {
     "dmt_lr": 3e-5,
     "truncate": 1,
     "batch_size": 128,
+    "dmt_batch_size": 32,
 }
 # What may change when a run goes on, as it belongs to the machine and not to the run.
 MACHINE = {"device", "compile", "out", "resume", "sample", "prompt"}
@@ -1212,9 +1223,13 @@ def check(args: Namespace, given: dict):
         size = getattr(args, name)
         if size % HEAD_SIZE:
             raise WrongInput(f"--{name} {size}: give a multiple of {HEAD_SIZE}")
-    if args.batch_size % args.ranks:
-        message = f"give a multiple of {args.ranks}, the number of processes"
-        raise WrongInput(f"--batch-size {args.batch_size}: {message}")
+    batch_sizes = [name for name in ("batch_size", "dmt_batch_size") if name in args]
+    for name in batch_sizes:
+        size = getattr(args, name)
+        if size % args.ranks:
+            option = name.replace("_", "-")
+            message = f"give a multiple of {args.ranks}, the number of processes"
+            raise WrongInput(f"--{option} {size}: {message}")
     if args.resume and args.ranks != process()[1]:
         message = f"the run has {args.ranks} processes, and these are {process()[1]}"
         raise WrongInput(f"--resume: {message}; give torchrun the same number")

@@ -26,7 +26,7 @@ import smt
 PROGRAMS = {"smt": smt, "bptt": bptt_baseline}
 # Small enough that a step takes milliseconds.
 TINY = "--dim 16 --memory-tokens 2 --batch-size 4 --device cpu --eval-every 2".split()
-TINY_SMT = [*TINY, "--width", "16", "--encoder-depth", "1"]
+TINY_SMT = [*TINY, *"--width 16 --encoder-depth 1 --dmt-batch-size 8".split()]
 COPY = "--task copy --length 2 --delay 3".split()  # T = 7
 
 
@@ -45,7 +45,7 @@ def made(*argv, program=smt):
 
 
 def batch_of(args, task, step=0):
-    return smt.draw_batch(task, step, 0.25, args)
+    return smt.draw_batch(task, args.batch_size, step, 0.25, args)
 
 
 def weights(directory) -> dict:
@@ -422,7 +422,7 @@ def test_a_gpu_has_all_operands_and_a_step_waits_for_none(program, name):
         program.set_trained(models, phase.name)
         optimizers = program.make_optimizers(models, phase.peak)
         program.set_rates(optimizers, 1, 100)
-        batch = program.draw_batch(task, 0, 0.5, args)
+        batch = program.draw_batch(task, 4, 0, 0.5, args)
         batch = batch._replace(x=batch.x.to("meta"), y=batch.y.to("meta"))
         with Gpu() as gpu:
             program.update(models, optimizers, phase.loss_of, batch, args)
@@ -701,8 +701,9 @@ def test_two_processes_train_on_the_mean_of_their_gradients(monkeypatch):
             models.zero_grad()
             for rank in range(2):
                 monkeypatch.setattr(smt, "process", lambda rank=rank: (rank, 2))
-                batch = smt.draw_batch(task, phase.begin + step, step / 2, args)
-                assert len(batch.x) == 2
+                B, at = phase.batch_size, phase.begin + step
+                batch = smt.draw_batch(task, B, at, step / 2, args)
+                assert len(batch.x) == (2 if phase.name == "smt" else 4)
                 (phase.loss_of(models, batch, args)[0] / 2).backward()
             torch.nn.utils.clip_grad_norm_(models.parameters(), 1.0)
             with smt.FullPrecision():

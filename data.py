@@ -186,7 +186,7 @@ class Retrieval(Task):
         ("length", 64, LENGTH, "symbols in a sequence"),
         ("distractors", 0, whole(0, 25_000), "marked symbols that must be forgotten"),
     ]
-    recipe = {"smt": {"steps": 400, "dmt_steps": 700}}
+    recipe = {"smt": {"steps": 350, "dmt_steps": 250}}
     letters = "01234567>-?"
     marker, other_marker, query = 8, 9, 10
 
@@ -334,7 +334,7 @@ class Parity(Task):
     """Bits; the answer at each is 1 if the number of ones so far is odd. T = length."""
 
     options = [("length", 32, LENGTH, "bits in a sequence")]
-    recipe = {"smt": {"steps": 600, "dmt_steps": 800, "attach_readout": True}}
+    recipe = {"smt": {"steps": 400, "dmt_steps": 600, "attach_readout": True}}
     fixed_length = False
     letters = "01"
 
@@ -368,7 +368,7 @@ class Text:
         ("prompt", "", str, "the text that samples continue"),
     ]
     sizes = {"encoder_depth": 3}
-    recipe = {"smt": {"steps": 1250, "dmt_steps": 500, "attach_readout": True}}
+    recipe = {"smt": {"steps": 950, "dmt_steps": 250, "attach_readout": True}}
     fixed_length = False
     start, vocab = 256, 257  # tokens 0 .. 255 are the bytes
 
@@ -433,7 +433,7 @@ class Pixels:
         ("levels", 4, whole(2, 256), "levels of grey"),
     ]
     sizes = {"encoder_depth": 3, "batch_size": 16}
-    recipe = {"smt": {"steps": 550, "dmt_steps": 900, "attach_readout": True}}
+    recipe = {"smt": {"steps": 450, "dmt_steps": 520, "attach_readout": True}}
     fixed_length = True
 
     def __init__(self, data: str | None, side: int, levels: int):

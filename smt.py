@@ -23,7 +23,7 @@ of the RNN (--truncate 1), so that nothing is backpropagated through time. Our d
 is 32 (ours): truncated backpropagation through time, and full where T <= 32. In stack,
 parity, text and pixels the answers also train the cell in DMT (--attach-readout, ours).
 So SMT is free of backpropagation through time (--dmt-steps 0 ends there), and our DMT
-is not. By default 550 updates of SMT are followed by 700 of DMT. Tasks have some
+is not. By default 550 updates of SMT are followed by 450 of DMT. Tasks have some
 settings of their own, which --task NAME --help shows.
 
 At inference encoder and decoder are not needed. The RNN starts from the label of the
@@ -1047,7 +1047,7 @@ TRAINING = [
     ("lambda-unif", 0.1, number(0), "λ_unif, weight of L_unif"),
     ("steps", 550, whole(0), "steps of SMT"),
     ("lr", 3e-3, number(1e-12), "AdamW's peak rate in SMT; Muon's is five times it"),
-    ("dmt-steps", 700, whole(0), "steps of DMT"),
+    ("dmt-steps", 450, whole(0), "steps of DMT"),
     ("dmt-lr", 1e-3, number(1e-12), "AdamW's peak rate in DMT, Muon's likewise"),
     ("truncate", 32, whole(1), "H, steps that DMT's gradient passes through"),
     ("attach-readout", False, bool, "L_readout reaches the cell; L_labels fades out"),

@@ -436,6 +436,23 @@ def test_a_gpu_has_all_operands_and_a_step_waits_for_none(program, name):
         program.show(models["rnn"], task, 2, args)
 
 
+@pytest.mark.parametrize("program", PROGRAMS.values(), ids=PROGRAMS)
+def test_attention_over_many_rows_comes_in_parts(program, monkeypatch):
+    qkv = torch.randn(7, 5, 3 * 32)
+    whole = program.attention(qkv, 2, causal=True)
+    usual, rows = F.scaled_dot_product_attention, []
+
+    def counted(q, *args, **kwargs):
+        rows.append(len(q))
+        assert "attn_mask" not in kwargs  # a mask would keep CUDA from flash attention
+        return usual(q, *args, **kwargs)
+
+    monkeypatch.setattr(program, "MAX_ROWS", 3)
+    monkeypatch.setattr(F, "scaled_dot_product_attention", counted)
+    torch.testing.assert_close(program.attention(qkv, 2, causal=True), whole)
+    assert rows == [3, 3, 1]
+
+
 # ---------------------------------------------------------------------------- the tasks
 def answers_of_copy(x):
     return [-1] * 40 + x[:8]

@@ -223,7 +223,9 @@ class Stack(Task):
         ("depth", 8, LENGTH, "symbols on the stack, at most"),
     ]
     sizes = {"cell_depth": 2}
-    recipe = {"smt": {"steps": 700, "dmt_steps": 600, "attach_readout": True}}
+    recipe = {
+        "smt": {"steps": 700, "dmt_steps": 600, "attach_readout": True, "dmt_lr": 1e-3}
+    }
     letters = "abcd-"
     pop = 4
 
@@ -334,7 +336,9 @@ class Parity(Task):
     """Bits; the answer at each is 1 if the number of ones so far is odd. T = length."""
 
     options = [("length", 32, LENGTH, "bits in a sequence")]
-    recipe = {"smt": {"steps": 400, "dmt_steps": 600, "attach_readout": True}}
+    recipe = {
+        "smt": {"steps": 400, "dmt_steps": 600, "attach_readout": True, "dmt_lr": 1e-3}
+    }
     fixed_length = False
     letters = "01"
 
@@ -368,7 +372,9 @@ class Text:
         ("prompt", "", str, "the text that samples continue"),
     ]
     sizes = {"encoder_depth": 3}
-    recipe = {"smt": {"steps": 950, "dmt_steps": 250, "attach_readout": True}}
+    recipe = {
+        "smt": {"steps": 950, "dmt_steps": 250, "attach_readout": True, "dmt_lr": 1e-3}
+    }
     fixed_length = False
     start, vocab = 256, 257  # tokens 0 .. 255 are the bytes
 
@@ -433,7 +439,9 @@ class Pixels:
         ("levels", 4, whole(2, 256), "levels of grey"),
     ]
     sizes = {"encoder_depth": 3, "batch_size": 16}
-    recipe = {"smt": {"steps": 450, "dmt_steps": 520, "attach_readout": True}}
+    recipe = {
+        "smt": {"steps": 450, "dmt_steps": 480, "attach_readout": True, "dmt_lr": 1e-3}
+    }
     fixed_length = True
 
     def __init__(self, data: str | None, side: int, levels: int):

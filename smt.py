@@ -20,7 +20,7 @@ to the label of the same prefix.
 
 SMT never unrolls the RNN, and DMT does. The paper cuts DMT's gradient after every step
 of the RNN (--truncate 1), so that nothing is backpropagated through time. Our default
-is 32 (ours): truncated backpropagation through time, and full where T <= 32. In stack,
+is 64 (ours): truncated backpropagation through time, and full where T <= 64. In stack,
 parity, text and pixels the answers also train the cell in DMT (--attach-readout, ours).
 So SMT is free of backpropagation through time (--dmt-steps 0 ends there), and our DMT
 is not. By default 550 updates of SMT are followed by 450 of DMT. Tasks have some
@@ -1051,8 +1051,8 @@ TRAINING = [
     ("steps", 550, whole(0), "steps of SMT"),
     ("lr", 3e-3, number(1e-12), "AdamW's peak rate in SMT; Muon's is five times it"),
     ("dmt-steps", 450, whole(0), "steps of DMT"),
-    ("dmt-lr", 1e-3, number(1e-12), "AdamW's peak rate in DMT, Muon's likewise"),
-    ("truncate", 32, whole(1), "H, steps that DMT's gradient passes through"),
+    ("dmt-lr", 5e-4, number(1e-12), "AdamW's peak rate in DMT, Muon's likewise"),
+    ("truncate", 64, whole(1), "H, steps that DMT's gradient passes through"),
     ("attach-readout", False, bool, "L_readout reaches the cell; L_labels fades out"),
     ("batch-size", 32, whole(1, 10**6), "sequences in an update of SMT"),
     ("dmt-batch-size", 32, whole(1, 10**6), "sequences in an update of DMT"),

@@ -17,11 +17,11 @@ Glossary
   B          batch_size      sequences in an update
   N, S                       any number of rows; any number of tokens in a row
   T          task.T          times in a sequence
-  V          task.vocab      kinds of input and answer
+  V          task.vocab      size of the vocabulary of x and y
   K          memory_tokens   tokens of a memory
-  d          dim             numbers in a token of a memory
-  A task (data.py) draws batches x, y and says how they are shown. A step is a step of
-  the RNN. A training step is an update.
+  d          dim             size of a memory token
+  A task (data.py) draws batches x, y and says how they are shown. In this text a step
+  is one of the RNN, and a training step is an update. Options count updates: --steps.
 
 An update of BPTT: train the RNN
     cuts = every H-th t, the first of them random; none if H >= T
@@ -30,7 +30,7 @@ An update of BPTT: train the RNN
         if t in cuts: m̂ = detach(m̂)
         m̂ = step(m̂, x_t)
         m̂_t = m̂
-    L_readout = mean cross_entropy(readout(m̂_t), y_t)             at all t
+    L_readout = mean cross_entropy(readout(m̂_t), y_t)             at all t with a target
     minimise L_readout
 """
 
@@ -84,14 +84,14 @@ def rotary(h: Tensor) -> Tensor:
     return torch.cat([turned_first, turned_second], -1).type_as(h)
 
 
-def attention(qkv: Tensor, heads: int, causal: bool) -> Tensor:
+def attention(qkv: Tensor, causal: bool) -> Tensor:
     """Attention of several heads: qkv (N, S, 3 width) -> (N, S, width)."""
-    qkv = qkv.unflatten(2, (3, heads, -1))  # (N, S, 3, heads, head size)
+    qkv = qkv.unflatten(2, (3, -1, HEAD_SIZE))  # (N, S, 3, heads, head size)
     q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (N, heads, S, head size)
     q, k = rotary(q), rotary(k)
     parts = zip(q.split(MAX_ROWS), k.split(MAX_ROWS), v.split(MAX_ROWS))
     attended = [
-        F.scaled_dot_product_attention(q, k, v, is_causal=causal) for q, k, v in parts
+        F.scaled_dot_product_attention(*part, is_causal=causal) for part in parts
     ]
     h = torch.cat(attended)  # (N, heads, S, head size)
     return h.transpose(1, 2).flatten(2)  # the heads side by side (N, S, width)
@@ -122,9 +122,9 @@ class Block(nn.Module):
         self.mlp = mlp(width, 4 * width, width)
 
     def forward(self, h: Tensor, keep_from: int = 0) -> Tensor:
-        heads = h.shape[-1] // HEAD_SIZE
         qkv = self.qkv(self.norm(h))  # (N, S, 3 width)
-        attended = attention(qkv, heads, self.causal)  # (N, S, width)
+        attended = attention(qkv, self.causal)  # (N, S, width)
+        # From here on no token sees another, so those that nobody reads can go.
         h, attended = h[:, keep_from:], attended[:, keep_from:]
         h = h + self.out(attended)
         return h + self.mlp(h)
@@ -255,15 +255,15 @@ class RNN(nn.Module):
         return torch.stack(memories, 1)
 
 
-# ------------------------------------------------------- what a training step works on
+# ------------------------------------------------------------ what an update works on
 class Batch(NamedTuple):
-    """The sequences of a step of training, and what else its loss depends on."""
+    """The sequences of an update, and what else its loss depends on."""
 
     x: Tensor  # (B, T)
     y: Tensor  # (B, T)
     first_target: int  # the first time at which any row has a target
     generator: Generator  # on the CPU; all that a loss draws comes from it
-    progress: float  # share of the phase's steps that are done, 0 .. 1
+    progress: float  # share of the phase's updates that are done, 0 .. 1
 
 
 class Models(nn.ModuleDict):
@@ -722,7 +722,7 @@ NETWORKS = [
     ("decoder-depth", 1, whole(1, 1000), "layers of decoder and readout"),
 ]
 TRAINING = [
-    ("steps", 1500, whole(0), "steps of BPTT"),
+    ("steps", 1500, whole(0), "updates of BPTT"),
     ("lr", 2e-3, number(1e-12), "AdamW's peak rate; Muon's is five times it"),
     ("truncate", 10**6, whole(1), "H, steps that the gradient passes through"),
     ("batch-size", 32, whole(1, 10**6), "sequences in an update"),

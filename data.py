@@ -373,7 +373,13 @@ class Text:
     ]
     sizes = {"encoder_depth": 3}
     recipe = {
-        "smt": {"steps": 950, "dmt_steps": 250, "attach_readout": True, "dmt_lr": 1e-3}
+        "smt": {
+            "steps": 1200,
+            "future": 16,
+            "dmt_steps": 350,
+            "attach_readout": True,
+            "dmt_lr": 1e-3,
+        }
     }
     fixed_length = False
     start, vocab = 256, 257  # tokens 0 .. 255 are the bytes

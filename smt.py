@@ -43,12 +43,14 @@ Glossary
   m_∅, m_t   labels          (B, T + 1, K, d); labels[:, 0] is m_∅, the label of the
                              empty prefix, the same for all sequences;
                              labels[:, t + 1] is m_t, the label of x_0 .. x_t
-  m̂_t        memory          (B, K, d) the RNN's own memory of x_0 .. x_t
+  m̂_t        memory          (B, K, d) the RNN's own memory of x_0 .. x_t; as an
+                             argument of a network, a label or the RNN's own
              memories        (B, T, K, d); memories[:, t] is m̂_t. labels[:, 1:] has the
                              same form, so functions of memories take it, too.
   E          encoder         x -> labels
   D          decoder         m_t, x_{t+1} .. x_{t+Tf-1} -> logits of y_t .. y_{t+Tf-1}
-  f          rnn.step        m_{t-1}, x_t -> m_t: embed x_t, rnn.cell, scale to RMS 1
+  f          rnn.step        m_{t-1} or m̂_{t-1}, x_t -> a guess of m_t: embed x_t,
+                             rnn.cell, scale to RMS 1
   g          readout         m_t -> logits of y_t: the decoder without a future. SMT
                              trains decoder.readout, DMT its copy, rnn.readout
   λ_dyn      lambda_dyn      weight of L_dyn at the end of SMT
@@ -61,22 +63,22 @@ Glossary
   B          batch_size, dmt_batch_size   sequences in an update
   N, S                       any number of rows; any number of tokens in a row
   T          task.T          times in a sequence
-  V          task.vocab      kinds of input and answer
+  V          task.vocab      size of the vocabulary of x and y
   K          memory_tokens   tokens of a memory
-  d          dim             numbers in a token of a memory
-  W          width           numbers in a token of the encoder
-  A task (data.py) draws batches x, y and says how they are shown. A step is a step of
-  the RNN. A training step is an update.
+  d          dim             size of a memory token
+  W          width           size of a token of the encoder
+  A task (data.py) draws batches x, y and says how they are shown. In this text a step
+  is one of the RNN, and a training step is an update. Options count updates: --steps.
 
 An update of SMT: train encoder, decoder, rnn.cell and rnn.embed
     m_∅, m_0 .. m_{T-1} = encoder(x)                    one causal pass (ours)
     L_dec  = mean cross_entropy(decoder(m_t, x_{t+1} .. x_{t+Tf-1}), y_t .. y_{t+Tf-1})
-             over J random t that are not too early to reach a target
+             over J random t that are not too early to reach a target; J > 1 is (ours)
     L_dyn  = mean square of step(m_{t-1}, x_t) - m_t    at all t; m_{-1} is m_∅
-    L_read = mean cross_entropy(readout(m_t), y_t)      at all t (ours)
+    L_read = mean cross_entropy(readout(m_t), y_t)      at all t with a target (ours)
     L_unif = log mean exp(-2 |u_a - u_b|^2)             at the t of L_dec
              u_a, u_b: a memory token of sequences a and b, scaled to length 1.
-             Without it labels could differ so little that L_dyn is small for nothing.
+             Without it labels could become nearly equal: L_dyn is then small for any f.
     minimise L_dec + progress λ_dyn L_dyn + L_read + λ_unif L_unif
              progress (ours): labels learn first what to hold, then to be easy to follow
     All four train the encoder. L_dec also trains the decoder, L_read also the decoder's
@@ -97,16 +99,17 @@ An update of DMT: train rnn.cell, rnn.embed and rnn.readout
         m̂ = step(m̂, x_t)
         m̂_t = m̂
     L_labels  = mean square of m̂_t - m_t                          at all t
-    L_readout = mean cross_entropy(readout(detach(m̂_t)), y_t)     at all t
+    L_readout = mean cross_entropy(readout(detach(m̂_t)), y_t)     at all t with a target
     minimise L_labels + L_readout
     L_labels trains f, and L_readout trains only rnn.readout.
 
     Variant --attach-readout (ours): L_readout also trains f, as truncated
     backpropagation through time does.
-    L_readout = mean cross_entropy(readout(m̂_t), y_t)             at all t
+    L_readout = mean cross_entropy(readout(m̂_t), y_t)             at all t with a target
     minimise 0.1 (1 - progress) L_labels + L_readout
 
-Read on down to dmt_loss. All behind it is the program around the method.
+Read on down to dmt_loss. train_phase calls the losses, and hand_over_to_rnn when SMT
+ends. All the rest is the program around the method.
 """
 
 import argparse
@@ -159,14 +162,14 @@ def rotary(h: Tensor) -> Tensor:
     return torch.cat([turned_first, turned_second], -1).type_as(h)
 
 
-def attention(qkv: Tensor, heads: int, causal: bool) -> Tensor:
+def attention(qkv: Tensor, causal: bool) -> Tensor:
     """Attention of several heads: qkv (N, S, 3 width) -> (N, S, width)."""
-    qkv = qkv.unflatten(2, (3, heads, -1))  # (N, S, 3, heads, head size)
+    qkv = qkv.unflatten(2, (3, -1, HEAD_SIZE))  # (N, S, 3, heads, head size)
     q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (N, heads, S, head size)
     q, k = rotary(q), rotary(k)
     parts = zip(q.split(MAX_ROWS), k.split(MAX_ROWS), v.split(MAX_ROWS))
     attended = [
-        F.scaled_dot_product_attention(q, k, v, is_causal=causal) for q, k, v in parts
+        F.scaled_dot_product_attention(*part, is_causal=causal) for part in parts
     ]
     h = torch.cat(attended)  # (N, heads, S, head size)
     return h.transpose(1, 2).flatten(2)  # the heads side by side (N, S, width)
@@ -197,9 +200,9 @@ class Block(nn.Module):
         self.mlp = mlp(width, 4 * width, width)
 
     def forward(self, h: Tensor, keep_from: int = 0) -> Tensor:
-        heads = h.shape[-1] // HEAD_SIZE
         qkv = self.qkv(self.norm(h))  # (N, S, 3 width)
-        attended = attention(qkv, heads, self.causal)  # (N, S, width)
+        attended = attention(qkv, self.causal)  # (N, S, width)
+        # From here on no token sees another, so those that nobody reads can go.
         h, attended = h[:, keep_from:], attended[:, keep_from:]
         h = h + self.out(attended)
         return h + self.mlp(h)
@@ -235,7 +238,6 @@ class Encoder(nn.Module):
         super().__init__()
         W, Kd = args.width, args.memory_tokens * args.dim
         self.K = args.memory_tokens
-        self.heads = Kd // HEAD_SIZE
         self.start = vocab  # the token before x_0
         self.embed = nn.Embedding(vocab + 1, W)
         self.timestamps = nn.Embedding(length + 1, W) if length else None
@@ -265,7 +267,7 @@ class Encoder(nn.Module):
         # To pass on more than a state can hold, K d / 16 heads gather from the states
         # of the whole prefix. Each head writes 16 numbers of one memory token. (ours)
         qkv = self.qkv(states)  # (B, T + 1, 3 K d)
-        gathered = attention(qkv, self.heads, causal=True)  # (B, T + 1, K d)
+        gathered = attention(qkv, causal=True)  # (B, T + 1, K d)
         m = self.from_state(states) + gathered
         m = m.unflatten(2, (self.K, -1))  # (B, T + 1, K, d)
         m = m + self.mlp(m)
@@ -404,15 +406,15 @@ class RNN(nn.Module):
         return torch.stack(memories, 1)
 
 
-# ------------------------------------------------------- what a training step works on
+# ------------------------------------------------------------ what an update works on
 class Batch(NamedTuple):
-    """The sequences of a step of training, and what else its loss depends on."""
+    """The sequences of an update, and what else its loss depends on."""
 
     x: Tensor  # (B, T)
     y: Tensor  # (B, T)
     first_target: int  # the first time at which any row has a target
     generator: Generator  # on the CPU; all that a loss draws comes from it
-    progress: float  # share of the phase's steps that are done, 0 .. 1
+    progress: float  # share of the phase's updates that are done, 0 .. 1
 
 
 class Models(nn.ModuleDict):
@@ -476,9 +478,9 @@ def decoded_times(batch: Batch, args: Namespace) -> list[int]:
     T = batch.x.shape[1]
     # The earliest time whose window still reaches the first target.
     earliest = max(0, batch.first_target + 1 - args.future)
-    return torch.randint(
-        earliest, T, (args.decoded,), generator=batch.generator
-    ).tolist()
+    shape = (args.decoded,)
+    times = torch.randint(earliest, T, shape, generator=batch.generator)
+    return times.tolist()
 
 
 def decode_loss(
@@ -519,7 +521,8 @@ def uniformity_loss(after: Tensor, times: list[int]) -> Tensor:
     tokens and times.
     L_dec does not prevent labels that hardly differ, as the decoder can amplify small
     differences. L_dyn would then be small although the cell had learnt nothing. This
-    loss pushes the labels of different sequences apart.
+    loss pushes the labels of different sequences apart, also those that could well be
+    equal. So its weight is small.
     """
     B = len(after)
     # A list as an index, after[:, times], would make the CPU wait for the GPU.
@@ -584,9 +587,7 @@ def random_cuts(batch: Batch, H: int) -> range:
 
 def dmt_loss(models: Models, batch: Batch, args: Namespace) -> tuple[Tensor, dict]:
     """The RNN runs alone and is pulled to the labels -> the loss, its parts by name."""
-    # The labels are constants here. A gradient would pull them to the memories, and
-    # L_dec, which keeps them informative in SMT, is not part of this loss.
-    with torch.no_grad():
+    with torch.no_grad():  # the encoder is frozen
         labels = models["encoder"](batch.x)  # (B, T + 1, K, d)
 
     rnn = models["rnn"]
@@ -595,8 +596,8 @@ def dmt_loss(models: Models, batch: Batch, args: Namespace) -> tuple[Tensor, dic
 
     if args.attach_readout:
         # The answers now train the cell, too: truncated backpropagation through time.
-        # L_labels fades out. It starts at 0.1 and not at 1: where labels jump from one
-        # input to the next, L_labels is large and would drown L_readout.
+        # L_labels fades out. We chose to start at 0.1: where labels jump from one input
+        # to the next, L_labels is large, and with a weight of 1 it drowns L_readout.
         weight = 0.1 * (1 - batch.progress)  # (ours)
         read_from = memories
     else:
@@ -1048,9 +1049,9 @@ TRAINING = [
     ("decoded", 8, whole(1, 1000), "J, labels of each sequence that are decoded"),
     ("lambda-dyn", 5.0, number(0), "λ_dyn, weight of L_dyn at the end of SMT"),
     ("lambda-unif", 0.1, number(0), "λ_unif, weight of L_unif"),
-    ("steps", 550, whole(0), "steps of SMT"),
+    ("steps", 550, whole(0), "updates of SMT"),
     ("lr", 3e-3, number(1e-12), "AdamW's peak rate in SMT; Muon's is five times it"),
-    ("dmt-steps", 450, whole(0), "steps of DMT"),
+    ("dmt-steps", 450, whole(0), "updates of DMT"),
     ("dmt-lr", 5e-4, number(1e-12), "AdamW's peak rate in DMT, Muon's likewise"),
     ("truncate", 64, whole(1), "H, steps that DMT's gradient passes through"),
     ("attach-readout", False, bool, "L_readout reaches the cell; L_labels fades out"),
@@ -1099,6 +1100,7 @@ PAPER = {
     "dmt_steps": 1500,
     "dmt_lr": 3e-5,
     "truncate": 1,
+    "attach_readout": False,
     "batch_size": 128,
     "dmt_batch_size": 32,
 }

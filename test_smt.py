@@ -58,9 +58,9 @@ def same(a: dict, b: dict) -> bool:
 
 # ------------------------------------------------------------------------- the networks
 def test_attention_is_softmax_of_turned_queries_and_keys():
-    B, S, heads, size = 2, 5, 3, 4
+    B, S, heads, size = 2, 5, 3, smt.HEAD_SIZE
     qkv = torch.randn(B, S, 3 * heads * size)
-    found = smt.attention(qkv, heads, causal=True).view(B, S, heads, size)
+    found = smt.attention(qkv, causal=True).view(B, S, heads, size)
     q, k, v = qkv.view(B, S, 3, heads, size).unbind(2)
     for h in range(heads):
         turned_q = smt.rotary(q[:, None, :, h])[:, 0]
@@ -439,7 +439,7 @@ def test_a_gpu_has_all_operands_and_a_step_waits_for_none(program, name):
 @pytest.mark.parametrize("program", PROGRAMS.values(), ids=PROGRAMS)
 def test_attention_over_many_rows_comes_in_parts(program, monkeypatch):
     qkv = torch.randn(7, 5, 3 * 32)
-    whole = program.attention(qkv, 2, causal=True)
+    whole = program.attention(qkv, causal=True)
     usual, rows = F.scaled_dot_product_attention, []
 
     def counted(q, *args, **kwargs):
@@ -449,7 +449,7 @@ def test_attention_over_many_rows_comes_in_parts(program, monkeypatch):
 
     monkeypatch.setattr(program, "MAX_ROWS", 3)
     monkeypatch.setattr(F, "scaled_dot_product_attention", counted)
-    torch.testing.assert_close(program.attention(qkv, 2, causal=True), whole)
+    torch.testing.assert_close(program.attention(qkv, causal=True), whole)
     assert rows == [3, 3, 1]
 
 

@@ -7,8 +7,8 @@ goes back through all steps, or through H of them.
 
 Glossary
   paper      here            shape and meaning
-  x, y       x, y            (B, T) inputs and targets; y_t is the answer that is wanted
-                             after x_0 .. x_t; y_t = -1: none is wanted
+  x, y       x, y            (B, T) inputs and targets; y_t is to be predicted from
+                             x_0 .. x_t; y_t = -1: nothing is asked there
   m_∅        rnn.empty_memory       (K, d) the memory at the start; it is learnt
   m̂_t        memory          (B, K, d) what the RNN made; memories (B, T, K, d)
   f          rnn.step        m_{t-1}, x_t -> m_t, by rnn.cell
@@ -287,7 +287,8 @@ def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
 def read_loss(readout: Readout, memories: Tensor, batch: Batch) -> Tensor:
     """Mean cross-entropy of the readout, in nats, at all t from the first target on.
 
-    memories (B, T, K, d) are labels (L_read) or the RNN's own (L_readout).
+    memories (B, T, K, d) are labels (L_read) or the RNN's own (L_readout). Before the
+    first target nothing is asked, so leaving those times out only saves time.
     """
     first = batch.first_target
     logits = readout(memories[:, first:])  # (B, T - first, V)
@@ -303,7 +304,7 @@ def set_trained(models: Models, phase: str):
 def random_cuts(batch: Batch, H: int) -> range:
     """Every H-th time, from a random one on: there a rollout cuts the gradient.
 
-    The first cut is random. The gradient could never cross cuts at fixed times.
+    The first cut is random, so that no place in the sequence is always cut.
     T = 8, H = 3, first_cut = 2 cuts it so: x_0 x_1 | x_2 x_3 x_4 | x_5 x_6 x_7
     """
     T = batch.x.shape[1]

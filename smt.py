@@ -4,12 +4,12 @@ An RNN must learn what to remember, and how to update what it remembers. SMT giv
 two to different networks and trains them together. A Transformer, the encoder, reads
 each prefix of a sequence and writes a memory of it: a label. The encoder is causal, so
 one pass writes the labels of all prefixes (ours). From a label and the inputs that
-follow, a decoder must predict the next answers, so the label must keep what those
+follow, a decoder must predict the next targets, so the label must keep what those
 depend on. The RNN's cell learns single steps: from a label and the next input it must
 make the next label. A step starts from the encoder's label, and not from the cell's
 last output. So no step waits for another: all T are computed at once, as rows of one
 batch, and no RNN is unrolled. The price is paid in training only: the encoder's
-attention costs T^2, and all steps are in memory at once.
+attention costs T^2, and the activations of all steps are kept at once.
 
 In SMT the cell only ever starts from labels. When the RNN runs by itself, it starts
 from its own memories. They are a little wrong, and it has not learnt to go on from
@@ -21,10 +21,9 @@ to the label of the same prefix.
 SMT never unrolls the RNN, and DMT does. The paper cuts DMT's gradient after every step
 of the RNN (--truncate 1), so that nothing is backpropagated through time. Our default
 is 64 (ours): truncated backpropagation through time, and full where T <= 64. In stack,
-parity, text and pixels the answers also train the cell in DMT (--attach-readout, ours).
+parity, text and pixels the targets also train the cell in DMT (--attach-readout, ours).
 So SMT is free of backpropagation through time (--dmt-steps 0 ends there), and our DMT
-is not. By default 550 updates of SMT are followed by 450 of DMT. Tasks have some
-settings of their own, which --task NAME --help shows.
+is not. Tasks have some settings of their own, which --task NAME --help shows.
 
 At inference encoder and decoder are not needed. The RNN starts from the label of the
 empty prefix and works by itself. A new input costs one step and one readout, and the
@@ -38,8 +37,8 @@ Their optimiser was AdamW, and ours is Muon with AdamW.
 
 Glossary
   symbol     here            shape and meaning
-  x, y       x, y            (B, T) inputs and targets; y_t is the answer that is wanted
-                             after x_0 .. x_t; y_t = -1: none is wanted
+  x, y       x, y            (B, T) inputs and targets; y_t is to be predicted from
+                             x_0 .. x_t; y_t = -1: nothing is asked there
   m_∅, m_t   labels          (B, T + 1, K, d); labels[:, 0] is m_∅, the label of the
                              empty prefix, the same for all sequences;
                              labels[:, t + 1] is m_t, the label of x_0 .. x_t
@@ -77,7 +76,8 @@ An update of SMT: train encoder, decoder, rnn.cell and rnn.embed
     L_dyn  = mean square of step(m_{t-1}, x_t) - m_t    at all t; m_{-1} is m_∅
     L_read = mean cross_entropy(readout(m_t), y_t)      at all t with a target (ours)
     L_unif = log mean exp(-2 |u_a - u_b|^2)             at the t of L_dec
-             u_a, u_b: a memory token of sequences a and b, scaled to length 1.
+             u_a, u_b: the same memory token in labels of sequences a and b at the same
+             time, scaled to length 1. (The paper pairs all tokens of all labels.)
              Without it labels could become nearly equal: L_dyn is then small for any f.
     minimise L_dec + progress λ_dyn L_dyn + L_read + λ_unif L_unif
              progress (ours): labels learn first what to hold, then to be easy to follow
@@ -89,8 +89,8 @@ After SMT: rnn.empty_memory = m_∅, rnn.readout = a copy of decoder.readout
 
 An update of DMT: train rnn.cell, rnn.embed and rnn.readout
     The encoder is frozen. In SMT labels may move to where the cell can follow, as L_dec
-    keeps them informative. Here L_dec is absent, and labels that moved could become
-    empty. m_∅ is frozen as it is exact already. The decoder is not used.
+    keeps them informative. Here L_dec is absent, and labels that moved could lose what
+    they hold. m_∅ is frozen, as it is exact already. The decoder is not used.
     m_∅, m_0 .. m_{T-1} = encoder(x)
     cuts = every H-th t, the first of them random; none if H >= T     H > 1 is (ours)
     m̂ = rnn.empty_memory
@@ -103,8 +103,8 @@ An update of DMT: train rnn.cell, rnn.embed and rnn.readout
     minimise L_labels + L_readout
     L_labels trains f, and L_readout trains only rnn.readout.
 
-    Variant --attach-readout (ours): L_readout also trains f, as truncated
-    backpropagation through time does.
+    Variant --attach-readout (ours): L_readout also trains f, and L_labels fades out. At
+    the end this is plain truncated backpropagation through time from the targets.
     L_readout = mean cross_entropy(readout(m̂_t), y_t)             at all t with a target
     minimise 0.1 (1 - progress) L_labels + L_readout
 
@@ -438,7 +438,8 @@ def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
 def read_loss(readout: Readout, memories: Tensor, batch: Batch) -> Tensor:
     """Mean cross-entropy of the readout, in nats, at all t from the first target on.
 
-    memories (B, T, K, d) are labels (L_read) or the RNN's own (L_readout).
+    memories (B, T, K, d) are labels (L_read) or the RNN's own (L_readout). Before the
+    first target nothing is asked, so leaving those times out only saves time.
     """
     first = batch.first_target
     logits = readout(memories[:, first:])  # (B, T - first, V)
@@ -450,15 +451,15 @@ def smt_loss(models: Models, batch: Batch, args: Namespace) -> tuple[Tensor, dic
     """The loss of SMT on a batch -> the loss, and its parts by name."""
     decoder, rnn = models["decoder"], models["rnn"]
     labels = models["encoder"](batch.x)  # (B, T + 1, K, d)
-    before = labels[:, :-1]  # before[:, t] is m_{t-1}; before[:, 0] is m_∅
-    after = labels[:, 1:]  # after[:, t] is m_t; both (B, T, K, d)
+    m = labels[:, 1:]  # m[:, t] is m_t; (B, T, K, d)
+    m_before = labels[:, :-1]  # m_before[:, t] is m_{t-1}; m_before[:, 0] is m_∅
 
     times = decoded_times(batch, args)
-    L_dec = decode_loss(decoder, after, batch, times, args.future)
-    L_dyn = dynamics_loss(rnn, before, after, batch.x)
+    L_dec = decode_loss(decoder, m, batch, times, args.future)
+    L_dyn = dynamics_loss(rnn, m_before, m, batch.x)
     # L_dec asks for y_t, too, but only at J times. This asks at all times. (ours)
-    L_read = read_loss(decoder.readout, after, batch)
-    L_unif = uniformity_loss(after, times)
+    L_read = read_loss(decoder.readout, m, batch)
+    L_unif = uniformity_loss(m, times)
 
     # L_dyn's weight grows from 0 to λ_dyn (ours). We think that L_dyn, too early, makes
     # the encoder write labels that hold little, as those are easy to predict. In the
@@ -484,7 +485,7 @@ def decoded_times(batch: Batch, args: Namespace) -> list[int]:
 
 
 def decode_loss(
-    decoder: Decoder, after: Tensor, batch: Batch, times: list[int], future: int
+    decoder: Decoder, m: Tensor, batch: Batch, times: list[int], future: int
 ) -> Tensor:
     """L_dec: the decoder predicts y_t .. y_{t+Tf-1} from m_t, at some times t.
 
@@ -496,27 +497,27 @@ def decode_loss(
     losses = []
     for t in times:
         end = min(t + future, x.shape[1])
-        logits = decoder(after[:, t], x[:, t + 1 : end])  # (B, end - t, V)
+        logits = decoder(m[:, t], x[:, t + 1 : end])  # (B, end - t, V)
         losses.append(cross_entropy(logits, y[:, t:end]))
     return torch.stack(losses).mean()
 
 
-def dynamics_loss(rnn: RNN, before: Tensor, after: Tensor, x: Tensor) -> Tensor:
+def dynamics_loss(rnn: RNN, m_before: Tensor, m: Tensor, x: Tensor) -> Tensor:
     """L_dyn: B T single steps at once, each from a label m_{t-1} to the next, m_t.
 
     Nothing is detached. The gradient reaches the encoder through both labels, so the
     encoder learns to write labels that the cell can follow.
     """
-    memory = before.flatten(0, 1)  # (B T, K, d)
+    memory = m_before.flatten(0, 1)  # (B T, K, d)
     inputs = x.flatten()  # (B T,)
     stepped = rnn.step(memory, inputs)  # (B T, K, d)
-    return F.mse_loss(stepped, after.flatten(0, 1))
+    return F.mse_loss(stepped, m.flatten(0, 1))
 
 
-def uniformity_loss(after: Tensor, times: list[int]) -> Tensor:
+def uniformity_loss(m: Tensor, times: list[int]) -> Tensor:
     """L_unif = log mean exp(-2 |u_a - u_b|^2) over labels (B, T, K, d) at J times.
 
-    after[:, t] is m_t. u_a and u_b are the same memory token of two sequences a and b
+    m[:, t] is m_t. u_a and u_b are the same memory token of two sequences a and b
     at the same time, scaled to length 1. The mean is over all pairs a != b, memory
     tokens and times.
     L_dec does not prevent labels that hardly differ, as the decoder can amplify small
@@ -524,9 +525,9 @@ def uniformity_loss(after: Tensor, times: list[int]) -> Tensor:
     loss pushes the labels of different sequences apart, also those that could well be
     equal. So its weight is small.
     """
-    B = len(after)
-    # A list as an index, after[:, times], would make the CPU wait for the GPU.
-    chosen = torch.stack([after[:, t] for t in times])  # (J, B, K, d)
+    B = len(m)
+    # A list as an index, m[:, times], would make the CPU wait for the GPU.
+    chosen = torch.stack([m[:, t] for t in times])  # (J, B, K, d)
     u = F.normalize(chosen.float(), dim=-1)
     u = u.transpose(1, 2)  # (J, K, B, d)
     # By default cdist uses a matrix product, which rounds small distances away.
@@ -575,7 +576,7 @@ def set_trained(models: Models, phase: str):
 def random_cuts(batch: Batch, H: int) -> range:
     """Every H-th time, from a random one on: there a rollout cuts the gradient.
 
-    The first cut is random. The gradient could never cross cuts at fixed times.
+    The first cut is random, so that no place in the sequence is always cut.
     T = 8, H = 3, first_cut = 2 cuts it so: x_0 x_1 | x_2 x_3 x_4 | x_5 x_6 x_7
     """
     T = batch.x.shape[1]
@@ -595,19 +596,19 @@ def dmt_loss(models: Models, batch: Batch, args: Namespace) -> tuple[Tensor, dic
     memories = rnn.rollout(batch.x, cuts)  # (B, T, K, d)
 
     if args.attach_readout:
-        # The answers now train the cell, too: truncated backpropagation through time.
+        # The targets now train the cell, too, through up to H steps.
         # L_labels fades out. We chose to start at 0.1: where labels jump from one input
         # to the next, L_labels is large, and with a weight of 1 it drowns L_readout.
-        weight = 0.1 * (1 - batch.progress)  # (ours)
+        labels_weight = 0.1 * (1 - batch.progress)  # (ours)
         read_from = memories
     else:
         # The readout's loss does not reach the cell. Only the labels train it.
-        weight = 1.0
+        labels_weight = 1.0
         read_from = memories.detach()
 
     L_labels = F.mse_loss(memories, labels[:, 1:])
     L_readout = read_loss(rnn.readout, read_from, batch)
-    loss = weight * L_labels + L_readout
+    loss = labels_weight * L_labels + L_readout
     return loss, {"labels": L_labels, "readout": L_readout}
 
 
@@ -642,10 +643,10 @@ def evaluate(models: Models, task, split: str, rows: int) -> dict:
         stamps = encoder.timestamps
         if stamps is not None and x.shape[1] >= stamps.num_embeddings:
             continue  # the encoder has no timestamps for sequences of this length
-        after = encoder(x)[:, 1:]  # (B, T, K, d)
-        taught += score(decoder.readout(after), y)
-        error = (memories - after).square()
-        moment = torch.stack([error, after, after.square()])  # (3, B, T, K, d)
+        m = encoder(x)[:, 1:]  # (B, T, K, d)
+        taught += score(decoder.readout(m), y)
+        error = (memories - m).square()
+        moment = torch.stack([error, m, m.square()])  # (3, B, T, K, d)
         moments.append(moment.mean(2).cpu().double())
     nats, right, asked = alone
     figures = {"rnn_loss": nats / asked, "rnn_acc": right / asked}

@@ -30,7 +30,7 @@ An update of BPTT: train the RNN
         if t in cuts: m̂ = detach(m̂)
         m̂ = step(m̂, x_t)
         m̂_t = m̂
-    L_readout = mean cross_entropy(readout(m̂_t), y_t)             at all t with a target
+    L_readout = mean cross_entropy(readout(m̂_t), y_t)          at all t with a target
     minimise L_readout
 """
 

@@ -98,14 +98,14 @@ An update of DMT: train rnn.cell, rnn.embed and rnn.readout
         if t in cuts: m̂ = detach(m̂)
         m̂ = step(m̂, x_t)
         m̂_t = m̂
-    L_labels  = mean square of m̂_t - m_t                          at all t
-    L_readout = mean cross_entropy(readout(detach(m̂_t)), y_t)     at all t with a target
+    L_labels  = mean square of m̂_t - m_t                       at all t
+    L_readout = mean cross_entropy(readout(detach(m̂_t)), y_t)  at all t with a target
     minimise L_labels + L_readout
     L_labels trains f, and L_readout trains only rnn.readout.
 
     Variant --attach-readout (ours): L_readout also trains f, and L_labels fades out. At
     the end this is plain truncated backpropagation through time from the targets.
-    L_readout = mean cross_entropy(readout(m̂_t), y_t)             at all t with a target
+    L_readout = mean cross_entropy(readout(m̂_t), y_t)          at all t with a target
     minimise 0.1 (1 - progress) L_labels + L_readout
 
 Read on down to dmt_loss. train_phase calls the losses, and hand_over_to_rnn when SMT

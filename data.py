@@ -444,9 +444,16 @@ class Pixels:
         ("side", 14, whole(4, 300), "width and height of an image"),
         ("levels", 4, whole(2, 256), "levels of grey"),
     ]
-    sizes = {"encoder_depth": 3, "batch_size": 16}
+    sizes = {"encoder_depth": 3}
     recipe = {
-        "smt": {"steps": 450, "dmt_steps": 480, "attach_readout": True, "dmt_lr": 1e-3}
+        "smt": {
+            "batch_size": 16,
+            "steps": 480,
+            "lr": 2e-3,
+            "dmt_steps": 450,
+            "attach_readout": True,
+            "dmt_lr": 1e-3,
+        }
     }
     fixed_length = True
 

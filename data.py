@@ -371,10 +371,10 @@ class Text:
         ("length", 64, LENGTH, "bytes in a sequence"),
         ("prompt", "", str, "the text that samples continue"),
     ]
-    sizes = {"encoder_depth": 3}
+    sizes = {}
     recipe = {
         "smt": {
-            "steps": 1200,
+            "steps": 1250,
             "future": 16,
             "dmt_steps": 350,
             "attach_readout": True,

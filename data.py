@@ -186,7 +186,7 @@ class Retrieval(Task):
         ("length", 64, LENGTH, "symbols in a sequence"),
         ("distractors", 0, whole(0, 25_000), "marked symbols that must be forgotten"),
     ]
-    recipe = {"smt": {"steps": 350, "dmt_steps": 250}}
+    recipe = {"smt": {"steps": 500, "dmt_steps": 400}}
     letters = "01234567>-?"
     marker, other_marker, query = 8, 9, 10
 
@@ -261,7 +261,15 @@ class Recall(Task):
 
     options = [("pairs", 8, whole(1, 26), "pairs of a key and a value")]
     sizes = {"memory_tokens": 16, "dim": 16}  # the decoder looks pairs up by attention
-    recipe = {"smt": {"steps": 2500, "dmt_steps": 1500, "decoded": 16}}
+    recipe = {
+        "smt": {
+            "steps": 2500,
+            "lr": 2e-3,
+            "decoded": 16,
+            "dmt_steps": 1500,
+            "dmt_lr": 1e-3,
+        }
+    }
     length_option = None
 
     @property
@@ -444,11 +452,11 @@ class Pixels:
         ("side", 14, whole(4, 300), "width and height of an image"),
         ("levels", 4, whole(2, 256), "levels of grey"),
     ]
-    sizes = {"encoder_depth": 3}
+    sizes = {}
     recipe = {
         "smt": {
             "batch_size": 16,
-            "steps": 480,
+            "steps": 550,
             "lr": 2e-3,
             "dmt_steps": 450,
             "attach_readout": True,

@@ -77,7 +77,7 @@ An update of SMT: train encoder, decoder, rnn.cell and rnn.embed
     L_read = mean cross_entropy(readout(m_t), y_t)      at all t with a target (ours)
     L_unif = log mean exp(-2 |u_a - u_b|^2)             at the t of L_dec
              u_a, u_b: the same memory token in labels of sequences a and b at the same
-             time, scaled to length 1. (The paper pairs all tokens of all labels.)
+             time, scaled to length 1 (ours: the paper pairs all tokens of all labels).
              Without it labels could become nearly equal: L_dyn is then small for any f.
     minimise L_dec + progress λ_dyn L_dyn + L_read + λ_unif L_unif
              progress (ours): labels learn first what to hold, then to be easy to follow
@@ -462,9 +462,9 @@ def smt_loss(models: Models, batch: Batch, args: Namespace) -> tuple[Tensor, dic
     L_unif = uniformity_loss(m, times)
 
     # L_dyn's weight grows from 0 to λ_dyn (ours). We think that L_dyn, too early, makes
-    # the encoder write labels that hold little, as those are easy to predict. In the
-    # task modular the RNN read 36 % after SMT with a constant weight of 1, and 78 %
-    # with one that grew to 5, in equal steps (README).
+    # the encoder write labels that hold little, as those are easy to predict. The
+    # README has the figures: `python experiments/ablations.py growth` keeps the weight
+    # constant.
     dynamics_weight = args.lambda_dyn * batch.progress
     loss = L_dec + dynamics_weight * L_dyn + L_read + args.lambda_unif * L_unif
     parts = {"decode": L_dec, "dynamics": L_dyn, "read": L_read, "uniformity": L_unif}

@@ -68,9 +68,9 @@ MAX_ROWS = 65_535  # in a call of attention; some CUDA kernels fail with more
 def rotary(h: Tensor) -> Tensor:
     """Rotary positions: turn pairs of numbers by an angle that grows with the position.
 
-    h (N, heads, S, head size) -> the same shape. The product of a turned query and a
-    turned key depends only on the distance between their positions. In the encoder a
-    position is a time. In cell and readout it is the number of a memory token, and in
+    h (N, heads, S, head size) -> the same shape. Positions enter the product of a
+    turned query and a turned key only by their distance. In the encoder a position is
+    a time. In cell and readout it is the number of a memory token, and in
     the decoder times follow behind the memory tokens.
     """
     S, head_size = h.shape[-2:]
@@ -89,6 +89,7 @@ def attention(qkv: Tensor, causal: bool) -> Tensor:
     qkv = qkv.unflatten(2, (3, -1, HEAD_SIZE))  # (N, S, 3, heads, head size)
     q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (N, heads, S, head size)
     q, k = rotary(q), rotary(k)
+    # At most MAX_ROWS rows a call; usually this is a single part.
     parts = zip(q.split(MAX_ROWS), k.split(MAX_ROWS), v.split(MAX_ROWS))
     attended = [
         F.scaled_dot_product_attention(*part, is_causal=causal) for part in parts
@@ -148,7 +149,7 @@ class Transformer(nn.Module):
 
 # ------------------------------------------------------------------------------ readout
 class Readout(nn.Module):
-    """g: a small Transformer over the tokens of a memory, which the decoder uses, too.
+    """g: a small Transformer over the tokens of a memory. The decoder contains one.
 
     m_t (.., K, d) -> logits of y_t (.., V), read at the last memory token.
     """
@@ -277,6 +278,7 @@ class Models(nn.ModuleDict):
         return loss_of(self, batch, args)
 
 
+# ---------------------------------------------------------------- the loss of a readout
 def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
     """Mean nats of the targets y >= 0; 0 if there is none. y (..), logits (.., V)."""
     logits, y = logits.flatten(0, -2), y.flatten()
@@ -310,7 +312,7 @@ def random_cuts(batch: Batch, H: int) -> range:
     T = batch.x.shape[1]
     if H >= T:
         return range(0)  # no cut
-    first_cut = 1 + int(torch.randint(H, (1,), generator=batch.generator))  # 1 .. H
+    first_cut = torch.randint(1, H + 1, (1,), generator=batch.generator).item()
     return range(first_cut, T, H)
 
 
@@ -464,7 +466,7 @@ def phases(args: Namespace) -> list[Phase]:
 
 
 def layers_in_a_row(phase: str, T: int, args: Namespace) -> int:
-    """How many layers of a step have to run one after another: the sequential depth."""
+    """How many layers of an update have to run one after another."""
     cell = 1 if args.cell == "gru" else args.cell_depth
     return T * cell + args.decoder_depth
 

@@ -379,14 +379,14 @@ class Text:
         ("length", 64, LENGTH, "bytes in a sequence"),
         ("prompt", "", str, "the text that samples continue"),
     ]
-    sizes = {}
+    sizes = {"encoder_depth": 3}
     recipe = {
         "smt": {
-            "steps": 1250,
+            "steps": 1130,
             "future": 16,
-            "dmt_steps": 350,
+            "dmt_steps": 250,
             "attach_readout": True,
-            "dmt_lr": 1e-3,
+            "dmt_lr": 2e-3,
         }
     }
     fixed_length = False

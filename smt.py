@@ -1,39 +1,43 @@
 """Supervised Memory Training (SMT): pretrain an RNN without unrolling it.
 
+After Kumar & Isola, Pretraining Recurrent Networks without Recurrence,
+arXiv:2606.06479. What differs from the paper's method is marked (ours). The default
+sizes and weights differ, too: PAPER, below, has those that the authors name. Their
+optimiser was AdamW, and ours is Muon with AdamW.
+
 An RNN must learn what to remember, and how to update what it remembers. SMT gives the
 two to different networks and trains them together. A Transformer, the encoder, reads
 each prefix of a sequence and writes a memory of it: a label. The encoder is causal, so
 one pass writes the labels of all prefixes (ours). From a label and the inputs that
-follow, a decoder must predict the next targets, so the label must keep what those
+follow, a decoder must predict the next Tf targets, so the label must keep what those
 depend on. The RNN's cell learns single steps: from a label and the next input it must
 make the next label. A step starts from the encoder's label, and not from the cell's
 last output. So no step waits for another: all T are computed at once, as rows of one
-batch, and no RNN is unrolled. The price is paid in training only: the encoder's
-attention costs T^2, and the activations of all steps are kept at once.
+batch, and no RNN is unrolled. Nor does a gradient pass a chain of T steps, in which it
+may fade: from a target to an input it passes decoder and encoder, whose depth does not
+grow with T. The price is paid in training only: two more networks, attention that costs
+T^2, and the activations of all steps at once, which full backpropagation keeps, too.
 
 In SMT the cell only ever starts from labels. When the RNN runs by itself, it starts
 from its own memories. They are a little wrong, and it has not learnt to go on from
 them. So its errors can add up: it drifts. DAgger, from imitation learning, lets the
 learner act and asks the teacher what would have been right there. DAgger Memory
 Training (DMT), the second phase, lets the RNN run on its own memories, and pulls each
-to the label of the same prefix.
+to the label of the same prefix. A label depends on the inputs only, so it is right
+wherever the RNN has drifted to.
 
 SMT never unrolls the RNN, and DMT does. The paper cuts DMT's gradient after every step
 of the RNN (--truncate 1), so that nothing is backpropagated through time. Our default
-is 64 (ours): truncated backpropagation through time, and full where T <= 64. In stack,
-parity, text and pixels the targets also train the cell in DMT (--attach-readout, ours).
-So SMT is free of backpropagation through time (--dmt-steps 0 ends there), and our DMT
-is not. Tasks have some settings of their own, which --task NAME --help shows.
+is 64 (ours): truncated backpropagation through time, and full where T <= 64. In the
+tasks stack, parity, text and pixels the targets also train the cell in DMT
+(--attach-readout, ours). So SMT is free of backpropagation through time (--dmt-steps 0
+ends there), and our DMT is not. The README has what each gains. Tasks have some
+settings of their own, which --task NAME --help shows.
 
 At inference encoder and decoder are not needed. The RNN starts from the label of the
 empty prefix and works by itself. A new input costs one step and one readout, and the
 memory keeps its size, however long the sequence is. Whether the answers stay right in
 sequences longer than those of training is another matter: --eval-length measures it.
-
-Source: Kumar & Isola, Pretraining Recurrent Networks without Recurrence,
-arXiv:2606.06479. Where the method differs from the paper's, it is marked (ours). The
-default sizes and weights differ, too: PAPER, below, has those that the authors name.
-Their optimiser was AdamW, and ours is Muon with AdamW.
 
 Glossary
   symbol     here            shape and meaning
@@ -42,10 +46,11 @@ Glossary
   m_∅, m_t   labels          (B, T + 1, K, d); labels[:, 0] is m_∅, the label of the
                              empty prefix, the same for all sequences;
                              labels[:, t + 1] is m_t, the label of x_0 .. x_t
-  m̂_t        memory          (B, K, d) the RNN's own memory of x_0 .. x_t; as an
-                             argument of a network, a label or the RNN's own
-             memories        (B, T, K, d); memories[:, t] is m̂_t. labels[:, 1:] has the
-                             same form, so functions of memories take it, too.
+             m, m_before     (B, T, K, d) labels[:, 1:] and labels[:, :-1]: m[:, t] is
+                             m_t, and m_before[:, t] is m_{t-1}
+  m̂_t        memory          (B, K, d) the RNN's own memory of x_0 .. x_t. Where a
+                             network takes a memory, a label fits, too.
+             memories        (B, T, K, d) those of all times: memories[:, t] is m̂_t
   E          encoder         x -> labels
   D          decoder         m_t, x_{t+1} .. x_{t+Tf-1} -> logits of y_t .. y_{t+Tf-1}
   f          rnn.step        m_{t-1} or m̂_{t-1}, x_t -> a guess of m_t: embed x_t,
@@ -72,13 +77,15 @@ Glossary
 An update of SMT: train encoder, decoder, rnn.cell and rnn.embed
     m_∅, m_0 .. m_{T-1} = encoder(x)                    one causal pass (ours)
     L_dec  = mean cross_entropy(decoder(m_t, x_{t+1} .. x_{t+Tf-1}), y_t .. y_{t+Tf-1})
-             over J random t that are not too early to reach a target; J > 1 is (ours)
+             over J random t, the same in all sequences, that a target can be reached
+             from; J > 1 is (ours)
     L_dyn  = mean square of step(m_{t-1}, x_t) - m_t    at all t; m_{-1} is m_∅
     L_read = mean cross_entropy(readout(m_t), y_t)      at all t with a target (ours)
     L_unif = log mean exp(-2 |u_a - u_b|^2)             at the t of L_dec
              u_a, u_b: the same memory token in labels of sequences a and b at the same
              time, scaled to length 1 (ours: the paper pairs all tokens of all labels).
-             Without it labels could become nearly equal: L_dyn is then small for any f.
+             Without it labels could become nearly equal. L_dyn is then small for an f
+             that ignores x.
     minimise L_dec + progress λ_dyn L_dyn + L_read + λ_unif L_unif
              progress (ours): labels learn first what to hold, then to be easy to follow
     All four train the encoder. L_dec also trains the decoder, L_read also the decoder's
@@ -101,15 +108,16 @@ An update of DMT: train rnn.cell, rnn.embed and rnn.readout
     L_labels  = mean square of m̂_t - m_t                       at all t
     L_readout = mean cross_entropy(readout(detach(m̂_t)), y_t)  at all t with a target
     minimise L_labels + L_readout
-    L_labels trains f, and L_readout trains only rnn.readout.
+    L_labels trains f, and L_readout, which is L_read on memories, only rnn.readout.
 
     Variant --attach-readout (ours): L_readout also trains f, and L_labels fades out. At
     the end this is plain truncated backpropagation through time from the targets.
     L_readout = mean cross_entropy(readout(m̂_t), y_t)          at all t with a target
     minimise 0.1 (1 - progress) L_labels + L_readout
 
-Read on down to dmt_loss. train_phase calls the losses, and hand_over_to_rnn when SMT
-ends. All the rest is the program around the method.
+Read on down to dmt_loss. All the rest is the program around the method: train_phase
+calls the losses, and in SMT hand_over_to_rnn before each evaluation and at the end.
+Below dmt_loss, step counts updates.
 """
 
 import argparse
@@ -146,9 +154,9 @@ MAX_ROWS = 65_535  # in a call of attention; some CUDA kernels fail with more
 def rotary(h: Tensor) -> Tensor:
     """Rotary positions: turn pairs of numbers by an angle that grows with the position.
 
-    h (N, heads, S, head size) -> the same shape. The product of a turned query and a
-    turned key depends only on the distance between their positions. In the encoder a
-    position is a time. In cell and readout it is the number of a memory token, and in
+    h (N, heads, S, head size) -> the same shape. Positions enter the product of a
+    turned query and a turned key only by their distance. In the encoder a position is
+    a time. In cell and readout it is the number of a memory token, and in
     the decoder times follow behind the memory tokens.
     """
     S, head_size = h.shape[-2:]
@@ -167,6 +175,7 @@ def attention(qkv: Tensor, causal: bool) -> Tensor:
     qkv = qkv.unflatten(2, (3, -1, HEAD_SIZE))  # (N, S, 3, heads, head size)
     q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (N, heads, S, head size)
     q, k = rotary(q), rotary(k)
+    # At most MAX_ROWS rows a call; usually this is a single part.
     parts = zip(q.split(MAX_ROWS), k.split(MAX_ROWS), v.split(MAX_ROWS))
     attended = [
         F.scaled_dot_product_attention(*part, is_causal=causal) for part in parts
@@ -268,17 +277,17 @@ class Encoder(nn.Module):
         # of the whole prefix. Each head writes 16 numbers of one memory token. (ours)
         qkv = self.qkv(states)  # (B, T + 1, 3 K d)
         gathered = attention(qkv, causal=True)  # (B, T + 1, K d)
-        m = self.from_state(states) + gathered
-        m = m.unflatten(2, (self.K, -1))  # (B, T + 1, K, d)
-        m = m + self.mlp(m)
+        labels = self.from_state(states) + gathered
+        labels = labels.unflatten(2, (self.K, -1))  # (B, T + 1, K, d)
+        labels = labels + self.mlp(labels)
         # Each token is scaled to RMS 1, as in RNN.step. So the encoder can't lower
         # L_dyn by shrinking the labels.
-        return F.rms_norm(m, m.shape[-1:])
+        return F.rms_norm(labels, labels.shape[-1:])
 
 
 # ------------------------------------------------------------------ readout and decoder
 class Readout(nn.Module):
-    """g: a small Transformer over the tokens of a memory, which the decoder uses, too.
+    """g: a small Transformer over the tokens of a memory. The decoder contains one.
 
     m_t (.., K, d) -> logits of y_t (.., V), read at the last memory token.
     """
@@ -428,6 +437,7 @@ class Models(nn.ModuleDict):
         return loss_of(self, batch, args)
 
 
+# ---------------------------------------------------------------- the loss of a readout
 def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
     """Mean nats of the targets y >= 0; 0 if there is none. y (..), logits (.., V)."""
     logits, y = logits.flatten(0, -2), y.flatten()
@@ -462,9 +472,8 @@ def smt_loss(models: Models, batch: Batch, args: Namespace) -> tuple[Tensor, dic
     L_unif = uniformity_loss(m, times)
 
     # L_dyn's weight grows from 0 to λ_dyn (ours). We think that L_dyn, too early, makes
-    # the encoder write labels that hold little, as those are easy to predict. The
-    # README has the figures: `python experiments/ablations.py growth` keeps the weight
-    # constant.
+    # the encoder write labels that hold little, as those are easy to predict. To
+    # compare with a constant weight: python experiments/ablations.py growth (README).
     dynamics_weight = args.lambda_dyn * batch.progress
     loss = L_dec + dynamics_weight * L_dyn + L_read + args.lambda_unif * L_unif
     parts = {"decode": L_dec, "dynamics": L_dyn, "read": L_read, "uniformity": L_unif}
@@ -515,14 +524,13 @@ def dynamics_loss(rnn: RNN, m_before: Tensor, m: Tensor, x: Tensor) -> Tensor:
 
 
 def uniformity_loss(m: Tensor, times: list[int]) -> Tensor:
-    """L_unif = log mean exp(-2 |u_a - u_b|^2) over labels (B, T, K, d) at J times.
+    """L_unif = log mean exp(-2 |u_a - u_b|^2) over m (B, T, K, d) at J times.
 
-    m[:, t] is m_t. u_a and u_b are the same memory token of two sequences a and b
-    at the same time, scaled to length 1. The mean is over all pairs a != b, memory
-    tokens and times.
+    u_a and u_b are the same memory token of two sequences a and b at the same time,
+    scaled to length 1. The mean is over all pairs a != b, memory tokens and times.
     L_dec does not prevent labels that hardly differ, as the decoder can amplify small
-    differences. L_dyn would then be small although the cell had learnt nothing. This
-    loss pushes the labels of different sequences apart, also those that could well be
+    differences. L_dyn would then be small for a cell that ignores its input. This loss
+    pushes the labels of different sequences apart, also those that could well be
     equal. So its weight is small.
     """
     B = len(m)
@@ -582,7 +590,7 @@ def random_cuts(batch: Batch, H: int) -> range:
     T = batch.x.shape[1]
     if H >= T:
         return range(0)  # no cut
-    first_cut = 1 + int(torch.randint(H, (1,), generator=batch.generator))  # 1 .. H
+    first_cut = torch.randint(1, H + 1, (1,), generator=batch.generator).item()
     return range(first_cut, T, H)
 
 
@@ -780,7 +788,7 @@ def phases(args: Namespace) -> list[Phase]:
 
 
 def layers_in_a_row(phase: str, T: int, args: Namespace) -> int:
-    """How many layers of a step have to run one after another: the sequential depth."""
+    """How many layers of an update have to run one after another."""
     cell = 1 if args.cell == "gru" else args.cell_depth
     encoder = args.encoder_depth + 1  # the last one writes the labels
     if phase == "smt":

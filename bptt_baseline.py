@@ -506,6 +506,7 @@ def train(args: Namespace, task, models: Models, run: dict):
         state["finished"] = True
         record(state, "final", figures)
         save(args, models, {}, state)
+        report(state)
 
 
 def train_phase(phase: Phase, args, task, models: Models, run: dict, control_c):
@@ -544,6 +545,8 @@ def train_phase(phase: Phase, args, task, models: Models, run: dict, control_c):
             record(state, phase.name, means | figures)
             bar.set_postfix({name: f"{mean:.3g}" for name, mean in means.items()})
         save(args, models, optimizers, state)
+        if due:
+            report(state)
         if stop:
             raise KeyboardInterrupt
         parts, clock = [], time.perf_counter()
@@ -580,16 +583,32 @@ def mean_parts(parts: list[dict], phase: str, step: int) -> dict:
 
 
 def record(state: dict, phase: str, figures: dict):
-    """Add a line to the metrics of a run, and print the figures of the RNN."""
+    """Add a line to the metrics of a run."""
     line = {"phase": phase, "step": state["step"]}
     line |= {"seconds": state["seconds"], "depth": state["depth"]}
     state["metrics"].append(line | figures)
-    if process()[0] == 0:
-        shown = [f"{phase:5}  step {state['step']:5}  {state['seconds']:4.0f} s"]
-        for name, value in figures.items():
-            if name.startswith(("rnn", "teacher", "drift")):
-                shown.append(f"{name} {value:.4f}")
-        tqdm.write("  ".join(shown))
+
+
+def report(state: dict):
+    """Print the figures of the RNN in the last line of the metrics."""
+    line = state["metrics"][-1]
+    shown = [f"{line['phase']:5}  step {line['step']:5}  {line['seconds']:4.0f} s"]
+    for name, value in line.items():
+        if name.startswith(("rnn", "teacher", "drift")):
+            shown.append(f"{name} {value:.4f}")
+    say("  ".join(shown))
+
+
+def say(text: str):
+    """Print in the first process. If nobody reads any more, the run goes on."""
+    if process()[0] > 0:
+        return
+    try:
+        tqdm.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:  # a reader such as head has ended
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
 
 
 class ControlC:
@@ -962,7 +981,7 @@ def main(argv: list[str] | None = None) -> int:
         if not args.sample:
             train(args, task, models, run)
         if process()[0] == 0:
-            print(show(models["rnn"], task, args.sample or 4, args))
+            say(show(models["rnn"], task, args.sample or 4, args))
     except WrongInput as error:
         make_parser([]).error(str(error))
     except (RuntimeError, MemoryError) as error:

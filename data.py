@@ -395,6 +395,10 @@ class Text:
     def __init__(self, data: str | None, length: int, prompt: str = ""):
         self.data, self.T, self.prompt = data, length, prompt
         raw = default_text() if data is None else read_bytes(data)
+        if b"\0" in raw[:1000]:  # UTF-8 has no zero bytes
+            marked = raw[:2] in (b"\xff\xfe", b"\xfe\xff")
+            found = "is UTF-16" if marked else "holds zero bytes, which no text has"
+            raise WrongInput(f"--data {data}: {found}; give a text in UTF-8")
         held_out = len(raw) // 10
         if held_out < 2 * length:
             message = f"{held_out} bytes, a tenth, can't hold 2 x --length {length}"
@@ -430,7 +434,10 @@ class Text:
     def draw(self, tokens: Tensor) -> str:
         """A written sequence (S,) as text."""
         written = bytes(t for t in tokens.tolist() if t < self.start)
-        return written.decode(errors="replace")
+        text = written.decode(errors="replace")
+        # Control characters could change the terminal, so they are shown as this, too.
+        readable = (c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text)
+        return "".join(readable)
 
 
 class Pixels:
@@ -569,6 +576,9 @@ def read_images(path: str) -> np.ndarray:
     if not good or len(images) < 20 or images.size == 0:
         wanted = "give uint8 (N, H, W) with N of at least 20, as .npz, .npy or idx"
         raise WrongInput(f"--data {path}: holds no images; {wanted}")
+    if images.max() < 128:
+        message = f"holds values of 0 .. {images.max()}; scale them to 0 .. 255"
+        raise WrongInput(f"--data {path}: {message}")
     return images
 
 

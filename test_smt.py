@@ -526,16 +526,17 @@ def test_the_answers_of_the_generated_tasks(name):
 
 
 def test_text_is_shifted_behind_a_start_token_and_held_out(tmp_path):
-    content = bytes(range(100)) * 10
+    content = bytes(range(1, 101)) * 10
     Path("text").write_bytes(content)
     task = data.Text("text", length=10)
     x, y = task.batch(200, torch.Generator().manual_seed(0))
     assert (x[:, 0] == 256).all() and torch.equal(x[:, 1:], y[:, :-1])
     assert all(bytes(row) in content[:900] for row in y.tolist())
     splits = [task.held_out(split, 1000)[1].tolist() for split in ("val", "test")]
-    assert splits[0][0] == list(range(10)) and splits[1][0] == list(range(10, 20))
+    assert splits[0][0] == list(range(1, 11)) and splits[1][0] == list(range(11, 21))
     assert len(splits[0]) == len(splits[1]) == 5
     assert task.draw(torch.tensor([256, 72, 105])) == "Hi"
+    assert task.draw(torch.tensor([27, 91, 10, 9, 255])) == "\ufffd[\n\t\ufffd"
 
 
 def images_for_a_test(count=40, size=8):
@@ -733,6 +734,18 @@ def test_two_processes_train_on_the_mean_of_their_gradients(monkeypatch):
         torch.testing.assert_close(found[name], value, atol=1e-4, rtol=1e-3)
 
 
+def test_a_reader_that_ends_does_not_end_the_run():
+    run = [*TINY_SMT, *COPY, *"--steps 6 --dmt-steps 2 --out run".split()]
+    call = [sys.executable, smt.__file__, *run]
+    with subprocess.Popen(
+        call, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as process:
+        process.stdout.readline()
+        process.stdout.close()
+    assert process.returncode == 0
+    assert smt.read_run("run", "--out")["state"]["finished"]
+
+
 # -------------------------------------------------------------------------- wrong input
 LONG = "x" * 300  # longer than a file's name may be
 WRONG = {
@@ -757,6 +770,9 @@ WRONG = {
         "--task pixels --data short",
         "--task pixels --data float.npy",
         "--task pixels --data flat.npy",
+        "--task pixels --data of16levels.npy",
+        "--task text --data utf16",
+        "--task text --data zeros",
         f"--task text --data {LONG}",
         "--task text --data=",
         "--task copy --data short",
@@ -797,6 +813,9 @@ def test_wrong_input_gets_one_line_that_names_the_option(option, call, a_run, ca
     Path("short").write_text("short")
     np.save("float.npy", np.zeros((30, 8, 8)))
     np.save("flat.npy", np.zeros((30, 0, 0), np.uint8))
+    np.save("of16levels.npy", images_for_a_test() // 16)
+    Path("utf16").write_text("to be or not " * 100, encoding="utf-16")
+    Path("zeros").write_bytes(bytes(5000))
     Path("damaged").mkdir()
     Path("damaged/checkpoint.pt").write_text("damaged")
     shutil.copytree(a_run, "taken")
@@ -811,7 +830,7 @@ def test_wrong_input_gets_one_line_that_names_the_option(option, call, a_run, ca
 
 
 def test_a_task_has_steps_of_its_own_for_smt_alone():
-    for program, steps in ((smt, 600), (bptt_baseline, 1500)):
+    for program, steps in ((smt, 400), (bptt_baseline, 1500)):
         args, _, _ = program.settings(["--task", "parity", "--device", "cpu"])
         assert args.steps == steps
         args, _, _ = program.settings(["--task", "stack", "--device", "cpu"])

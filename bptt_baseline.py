@@ -30,8 +30,8 @@ An update of BPTT: train the RNN
         if t in cuts: m̂ = detach(m̂)
         m̂ = step(m̂, x_t)
         m̂_t = m̂
-    L_readout = mean cross_entropy(readout(m̂_t), y_t)          at all t with a target
-    minimise L_readout
+    L_read = mean cross_entropy(readout(m̂_t), y_t)          at all t with a target
+    minimise L_read
 """
 
 import argparse
@@ -69,9 +69,9 @@ def rotary(h: Tensor) -> Tensor:
     """Rotary positions: turn pairs of numbers by an angle that grows with the position.
 
     h (N, heads, S, head size) -> the same shape. Positions enter the product of a
-    turned query and a turned key only by their distance. In the encoder a position is
-    a time. In cell and readout it is the number of a memory token, and in
-    the decoder times follow behind the memory tokens.
+    turned query and a turned key only by their distance. In the encoder x_t is at
+    position t + 1, behind the start token. In readout, cell and decoder the memory
+    tokens come first. The cell's input, or the decoder's, follow.
     """
     S, head_size = h.shape[-2:]
     position = torch.arange(S, device=h.device)
@@ -111,7 +111,7 @@ def mlp(width: int, hidden: int, out: int) -> nn.Module:
 class Block(nn.Module):
     """A Transformer block: h (N, S, width) -> (N, S - keep_from, width).
 
-    All tokens are attended to. Those from keep_from on are returned.
+    The tokens before keep_from are attended to, and they are not returned.
     """
 
     def __init__(self, width: int, causal: bool):
@@ -164,10 +164,10 @@ class Readout(nn.Module):
         *rows, K, d = memory.shape
         tokens = memory.reshape(-1, K, d)  # (N, K, d)
         h = self.body(tokens, keep_from=K - 1)  # (N, 1, d)
-        logits = self.logits(h[:, 0])  # (N, V)
+        logits = self.head(h[:, 0])  # (N, V)
         return logits.unflatten(0, rows)
 
-    def logits(self, h: Tensor) -> Tensor:
+    def head(self, h: Tensor) -> Tensor:
         """The last layer: h (.., d) -> (.., V)."""
         return self.to_logits(self.norm(h))
 
@@ -281,7 +281,8 @@ class Models(nn.ModuleDict):
 # ---------------------------------------------------------------- the loss of a readout
 def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
     """Mean nats of the targets y >= 0; 0 if there is none. y (..), logits (.., V)."""
-    logits, y = logits.flatten(0, -2), y.flatten()
+    logits = logits.flatten(0, -2)  # (N, V)
+    y = y.flatten()  # (N,)
     nats = F.cross_entropy(logits, y, ignore_index=-1, reduction="sum")
     return nats / (y >= 0).sum().clamp(min=1)
 
@@ -289,8 +290,8 @@ def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
 def read_loss(readout: Readout, memories: Tensor, batch: Batch) -> Tensor:
     """Mean cross-entropy of the readout, in nats, at all t from the first target on.
 
-    memories (B, T, K, d) are labels (L_read) or the RNN's own (L_readout). Before the
-    first target nothing is asked, so leaving those times out only saves time.
+    memories (B, T, K, d) are labels in SMT, and the RNN's own in DMT. Before the first
+    target nothing is asked, so leaving those times out only saves time.
     """
     first = batch.first_target
     logits = readout(memories[:, first:])  # (B, T - first, V)
@@ -322,9 +323,9 @@ def bptt_loss(models: Models, batch: Batch, args: Namespace) -> tuple[Tensor, di
     cuts = random_cuts(batch, args.truncate)
     memories = rnn.rollout(batch.x, cuts)  # (B, T, K, d)
 
-    L_readout = read_loss(rnn.readout, memories, batch)
-    loss = L_readout
-    return loss, {"readout": L_readout}
+    L_read = read_loss(rnn.readout, memories, batch)
+    loss = L_read
+    return loss, {"readout": L_read}
 
 
 # --------------------------------------------------- evaluate and sample: the RNN alone

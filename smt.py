@@ -23,21 +23,19 @@ from its own memories. They are a little wrong, and it has not learnt to go on f
 them. So its errors can add up: it drifts. DAgger, from imitation learning, lets the
 learner act and asks the teacher what would have been right there. DAgger Memory
 Training (DMT), the second phase, lets the RNN run on its own memories, and pulls each
-to the label of the same prefix. A label depends on the inputs only, so it is right
-wherever the RNN has drifted to.
+to the label of the same prefix. A label depends on the inputs only, so it stays the
+same target wherever the RNN has drifted to.
 
-SMT never unrolls the RNN, and DMT does. The paper cuts DMT's gradient after every step
-of the RNN (--truncate 1), so that nothing is backpropagated through time. Our default
-is 64 (ours): truncated backpropagation through time, and full where T <= 64. In the
-tasks stack, parity, text and pixels the targets also train the cell in DMT
-(--attach-readout, ours). So SMT is free of backpropagation through time (--dmt-steps 0
-ends there), and our DMT is not. The README has what each gains. Tasks have some
-settings of their own, which --task NAME --help shows.
+SMT never unrolls the RNN, and DMT does. With --truncate 1, as in the paper, DMT's
+gradient is cut after every step of the RNN, so nothing is backpropagated through time.
+By default it is cut every 64 steps (ours): that is truncated backpropagation through
+time, and full where T <= 64. --dmt-steps 0 leaves DMT out.
 
 At inference encoder and decoder are not needed. The RNN starts from the label of the
 empty prefix and works by itself. A new input costs one step and one readout, and the
-memory keeps its size, however long the sequence is. Whether the answers stay right in
-sequences longer than those of training is another matter: --eval-length measures it.
+memory keeps its size, however long the sequence is. Nothing has trained the RNN beyond
+the T of training: expect drift and errors to grow there, least where one rule of update
+serves all times. --eval-length measures it.
 
 Glossary
   symbol     here            shape and meaning
@@ -77,8 +75,9 @@ Glossary
 An update of SMT: train encoder, decoder, rnn.cell and rnn.embed
     m_∅, m_0 .. m_{T-1} = encoder(x)                    one causal pass (ours)
     L_dec  = mean cross_entropy(decoder(m_t, x_{t+1} .. x_{t+Tf-1}), y_t .. y_{t+Tf-1})
-             over J random t, the same in all sequences, that a target can be reached
-             from; J > 1 is (ours)
+             over J random t, the same in all sequences, from the first whose window
+             reaches a target on. Each window is a mean over its targets, or 0 if it has
+             none. J > 1 is (ours)
     L_dyn  = mean square of step(m_{t-1}, x_t) - m_t    at all t; m_{-1} is m_∅
     L_read = mean cross_entropy(readout(m_t), y_t)      at all t with a target (ours)
     L_unif = log mean exp(-2 |u_a - u_b|^2)             at the t of L_dec
@@ -105,19 +104,21 @@ An update of DMT: train rnn.cell, rnn.embed and rnn.readout
         if t in cuts: m̂ = detach(m̂)
         m̂ = step(m̂, x_t)
         m̂_t = m̂
-    L_labels  = mean square of m̂_t - m_t                       at all t
-    L_readout = mean cross_entropy(readout(detach(m̂_t)), y_t)  at all t with a target
-    minimise L_labels + L_readout
-    L_labels trains f, and L_readout, which is L_read on memories, only rnn.readout.
+    L_labels = mean square of m̂_t - m_t                        at all t
+    L_read   = mean cross_entropy(readout(detach(m̂_t)), y_t)   at all t with a target
+    minimise L_labels + L_read
+    L_labels trains f. L_read, here on memories, trains only rnn.readout.
 
-    Variant --attach-readout (ours): L_readout also trains f, and L_labels fades out. At
+    Variant --attach-readout (ours): L_read also trains f, and L_labels fades out. At
     the end this is plain truncated backpropagation through time from the targets.
-    L_readout = mean cross_entropy(readout(m̂_t), y_t)          at all t with a target
-    minimise 0.1 (1 - progress) L_labels + L_readout
+    L_read   = mean cross_entropy(readout(m̂_t), y_t)           at all t with a target
+    minimise 0.1 (1 - progress) L_labels + L_read
+    It is on by default in the tasks stack, parity, text and pixels. Tasks have some
+    other settings of their own, too; --task NAME --help shows them.
 
 Read on down to dmt_loss. All the rest is the program around the method: train_phase
-calls the losses, and in SMT hand_over_to_rnn before each evaluation and at the end.
-Below dmt_loss, step counts updates.
+calls the losses, and in SMT hand_over_to_rnn before each evaluation or save.
+Below dmt_loss, the variable step counts updates. The README has what each part gains.
 """
 
 import argparse
@@ -155,9 +156,9 @@ def rotary(h: Tensor) -> Tensor:
     """Rotary positions: turn pairs of numbers by an angle that grows with the position.
 
     h (N, heads, S, head size) -> the same shape. Positions enter the product of a
-    turned query and a turned key only by their distance. In the encoder a position is
-    a time. In cell and readout it is the number of a memory token, and in
-    the decoder times follow behind the memory tokens.
+    turned query and a turned key only by their distance. In the encoder x_t is at
+    position t + 1, behind the start token. In readout, cell and decoder the memory
+    tokens come first. The cell's input, or the decoder's, follow.
     """
     S, head_size = h.shape[-2:]
     position = torch.arange(S, device=h.device)
@@ -197,7 +198,7 @@ def mlp(width: int, hidden: int, out: int) -> nn.Module:
 class Block(nn.Module):
     """A Transformer block: h (N, S, width) -> (N, S - keep_from, width).
 
-    All tokens are attended to. Those from keep_from on are returned.
+    The tokens before keep_from are attended to, and they are not returned.
     """
 
     def __init__(self, width: int, causal: bool):
@@ -254,13 +255,14 @@ class Encoder(nn.Module):
         nn.init.zeros_(self.short_conv.weight)  # at first it adds nothing
         self.body = Transformer(W, args.encoder_depth, causal=True)
         self.norm = nn.RMSNorm(W)
+        # The rest is what write() uses.
         self.qkv = nn.Linear(W, 3 * Kd, bias=False)
         self.from_state = nn.Linear(W, Kd)
         self.mlp = mlp(args.dim, 4 * args.dim, args.dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        tokens = F.pad(x, (1, 0), value=self.start)  # (B, T + 1)
-        h = self.embed(tokens)  # (B, T + 1, W)
+        inputs = F.pad(x, (1, 0), value=self.start)  # (B, T + 1)
+        h = self.embed(inputs)  # (B, T + 1, W)
         # A convolution shows each token the three before it, so that attention need
         # not find them by their positions. (ours)
         padded = F.pad(h.transpose(1, 2), (3, 0))  # (B, W, 3 + T + 1)
@@ -279,7 +281,7 @@ class Encoder(nn.Module):
         gathered = attention(qkv, causal=True)  # (B, T + 1, K d)
         labels = self.from_state(states) + gathered
         labels = labels.unflatten(2, (self.K, -1))  # (B, T + 1, K, d)
-        labels = labels + self.mlp(labels)
+        labels = labels + self.mlp(labels)  # each memory token by itself
         # Each token is scaled to RMS 1, as in RNN.step. So the encoder can't lower
         # L_dyn by shrinking the labels.
         return F.rms_norm(labels, labels.shape[-1:])
@@ -302,10 +304,10 @@ class Readout(nn.Module):
         *rows, K, d = memory.shape
         tokens = memory.reshape(-1, K, d)  # (N, K, d)
         h = self.body(tokens, keep_from=K - 1)  # (N, 1, d)
-        logits = self.logits(h[:, 0])  # (N, V)
+        logits = self.head(h[:, 0])  # (N, V)
         return logits.unflatten(0, rows)
 
-    def logits(self, h: Tensor) -> Tensor:
+    def head(self, h: Tensor) -> Tensor:
         """The last layer: h (.., d) -> (.., V)."""
         return self.to_logits(self.norm(h))
 
@@ -328,7 +330,7 @@ class Decoder(nn.Module):
         K = memory.shape[1]
         tokens = torch.cat([memory, self.embed(inputs)], 1)  # (N, K + S, d)
         h = self.readout.body(tokens, keep_from=K - 1)  # (N, S + 1, d)
-        return self.readout.logits(h)
+        return self.readout.head(h)
 
 
 # ------------------------------------------------------------------------------ the RNN
@@ -440,7 +442,8 @@ class Models(nn.ModuleDict):
 # ---------------------------------------------------------------- the loss of a readout
 def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
     """Mean nats of the targets y >= 0; 0 if there is none. y (..), logits (.., V)."""
-    logits, y = logits.flatten(0, -2), y.flatten()
+    logits = logits.flatten(0, -2)  # (N, V)
+    y = y.flatten()  # (N,)
     nats = F.cross_entropy(logits, y, ignore_index=-1, reduction="sum")
     return nats / (y >= 0).sum().clamp(min=1)
 
@@ -448,8 +451,8 @@ def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
 def read_loss(readout: Readout, memories: Tensor, batch: Batch) -> Tensor:
     """Mean cross-entropy of the readout, in nats, at all t from the first target on.
 
-    memories (B, T, K, d) are labels (L_read) or the RNN's own (L_readout). Before the
-    first target nothing is asked, so leaving those times out only saves time.
+    memories (B, T, K, d) are labels in SMT, and the RNN's own in DMT. Before the first
+    target nothing is asked, so leaving those times out only saves time.
     """
     first = batch.first_target
     logits = readout(memories[:, first:])  # (B, T - first, V)
@@ -498,7 +501,8 @@ def decode_loss(
 ) -> Tensor:
     """L_dec: the decoder predicts y_t .. y_{t+Tf-1} from m_t, at some times t.
 
-    It also gets the inputs in between. A window ends with the sequence at the latest.
+    It also gets x_{t+1} .. x_{t+Tf-1}. Attention is causal, so y_s is predicted from
+    inputs up to x_s only. A window ends with the sequence at the latest.
     Each window's loss is a mean over its targets, or 0 if it has none, and L_dec is the
     mean over the windows.
     """
@@ -554,8 +558,8 @@ def uniformity_loss(m: Tensor, times: list[int]) -> Tensor:
 def hand_over_to_rnn(models: Models):
     """From SMT to the RNN: m_∅ from the encoder, g from the decoder.
 
-    This is done before each evaluation in SMT, and so at its end, too. What the RNN had
-    as m_∅ and g before is overwritten.
+    This is done in SMT before each evaluation or save, and so at its end, too. What the
+    RNN had as m_∅ and g before is overwritten.
     """
     rnn = models["rnn"]
     empty_prefix = torch.zeros(1, 0, dtype=torch.long, device=rnn.empty_memory.device)
@@ -597,7 +601,7 @@ def random_cuts(batch: Batch, H: int) -> range:
 def dmt_loss(models: Models, batch: Batch, args: Namespace) -> tuple[Tensor, dict]:
     """The RNN runs alone and is pulled to the labels -> the loss, its parts by name."""
     with torch.no_grad():  # the encoder is frozen
-        labels = models["encoder"](batch.x)  # (B, T + 1, K, d)
+        m = models["encoder"](batch.x)[:, 1:]  # (B, T, K, d)
 
     rnn = models["rnn"]
     cuts = random_cuts(batch, args.truncate)
@@ -606,7 +610,7 @@ def dmt_loss(models: Models, batch: Batch, args: Namespace) -> tuple[Tensor, dic
     if args.attach_readout:
         # The targets now train the cell, too, through up to H steps.
         # L_labels fades out. We chose to start at 0.1: where labels jump from one input
-        # to the next, L_labels is large, and with a weight of 1 it drowns L_readout.
+        # to the next, L_labels is large, and with a weight of 1 it drowns L_read.
         labels_weight = 0.1 * (1 - batch.progress)  # (ours)
         read_from = memories
     else:
@@ -614,10 +618,10 @@ def dmt_loss(models: Models, batch: Batch, args: Namespace) -> tuple[Tensor, dic
         labels_weight = 1.0
         read_from = memories.detach()
 
-    L_labels = F.mse_loss(memories, labels[:, 1:])
-    L_readout = read_loss(rnn.readout, read_from, batch)
-    loss = labels_weight * L_labels + L_readout
-    return loss, {"labels": L_labels, "readout": L_readout}
+    L_labels = F.mse_loss(memories, m)
+    L_read = read_loss(rnn.readout, read_from, batch)
+    loss = labels_weight * L_labels + L_read
+    return loss, {"labels": L_labels, "readout": L_read}
 
 
 # --------------------------------------------------- evaluate and sample: the RNN alone
@@ -1082,7 +1086,7 @@ TRAINING = [
     ("dmt-steps", 500, whole(0), "updates of DMT"),
     ("dmt-lr", 5e-4, number(1e-12), "AdamW's peak rate in DMT, Muon's likewise"),
     ("truncate", 64, whole(1), "H, steps that DMT's gradient passes through"),
-    ("attach-readout", False, bool, "L_readout reaches the cell; L_labels fades out"),
+    ("attach-readout", False, bool, "L_read reaches the cell; L_labels fades out"),
     ("batch-size", 32, whole(1, 10**6), "sequences in an update of SMT"),
     ("dmt-batch-size", 32, whole(1, 10**6), "sequences in an update of DMT"),
     ("seed", 0, whole(0), "seed of weights, data and all other draws"),
@@ -1111,7 +1115,7 @@ RUN = [
 ]
 # The authors' sizes, rates and weights, from their notebook, and the paper's H. All
 # else that is marked (ours) stays: their optimiser was AdamW, for example, and their
-# λ_dyn did not grow.
+# λ_dyn did not grow. Their heads have 32 numbers, and ours have HEAD_SIZE.
 PAPER = {
     "cell": "transformer",
     "memory_tokens": 16,

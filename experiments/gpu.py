@@ -88,8 +88,10 @@ def resumed_alike(out: Path, options: list[str]) -> float:
         argv = ["--task", "copy", "--out", str(out / name), *short]
         if stopped:
             usual, smt.evaluate = smt.evaluate, stop_at_the_third(smt.evaluate)
-            smt.main(argv)
+            status = smt.main(argv)
             smt.evaluate = usual
+            if status != 130:
+                raise SystemExit("the run that had to stop went on to its end")
             argv.append("--resume")
         smt.main(argv)
         run = torch.load(out / name / "checkpoint.pt", weights_only=True)

@@ -55,6 +55,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.overrides import TorchFunctionMode
+from torch.utils.checkpoint import checkpoint
 from tqdm import tqdm
 
 from data import TASKS, WrongInput, filename, list_tasks, number, whole
@@ -62,6 +63,7 @@ from data import TASKS, WrongInput, filename, list_tasks, number, whole
 METHOD = "bptt"
 HEAD_SIZE = 16  # numbers in an attention head
 MAX_ROWS = 65_535  # in a call of attention; some CUDA kernels fail with more
+MAX_NUMBERS = 2**22  # in the memories that a network takes at once; see in_parts
 
 
 # -------------------------------------------------------------------------- Transformer
@@ -89,12 +91,7 @@ def attention(qkv: Tensor, causal: bool) -> Tensor:
     qkv = qkv.unflatten(2, (3, -1, HEAD_SIZE))  # (N, S, 3, heads, head size)
     q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (N, heads, S, head size)
     q, k = rotary(q), rotary(k)
-    # At most MAX_ROWS rows a call; usually this is a single part.
-    parts = zip(q.split(MAX_ROWS), k.split(MAX_ROWS), v.split(MAX_ROWS))
-    attended = [
-        F.scaled_dot_product_attention(*part, is_causal=causal) for part in parts
-    ]
-    h = torch.cat(attended)  # (N, heads, S, head size)
+    h = F.scaled_dot_product_attention(q, k, v, is_causal=causal)  # as q
     return h.transpose(1, 2).flatten(2)  # the heads side by side (N, S, width)
 
 
@@ -147,6 +144,25 @@ class Transformer(nn.Module):
         return self.blocks[-1](h, keep_from)
 
 
+def in_parts(network: Callable, *rows: Tensor) -> Tensor:
+    """network(*rows), a part of the rows at a time where they are too many at once.
+
+    rows are memories (N, K, d), and whatever else the network takes, (N, ..). A part
+    has at most MAX_ROWS rows, and memories of at most MAX_NUMBERS numbers. Usually one
+    part is all. Where there are more, a part keeps no activations for the backward
+    pass, which computes them again. That saves 90 GiB in L_dyn at the authors' sizes
+    with T = 256 (in fp32, counted from shapes).
+    """
+    memories = rows[0]
+    size = min(MAX_ROWS, max(1, MAX_NUMBERS // memories.shape[1:].numel()))
+    if len(memories) <= size:
+        return network(*rows)
+    results = []
+    for part in zip(*[tensor.split(size) for tensor in rows]):
+        results.append(checkpoint(network, *part, use_reentrant=False))
+    return torch.cat(results)
+
+
 # ------------------------------------------------------------------------------ readout
 class Readout(nn.Module):
     """g: a small Transformer over the tokens of a memory. The decoder contains one.
@@ -163,9 +179,13 @@ class Readout(nn.Module):
     def forward(self, memory: Tensor) -> Tensor:
         *rows, K, d = memory.shape
         tokens = memory.reshape(-1, K, d)  # (N, K, d)
-        h = self.body(tokens, keep_from=K - 1)  # (N, 1, d)
-        logits = self.head(h[:, 0])  # (N, V)
+        logits = in_parts(self.last_token, tokens)  # (N, V)
         return logits.unflatten(0, rows)
+
+    def last_token(self, tokens: Tensor) -> Tensor:
+        """The memory's tokens (N, K, d) -> logits (N, V), read at the last token."""
+        h = self.body(tokens, keep_from=tokens.shape[1] - 1)  # (N, 1, d)
+        return self.head(h[:, 0])
 
     def head(self, h: Tensor) -> Tensor:
         """The last layer: h (.., d) -> (.., V)."""
@@ -239,7 +259,7 @@ class RNN(nn.Module):
     def step(self, memory: Tensor, x: Tensor) -> Tensor:
         """memory (N, K, d), x_t (N,) -> the next memory (N, K, d), tokens of RMS 1."""
         memory = self.cell(memory, self.embed(x))
-        return F.rms_norm(memory, memory.shape[-1:])
+        return F.rms_norm(memory.float(), memory.shape[-1:])  # in fp32, always
 
     def rollout(self, x: Tensor, cuts: range = range(0)) -> Tensor:
         """The RNN alone, from m_∅ through x (N, S) -> its memories (N, S, K, d).
@@ -281,7 +301,7 @@ class Models(nn.ModuleDict):
 # ---------------------------------------------------------------- the loss of a readout
 def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
     """Mean nats of the targets y >= 0; 0 if there is none. y (..), logits (.., V)."""
-    logits = logits.flatten(0, -2)  # (N, V)
+    logits = logits.flatten(0, -2).float()  # (N, V)
     y = y.flatten()  # (N,)
     nats = F.cross_entropy(logits, y, ignore_index=-1, reduction="sum")
     return nats / (y >= 0).sum().clamp(min=1)
@@ -514,7 +534,7 @@ def train_phase(phase: Phase, args, task, models: Models, run: dict, control_c):
     """Train through the rest of a phase; evaluate and save every so many steps."""
     state, end = run["state"], phase.begin + phase.steps
     set_trained(models, phase.name)
-    network = distribute(models)
+    network = distribute(models, args)
     optimizers = make_optimizers(models, phase.peak)
     if state["step"] > phase.begin:
         for name, optimizer in optimizers.items():
@@ -557,7 +577,8 @@ def train_phase(phase: Phase, args, task, models: Models, run: dict, control_c):
 def update(network, optimizers: dict, loss_of, batch: Batch, args: Namespace) -> dict:
     """One step of the optimisers -> the parts of the loss by name, and the gradient."""
     bf16 = args.precision == "bf16"
-    with torch.autocast(args.device, torch.bfloat16, enabled=bf16):
+    autocast = torch.autocast(args.device, torch.bfloat16, enabled=bf16)
+    with torch.compiler.set_stance("default"), autocast:
         loss, parts = network(loss_of, batch, args)
     network.zero_grad()
     loss.backward()
@@ -652,7 +673,7 @@ def in_any_process(flag: bool, args: Namespace) -> bool:
     return flags.item() > 0
 
 
-def distribute(models: Models) -> nn.Module:
+def distribute(models: Models, args: Namespace) -> nn.Module:
     """The models; with several processes their gradients are the mean over all.
 
     Each process has the losses of its own rows. So L_unif compares the rows of one
@@ -660,9 +681,13 @@ def distribute(models: Models) -> nn.Module:
     """
     if process()[1] == 1:
         return models
+    backend, device, device_ids = "gloo", None, None
+    if args.device == "cuda":
+        gpu = torch.cuda.current_device()
+        backend, device, device_ids = "nccl", torch.device("cuda", gpu), [gpu]
     if not distributed.is_initialized():
-        distributed.init_process_group()
-    return DistributedDataParallel(models)
+        distributed.init_process_group(backend, device_id=device)
+    return DistributedDataParallel(models, device_ids=device_ids)
 
 
 # ------------------------------------------------------------------- the files of a run
@@ -748,7 +773,7 @@ TRAINING = [
     ("steps", 1500, whole(0), "updates of BPTT"),
     ("lr", 2e-3, number(1e-12), "AdamW's peak rate; Muon's is five times it"),
     ("truncate", 10**6, whole(1), "H, steps that the gradient passes through"),
-    ("batch-size", 32, whole(1, 10**6), "sequences in an update"),
+    ("batch-size", 32, whole(1, MAX_ROWS), "sequences in an update"),
     ("seed", 0, whole(0), "seed of weights, data and all other draws"),
 ]
 RUN = [
@@ -765,13 +790,13 @@ RUN = [
         ["auto", "fp32", "bf16"],
         "auto is bf16 on a GPU that computes in it, else fp32",
     ),
-    ("compile", False, bool, "compile Transformers and cells"),
+    ("compile", False, bool, "compile Transformers and cells, for updates"),
     ("eval-every", 100, whole(1), "steps between evaluations, which save the run"),
     ("eval-length", 1, [1, 2, 4, 8], "at the end test sequences up to so much longer"),
     ("out", None, filename, f"directory of the run; if not given, runs/TASK-{METHOD}"),
     ("init", None, filename, "directory of a run: begin with its networks and sizes"),
     ("resume", False, bool, "go on with the run in --out"),
-    ("sample", 0, whole(1, 10**6), "show this many samples of the run in --out"),
+    ("sample", 0, whole(1, MAX_ROWS), "show this many samples of the run in --out"),
 ]
 # The authors' sizes and weights (their notebook). Their optimiser was AdamW.
 PAPER = {
@@ -979,10 +1004,12 @@ def main(argv: list[str] | None = None) -> int:
     try:
         args, run, source = settings(argv)
         task, models = start(args, run, source)
-        if not args.sample:
-            train(args, task, models, run)
-        if process()[0] == 0:
-            say(show(models["rnn"], task, args.sample or 4, args))
+        # Only updates are compiled. Evaluation and samples have sizes of their own.
+        with torch.compiler.set_stance("force_eager"):
+            if not args.sample:
+                train(args, task, models, run)
+            if process()[0] == 0:
+                say(show(models["rnn"], task, args.sample or 4, args))
     except WrongInput as error:
         make_parser([]).error(str(error))
     except (RuntimeError, MemoryError) as error:

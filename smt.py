@@ -142,6 +142,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.overrides import TorchFunctionMode
+from torch.utils.checkpoint import checkpoint
 from tqdm import tqdm
 
 from data import TASKS, WrongInput, filename, list_tasks, number, whole
@@ -149,6 +150,7 @@ from data import TASKS, WrongInput, filename, list_tasks, number, whole
 METHOD = "smt"
 HEAD_SIZE = 16  # numbers in an attention head
 MAX_ROWS = 65_535  # in a call of attention; some CUDA kernels fail with more
+MAX_NUMBERS = 2**22  # in the memories that a network takes at once; see in_parts
 
 
 # -------------------------------------------------------------------------- Transformer
@@ -176,12 +178,7 @@ def attention(qkv: Tensor, causal: bool) -> Tensor:
     qkv = qkv.unflatten(2, (3, -1, HEAD_SIZE))  # (N, S, 3, heads, head size)
     q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (N, heads, S, head size)
     q, k = rotary(q), rotary(k)
-    # At most MAX_ROWS rows a call; usually this is a single part.
-    parts = zip(q.split(MAX_ROWS), k.split(MAX_ROWS), v.split(MAX_ROWS))
-    attended = [
-        F.scaled_dot_product_attention(*part, is_causal=causal) for part in parts
-    ]
-    h = torch.cat(attended)  # (N, heads, S, head size)
+    h = F.scaled_dot_product_attention(q, k, v, is_causal=causal)  # as q
     return h.transpose(1, 2).flatten(2)  # the heads side by side (N, S, width)
 
 
@@ -234,6 +231,25 @@ class Transformer(nn.Module):
         return self.blocks[-1](h, keep_from)
 
 
+def in_parts(network: Callable, *rows: Tensor) -> Tensor:
+    """network(*rows), a part of the rows at a time where they are too many at once.
+
+    rows are memories (N, K, d), and whatever else the network takes, (N, ..). A part
+    has at most MAX_ROWS rows, and memories of at most MAX_NUMBERS numbers. Usually one
+    part is all. Where there are more, a part keeps no activations for the backward
+    pass, which computes them again. That saves 90 GiB in L_dyn at the authors' sizes
+    with T = 256 (in fp32, counted from shapes).
+    """
+    memories = rows[0]
+    size = min(MAX_ROWS, max(1, MAX_NUMBERS // memories.shape[1:].numel()))
+    if len(memories) <= size:
+        return network(*rows)
+    results = []
+    for part in zip(*[tensor.split(size) for tensor in rows]):
+        results.append(checkpoint(network, *part, use_reentrant=False))
+    return torch.cat(results)
+
+
 # --------------------------------------------- encoder: the labels of all times at once
 class Encoder(nn.Module):
     """E: x (B, T) -> labels (B, T + 1, K, d).
@@ -280,6 +296,7 @@ class Encoder(nn.Module):
         qkv = self.qkv(states)  # (B, T + 1, 3 K d)
         gathered = attention(qkv, causal=True)  # (B, T + 1, K d)
         labels = self.from_state(states) + gathered
+        labels = labels.float()  # memories are in fp32, also under --precision bf16
         labels = labels.unflatten(2, (self.K, -1))  # (B, T + 1, K, d)
         labels = labels + self.mlp(labels)  # each memory token by itself
         # Each token is scaled to RMS 1, as in RNN.step. So the encoder can't lower
@@ -303,9 +320,13 @@ class Readout(nn.Module):
     def forward(self, memory: Tensor) -> Tensor:
         *rows, K, d = memory.shape
         tokens = memory.reshape(-1, K, d)  # (N, K, d)
-        h = self.body(tokens, keep_from=K - 1)  # (N, 1, d)
-        logits = self.head(h[:, 0])  # (N, V)
+        logits = in_parts(self.last_token, tokens)  # (N, V)
         return logits.unflatten(0, rows)
+
+    def last_token(self, tokens: Tensor) -> Tensor:
+        """The memory's tokens (N, K, d) -> logits (N, V), read at the last token."""
+        h = self.body(tokens, keep_from=tokens.shape[1] - 1)  # (N, 1, d)
+        return self.head(h[:, 0])
 
     def head(self, h: Tensor) -> Tensor:
         """The last layer: h (.., d) -> (.., V)."""
@@ -400,7 +421,7 @@ class RNN(nn.Module):
     def step(self, memory: Tensor, x: Tensor) -> Tensor:
         """memory (N, K, d), x_t (N,) -> the next memory (N, K, d), tokens of RMS 1."""
         memory = self.cell(memory, self.embed(x))
-        return F.rms_norm(memory, memory.shape[-1:])
+        return F.rms_norm(memory.float(), memory.shape[-1:])  # in fp32, always
 
     def rollout(self, x: Tensor, cuts: range = range(0)) -> Tensor:
         """The RNN alone, from m_∅ through x (N, S) -> its memories (N, S, K, d).
@@ -442,7 +463,7 @@ class Models(nn.ModuleDict):
 # ---------------------------------------------------------------- the loss of a readout
 def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
     """Mean nats of the targets y >= 0; 0 if there is none. y (..), logits (.., V)."""
-    logits = logits.flatten(0, -2)  # (N, V)
+    logits = logits.flatten(0, -2).float()  # (N, V)
     y = y.flatten()  # (N,)
     nats = F.cross_entropy(logits, y, ignore_index=-1, reduction="sum")
     return nats / (y >= 0).sum().clamp(min=1)
@@ -524,7 +545,7 @@ def dynamics_loss(rnn: RNN, m_before: Tensor, m: Tensor, x: Tensor) -> Tensor:
     """
     memory = m_before.flatten(0, 1)  # (B T, K, d)
     inputs = x.flatten()  # (B T,)
-    stepped = rnn.step(memory, inputs)  # (B T, K, d)
+    stepped = in_parts(rnn.step, memory, inputs)  # (B T, K, d)
     return F.mse_loss(stepped, m.flatten(0, 1))
 
 
@@ -843,7 +864,7 @@ def train_phase(phase: Phase, args, task, models: Models, run: dict, control_c):
     """Train through the rest of a phase; evaluate and save every so many steps."""
     state, end = run["state"], phase.begin + phase.steps
     set_trained(models, phase.name)
-    network = distribute(models)
+    network = distribute(models, args)
     optimizers = make_optimizers(models, phase.peak)
     if state["step"] > phase.begin:
         for name, optimizer in optimizers.items():
@@ -888,7 +909,8 @@ def train_phase(phase: Phase, args, task, models: Models, run: dict, control_c):
 def update(network, optimizers: dict, loss_of, batch: Batch, args: Namespace) -> dict:
     """One step of the optimisers -> the parts of the loss by name, and the gradient."""
     bf16 = args.precision == "bf16"
-    with torch.autocast(args.device, torch.bfloat16, enabled=bf16):
+    autocast = torch.autocast(args.device, torch.bfloat16, enabled=bf16)
+    with torch.compiler.set_stance("default"), autocast:
         loss, parts = network(loss_of, batch, args)
     network.zero_grad()
     loss.backward()
@@ -983,7 +1005,7 @@ def in_any_process(flag: bool, args: Namespace) -> bool:
     return flags.item() > 0
 
 
-def distribute(models: Models) -> nn.Module:
+def distribute(models: Models, args: Namespace) -> nn.Module:
     """The models; with several processes their gradients are the mean over all.
 
     Each process has the losses of its own rows. So L_unif compares the rows of one
@@ -991,9 +1013,13 @@ def distribute(models: Models) -> nn.Module:
     """
     if process()[1] == 1:
         return models
+    backend, device, device_ids = "gloo", None, None
+    if args.device == "cuda":
+        gpu = torch.cuda.current_device()
+        backend, device, device_ids = "nccl", torch.device("cuda", gpu), [gpu]
     if not distributed.is_initialized():
-        distributed.init_process_group()
-    return DistributedDataParallel(models)
+        distributed.init_process_group(backend, device_id=device)
+    return DistributedDataParallel(models, device_ids=device_ids)
 
 
 # ------------------------------------------------------------------- the files of a run
@@ -1088,8 +1114,8 @@ TRAINING = [
     ("dmt-lr", 5e-4, number(1e-12), "AdamW's peak rate in DMT, Muon's likewise"),
     ("truncate", 64, whole(1), "H, steps that DMT's gradient passes through"),
     ("attach-readout", False, bool, "L_read reaches the cell; L_labels fades out"),
-    ("batch-size", 32, whole(1, 10**6), "sequences in an update of SMT"),
-    ("dmt-batch-size", 32, whole(1, 10**6), "sequences in an update of DMT"),
+    ("batch-size", 32, whole(1, MAX_ROWS), "sequences in an update of SMT"),
+    ("dmt-batch-size", 32, whole(1, MAX_ROWS), "sequences in an update of DMT"),
     ("seed", 0, whole(0), "seed of weights, data and all other draws"),
 ]
 RUN = [
@@ -1106,13 +1132,13 @@ RUN = [
         ["auto", "fp32", "bf16"],
         "auto is bf16 on a GPU that computes in it, else fp32",
     ),
-    ("compile", False, bool, "compile Transformers and cells"),
+    ("compile", False, bool, "compile Transformers and cells, for updates"),
     ("eval-every", 100, whole(1), "steps between evaluations, which save the run"),
     ("eval-length", 1, [1, 2, 4, 8], "at the end test sequences up to so much longer"),
     ("out", None, filename, f"directory of the run; if not given, runs/TASK-{METHOD}"),
     ("init", None, filename, "directory of a run: begin with its networks and sizes"),
     ("resume", False, bool, "go on with the run in --out"),
-    ("sample", 0, whole(1, 10**6), "show this many samples of the run in --out"),
+    ("sample", 0, whole(1, MAX_ROWS), "show this many samples of the run in --out"),
 ]
 # The authors' sizes, rates and weights, from their notebook, and the paper's H. All
 # else that is marked (ours) stays: their optimiser was AdamW, for example, and their
@@ -1126,6 +1152,7 @@ PAPER = {
     "width": 256,
     "encoder_depth": 8,
     "future": 64,
+    "decoded": 1,
     "lambda_dyn": 0.1,
     "lambda_unif": 0.001,
     "steps": 150_000,
@@ -1335,10 +1362,12 @@ def main(argv: list[str] | None = None) -> int:
     try:
         args, run, source = settings(argv)
         task, models = start(args, run, source)
-        if not args.sample:
-            train(args, task, models, run)
-        if process()[0] == 0:
-            say(show(models["rnn"], task, args.sample or 4, args))
+        # Only updates are compiled. Evaluation and samples have sizes of their own.
+        with torch.compiler.set_stance("force_eager"):
+            if not args.sample:
+                train(args, task, models, run)
+            if process()[0] == 0:
+                say(show(models["rnn"], task, args.sample or 4, args))
     except WrongInput as error:
         make_parser([]).error(str(error))
     except (RuntimeError, MemoryError) as error:

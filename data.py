@@ -12,9 +12,11 @@ A task is a class with
   batch(B, generator)        B training sequences: x, y
   held_out(split, rows)      rows fixed sequences for "val" or "test": x, y
   longer(times)              the same task with longer sequences, or None
+  identity()                 length and hash of the data, "" if all is generated
+  about()                    a sentence about the data, "" if all is generated
   show(x, y, answers)        a text that shows sequences with the answers of the RNN
 x and y are int64 (B, T). y[b, t] is the answer asked for after x[b, : t + 1].
-y[b, t] = -1 means that nothing is asked there.
+y[b, t] = -1 means that nothing is asked there. A file is read when it is first needed.
 
 A task in which the RNN can write on by itself (text, pixels) has, in place of show,
   prompts(rows)              a list of (name, tokens (rows, S), length to write up to)
@@ -23,10 +25,12 @@ A task in which the RNN can write on by itself (text, pixels) has, in place of s
 
 import argparse
 import gzip
+import hashlib
 import io
 import os
 import string
 import struct
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +40,18 @@ from torch import Generator, Tensor
 
 LETTERS = string.digits + string.ascii_letters  # how tokens are shown
 HELD_OUT_SEED = {"val": 1, "test": 2}  # the same sequences for each run and device
+# How files begin that are no text, and the bytes that are in no text.
+NO_TEXT = {
+    "compressed (gzip)": b"\x1f\x8b",
+    "compressed (zip)": b"PK\x03\x04",
+    "compressed (bzip2)": b"BZh",
+    "compressed (xz)": b"\xfd7zXZ",
+    "compressed (zstd)": b"\x28\xb5\x2f\xfd",
+    "a PDF": b"%PDF-",
+    "UTF-16 or UTF-32": b"\xff\xfe",
+    "UTF-16 (big-endian)": b"\xfe\xff",
+}
+CONTROLS = {*range(32)} - {*b"\t\n\v\f\r\b\x1b"}
 
 
 class WrongInput(Exception):
@@ -120,6 +136,12 @@ class Task:
         options[self.length_option] *= times
         return type(self)(**options)
 
+    def identity(self) -> str:
+        """All sequences are generated."""
+        return ""
+
+    about = identity
+
     def batch(self, B: int, generator: Generator) -> tuple[Tensor, Tensor]:
         """B training sequences: x, y (B, T)."""
         return self.sequences(B, generator, training=True)
@@ -186,7 +208,7 @@ class Retrieval(Task):
         ("length", 64, LENGTH, "symbols in a sequence"),
         ("distractors", 0, whole(0, 25_000), "marked symbols that must be forgotten"),
     ]
-    recipe = {"smt": {"steps": 500, "dmt_steps": 400}}
+    recipe = {"smt": {"decoded": 4, "steps": 350, "dmt_steps": 150}}
     letters = "01234567>-?"
     marker, other_marker, query = 8, 9, 10
 
@@ -345,7 +367,7 @@ class Parity(Task):
 
     options = [("length", 32, LENGTH, "bits in a sequence")]
     recipe = {
-        "smt": {"steps": 400, "dmt_steps": 600, "attach_readout": True, "dmt_lr": 1e-3}
+        "smt": {"steps": 400, "dmt_steps": 200, "attach_readout": True, "dmt_lr": 1e-3}
     }
     fixed_length = False
     letters = "01"
@@ -394,17 +416,25 @@ class Text:
 
     def __init__(self, data: str | None, length: int, prompt: str = ""):
         self.data, self.T, self.prompt = data, length, prompt
-        raw = default_text() if data is None else read_bytes(data)
-        if b"\0" in raw[:1000]:  # UTF-8 has no zero bytes
-            marked = raw[:2] in (b"\xff\xfe", b"\xfe\xff")
-            found = "is UTF-16" if marked else "holds zero bytes, which no text has"
-            raise WrongInput(f"--data {data}: {found}; give a text in UTF-8")
-        held_out = len(raw) // 10
-        if held_out < 2 * length:
-            message = f"{held_out} bytes, a tenth, can't hold 2 x --length {length}"
-            raise WrongInput(f"--data {data or 'default'}: {message}; give more text")
-        text = torch.from_numpy(np.frombuffer(raw, np.uint8).copy())
-        self.train, self.rest = text[:-held_out], text[-held_out:]
+
+    @cached_property
+    def content(self) -> Tensor:
+        """The bytes of the file, uint8; WrongInput if it is no text, or too short."""
+        raw = default_text() if self.data is None else read_text(self.data)
+        tenth = len(raw) // 10
+        if tenth < 2 * self.T:
+            message = f"{tenth} bytes, a tenth, can't hold 2 x --length {self.T}"
+            raise WrongInput(f"--data {self.data or 'default'}: {message}")
+        return torch.from_numpy(np.frombuffer(raw, np.uint8).copy())
+
+    def identity(self) -> str:
+        """Number and hash of the bytes."""
+        return f"{len(self.content)} bytes, {sha256(self.content)}"
+
+    def about(self) -> str:
+        """A sentence about the text."""
+        name = self.data or "CPython's language reference"
+        return f"The text is {name}, {len(self.content):,} bytes."
 
     def shifted(self, y: Tensor) -> tuple[Tensor, Tensor]:
         y = y.long()
@@ -412,12 +442,14 @@ class Text:
 
     def batch(self, B: int, generator: Generator) -> tuple[Tensor, Tensor]:
         """B windows that begin anywhere in the first nine tenths: x, y (B, T)."""
-        begin = torch.randint(len(self.train) - self.T + 1, (B, 1), generator=generator)
-        return self.shifted(self.train[begin + torch.arange(self.T)])
+        seen = self.content[: -(len(self.content) // 10)]
+        begin = torch.randint(len(seen) - self.T + 1, (B, 1), generator=generator)
+        return self.shifted(seen[begin + torch.arange(self.T)])
 
     def held_out(self, split: str, rows: int) -> tuple[Tensor, Tensor]:
         """Windows of the last tenth: x, y (rows or as many as there are, T)."""
-        windows = self.rest.unfold(0, self.T, self.T)
+        rest = self.content[-(len(self.content) // 10) :]
+        windows = rest.unfold(0, self.T, self.T)
         windows = windows[0::2] if split == "val" else windows[1::2]
         return self.shifted(windows[spread(rows, len(windows))])
 
@@ -444,8 +476,8 @@ class Pixels:
     """The next pixel of an image, row by row, as one of so many levels of grey.
 
     x is y shifted by one behind a start token. T = side^2. The images of a file are
-    shrunk to side x side. The last tenth is held out: "val" has its even images, "test"
-    the odd ones.
+    resized to side x side. Each tenth image is held out, as files may be sorted: "val"
+    and "test" have them in turn.
     Without a file, each image is drawn anew: an arc, and a line from its end.
     """
 
@@ -475,12 +507,38 @@ class Pixels:
     def __init__(self, data: str | None, side: int, levels: int):
         self.data, self.side, self.levels = data, side, levels
         self.start, self.vocab, self.T = levels, levels + 1, side**2
-        self.images = None
-        if data is not None:
-            images = torch.from_numpy(read_images(data))
-            parts = images.split(1000)
-            small = [F.adaptive_avg_pool2d(part.float(), side) for part in parts]
-            self.images = self.quantise(torch.cat(small) / 256)  # (N, T)
+
+    @cached_property
+    def file(self) -> tuple[str, np.ndarray]:
+        """The name of the array that is used, and the images in it, (N, H, W)."""
+        return read_images(self.data)
+
+    @cached_property
+    def images(self) -> Tensor:
+        """The levels of the file's images, int64 (N, T)."""
+        parts = torch.from_numpy(self.file[1]).split(1000)
+        resized = [F.adaptive_avg_pool2d(part.float(), self.side) for part in parts]
+        return self.quantise(torch.cat(resized) / 256)
+
+    def identity(self) -> str:
+        """Number and hash of the images as they are used; "" without a file."""
+        if self.data is None:
+            return ""
+        return f"{len(self.images)} images, {sha256(self.images)}"
+
+    def about(self) -> str:
+        """A sentence about the images."""
+        size, levels = f"{self.side} x {self.side}", f"{self.levels} levels"
+        if self.data is None:
+            return f"The images are strokes, {size} with {levels}."
+        name, images = self.file
+        count, height, width = images.shape
+        array = f", array {name}" if name else ""
+        used = len(self.images.unique())
+        return (
+            f"The images are {self.data}{array}: {count:,} of {height} x {width}, "
+            f"resized to {size}; they use {used} of {levels}."
+        )
 
     def quantise(self, images: Tensor) -> Tensor:
         """Grey 0 .. 1 (B, side, side) -> levels, int64 (B, T)."""
@@ -493,18 +551,20 @@ class Pixels:
         return self.quantise(strokes(torch.rand(B, 8, generator=generator), self.side))
 
     def batch(self, B: int, generator: Generator) -> tuple[Tensor, Tensor]:
-        """B images of the first nine tenths: x, y (B, T)."""
-        if self.images is None:
+        """B images of the nine tenths to train on: x, y (B, T)."""
+        if self.data is None:
             return self.shifted(self.strokes(B, generator))
-        seen = len(self.images) - len(self.images) // 10
-        return self.shifted(self.images[torch.randint(seen, (B,), generator=generator)])
+        nine_tenths = len(self.images) - len(self.images) // 10
+        chosen = torch.randint(nine_tenths, (B,), generator=generator)
+        chosen = chosen + chosen // 9  # leaves out places 9, 19, 29, ..
+        return self.shifted(self.images[chosen])
 
     def held_out(self, split: str, rows: int) -> tuple[Tensor, Tensor]:
-        """Images of the last tenth: x, y (rows or as many as there are, T)."""
-        if self.images is None:
+        """Images that are held out: x, y (rows or as many as there are, T)."""
+        if self.data is None:
             generator = torch.Generator().manual_seed(HELD_OUT_SEED[split])
             return self.shifted(self.strokes(rows, generator))
-        rest = self.images[-(len(self.images) // 10) :]
+        rest = self.images[9::10]
         rest = rest[0::2] if split == "val" else rest[1::2]
         return self.shifted(rest[spread(rows, len(rest))])
 
@@ -555,6 +615,26 @@ def read_bytes(path: str) -> bytes:
         raise WrongInput(f"--data {path}: {message}") from None
 
 
+def sha256(content: Tensor) -> str:
+    """A hash that tells this content from any other."""
+    return hashlib.sha256(content.numpy()).hexdigest()
+
+
+def read_text(path: str) -> bytes:
+    """The bytes of a text in UTF-8 or the like; WrongInput if it is something else."""
+    raw = read_bytes(path)
+    found = ""
+    for kind, start in NO_TEXT.items():
+        if raw.startswith(start):
+            found = f"is {kind}"
+    controls = CONTROLS.intersection(raw[:100_000])
+    if not found and controls:
+        found = f"holds the byte {min(controls)}, which no text has"
+    if found:
+        raise WrongInput(f"--data {path}: {found}; give a text in UTF-8")
+    return raw
+
+
 def default_text() -> bytes:
     """CPython's language reference: half a megabyte of English and code."""
     try:
@@ -565,34 +645,56 @@ def default_text() -> bytes:
     return "\n\n".join(topics[name] for name in sorted(topics)).encode()
 
 
-def read_images(path: str) -> np.ndarray:
-    """Images uint8 (N, H, W) of a .npz, .npy or idx file; WrongInput if it has none."""
-    raw = read_bytes(path)
+def read_images(path: str) -> tuple[str, np.ndarray]:
+    """The images in a .npz, .npy or idx file, uint8 (N, H, W), and their array's name.
+
+    Of several arrays of images in a .npz it is the first one with "train" in its name,
+    or the first. WrongInput if there is none, or if its values aren't 0 .. 255.
+    """
+    wanted = "give grey images uint8 (N, H, W), 20 or more, as .npz, .npy or idx"
     try:
-        images = decode_images(raw)
+        arrays = decode_arrays(read_bytes(path))
+    except WrongInput:
+        raise
     except Exception:  # readers raise errors of many kinds on damaged files
-        images = None
-    good = images is not None and images.dtype == np.uint8 and images.ndim == 3
-    if not good or len(images) < 20 or images.size == 0:
-        wanted = "give uint8 (N, H, W) with N of at least 20, as .npz, .npy or idx"
-        raise WrongInput(f"--data {path}: holds no images; {wanted}")
-    if images.max() < 128:
-        message = f"holds values of 0 .. {images.max()}; scale them to 0 .. 255"
+        raise WrongInput(f"--data {path}: holds no arrays; {wanted}") from None
+    images = {}
+    for name, array in arrays.items():
+        if array.ndim == 4 and 1 in (array.shape[1], array.shape[3]):  # one colour
+            array = array.squeeze(1 if array.shape[1] == 1 else 3)
+        if array.dtype == np.uint8 and array.ndim == 3:
+            if len(array) >= 20 and array.size > 0:
+                images[name] = array
+    if not images:
+        found = ", ".join(f"{a.dtype} {a.shape}" for a in arrays.values())
+        message = f"holds {found or 'no arrays'}"
+        raise WrongInput(f"--data {path}: {message}; {wanted}")
+    name = min(images, key=lambda name: "train" not in name.lower())
+    highest = images[name].max()
+    if highest < 128:
+        message = f"has values of 0 .. {highest}; scale them to 0 .. 255"
         raise WrongInput(f"--data {path}: {message}")
-    return images
+    return name, images[name]
 
 
-def decode_images(raw: bytes) -> np.ndarray:
-    """The first array with three axes in a file's bytes, which may be gzipped."""
+def decode_arrays(raw: bytes) -> dict[str, np.ndarray]:
+    """The arrays in a file's bytes by name; the file may be gzipped."""
     if raw[:2] == b"\x1f\x8b":
         raw = gzip.decompress(raw)
     if raw[:4] == b"\0\0\x08\x03":  # idx: unsigned bytes, three axes
         shape = struct.unpack(">3I", raw[4:16])
-        return np.frombuffer(raw, np.uint8, offset=16).reshape(shape).copy()
+        pixels = np.frombuffer(raw, np.uint8, offset=16)
+        return {"": pixels.reshape(shape).copy()}
     loaded = np.load(io.BytesIO(raw), allow_pickle=False)
     if isinstance(loaded, np.ndarray):
-        return loaded
-    return next(array for array in loaded.values() if array.ndim == 3)
+        return {"": loaded}
+    arrays = {}
+    for name in loaded.files:
+        try:
+            arrays[name] = loaded[name]
+        except ValueError:  # Python objects, which are never loaded
+            continue
+    return arrays
 
 
 TASKS = {

@@ -131,10 +131,11 @@ import threading
 import time
 from argparse import Namespace
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
+import filelock
 import numpy as np
 import torch
 import torch.distributed as distributed
@@ -832,19 +833,18 @@ def longer_tasks(args: Namespace, task) -> dict:
     if None in longer.values():
         message = f"sequences of {args.task} have one length"
         raise WrongInput(f"--eval-length {args.eval_length}: {message}; leave it out")
+    for longer_task in longer.values():
+        longer_task.identity()  # reads the data now, and finds if it is too short
     return longer
 
 
-def train(args: Namespace, task, models: Models, run: dict):
+def train(args: Namespace, task, models: Models, run: dict, longer: dict):
     """Train from where the run stands, then measure the RNN on the test split."""
     state = run["state"]
-    # Wrong options are found now, before a directory is made, and not at the end.
-    longer = longer_tasks(args, task)
-    plan = phases(args)
     if state["step"] == 0:
         save(args, models, {}, state)  # finds now if it can't write
     with ControlC() as control_c:
-        for phase in plan:
+        for phase in phases(args):
             if state["step"] < phase.begin + phase.steps:
                 train_phase(phase, args, task, models, run, control_c)
         if in_any_process(control_c.pressed, args):  # during the last evaluation
@@ -993,6 +993,8 @@ class ControlC:
 # -------------------------------------------------------------------- several processes
 def process() -> tuple[int, int]:
     """This process's number, and how many there are, as torchrun sets them."""
+    if not distributed.is_torchelastic_launched():
+        return 0, 1
     return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
 
 
@@ -1023,7 +1025,8 @@ def distribute(models: Models, args: Namespace) -> nn.Module:
 
 
 # ------------------------------------------------------------------- the files of a run
-FORMAT = 5  # of checkpoint.pt; it grows when the content changes
+FORMAT = 6  # of checkpoint.pt; it grows when the content changes
+FILES = ("checkpoint.pt", "metrics.jsonl")
 
 
 def save(args: Namespace, models: Models, optimizers: dict, state: dict):
@@ -1048,6 +1051,39 @@ def save(args: Namespace, models: Models, optimizers: dict, state: dict):
     except (OSError, RuntimeError) as error:  # torch.save raises the latter, too
         reason = str(error).splitlines()[0]
         raise WrongInput(f"--out {args.out}: can't write a file: {reason}") from None
+
+
+@contextmanager
+def claim(args: Namespace, run: dict):
+    """Inside this context no other process can claim the directory of the run.
+
+    The lock belongs to this process and ends with it, also if it is killed. WrongInput
+    if another process has it, or if the directory is not as the options want it.
+    """
+    if process()[0] > 0:  # the first process claims it for all
+        yield
+        return
+    out = Path(args.out)
+    lock = filelock.FileLock(out / "lock")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        lock.acquire(blocking=False)
+    except filelock.Timeout:
+        message = "another process is writing there; give another --out"
+        raise WrongInput(f"--out {args.out}: {message}") from None
+    except (OSError, NotImplementedError) as error:
+        raise WrongInput(f"--out {args.out}: can't write a file: {error}") from None
+    try:
+        holds_a_run = any((out / name).exists() for name in FILES)
+        if args.resume and read_run(args.out, "--resume")["state"] != run["state"]:
+            message = "another process has just gone on with this run; try again"
+            raise WrongInput(f"--resume: {message}")
+        if holds_a_run and not args.resume:
+            message = "holds a run; --resume it, or give another --out"
+            raise WrongInput(f"--out {args.out}: {message}")
+        yield
+    finally:
+        lock.release()
 
 
 def read_run(directory: str, option: str) -> dict:
@@ -1231,8 +1267,11 @@ def settings(argv: list[str] | None) -> tuple[Namespace, dict, dict | None]:
         raise WrongInput(f"--task {name}: give one of {', '.join(TASKS)}, or list")
     options += TASKS[name].options
     given = vars(make_parser(options, TASKS[name]).parse_args(argv))
+    may_change = MACHINE | {"data"}  # start() makes sure that the data are the same
+    if hasattr(look, "sample") and hasattr(TASKS[name], "prompts"):
+        may_change |= {"seed"}  # samples are drawn anew
     for option, value in given.items():
-        if option in MACHINE or option not in earlier:
+        if option in may_change or option not in earlier:
             continue
         if value == "auto":  # it was settled when the run began
             given[option] = earlier[option]
@@ -1261,8 +1300,12 @@ def default_out(look: Namespace, task: str) -> str:
     return getattr(look, "out", f"runs/{task}-{METHOD}")
 
 
-def check(args: Namespace, given: dict):
-    """Settle device and precision; WrongInput if options don't go together."""
+def settle_device(args: Namespace):
+    """Settle device and precision; WrongInput if the machine lacks them."""
+    started = os.environ.get("WORLD_SIZE", "1")
+    if started != "1" and not distributed.is_torchelastic_launched():
+        message = "several processes have to be started by torchrun"
+        raise WrongInput(f"WORLD_SIZE={started}: {message}; otherwise unset it")
     there = ["cpu"]
     if torch.accelerator.is_available():
         there.insert(0, torch.accelerator.current_accelerator().type)
@@ -1283,6 +1326,27 @@ def check(args: Namespace, given: dict):
         if args.device == "cuda":
             native = torch.cuda.is_bf16_supported(including_emulation=False)
             args.precision = "bf16" if native else "fp32"  # emulation is slow
+
+
+def idle_options(args: Namespace) -> dict[str, str]:
+    """Options that nothing reads, each with the reason."""
+    idle = {}
+    if args.cell == "gru":
+        idle["cell_depth"] = "with --cell gru, which has one layer"
+    if args.sample:
+        idle["compile"] = "with --sample, as only updates are compiled"
+    if args.steps == 0:
+        smt = ("lr", "batch_size", "future", "decoded", "lambda_dyn", "lambda_unif")
+        idle |= dict.fromkeys(smt, "with --steps 0")
+    if args.dmt_steps == 0:
+        dmt = ("dmt_lr", "dmt_batch_size", "truncate", "attach_readout")
+        idle |= dict.fromkeys(dmt, "with --dmt-steps 0")
+    return idle
+
+
+def check(args: Namespace, given: dict):
+    """Settle device and precision; WrongInput if options don't go together."""
+    settle_device(args)
     widths = [name for name in ("dim", "width") if name in args]  # BPTT has one of them
     for name in widths:
         size = getattr(args, name)
@@ -1300,15 +1364,13 @@ def check(args: Namespace, given: dict):
         raise WrongInput(f"--resume: {message}; give torchrun the same number")
     if "preset" in given and "init" in given:
         raise WrongInput("--preset paper: its sizes are not those of --init; give one")
+    for name, reason in idle_options(args).items():
+        if name in given:
+            option = name.replace("_", "-")
+            raise WrongInput(f"--{option}: has no effect {reason}; leave it out")
+    phases(args)  # it finds if they can't follow one another
     if args.resume and args.sample:
         raise WrongInput("--sample: shows the run and does not --resume it; give one")
-    begins = not args.resume and not args.sample
-    # Only the first process looks. It may have begun to write before the others look.
-    first = process()[0] == 0
-    taken = os.path.exists(Path(args.out) / "checkpoint.pt")
-    if begins and first and taken:
-        message = "holds a run; --resume it, or give another --out"
-        raise WrongInput(f"--out {args.out}: {message}")
 
 
 def make_task(args: Namespace):
@@ -1328,6 +1390,12 @@ def build(args: Namespace, task) -> Models:
 def start(args: Namespace, run: dict, source: dict | None) -> tuple:
     """The task, and the networks with the weights of the run or the source, if any."""
     task = make_task(args)
+    if not args.sample:
+        identity = task.identity()
+        if args.resume and identity != args.data_identity:
+            message = f"is not what the run began with, {args.data_identity}"
+            raise WrongInput(f"--data {args.data}: {message}; give that file")
+        args.data_identity = identity
     torch.manual_seed(args.seed)
     models = build(args, task)
     weights = run.get("models")
@@ -1365,7 +1433,10 @@ def main(argv: list[str] | None = None) -> int:
         # Only updates are compiled. Evaluation and samples have sizes of their own.
         with torch.compiler.set_stance("force_eager"):
             if not args.sample:
-                train(args, task, models, run)
+                longer = longer_tasks(args, task)
+                # All wrong input is found by now, before a directory is made.
+                with claim(args, run):
+                    train(args, task, models, run, longer)
             if process()[0] == 0:
                 say(show(models["rnn"], task, args.sample or 4, args))
     except WrongInput as error:

@@ -1,7 +1,10 @@
 """Sanity checks of smt.py, bptt_baseline.py and data.py, run by `python -m pytest`."""
 
 import ast
+import contextlib
 import difflib
+import gzip
+import io
 import json
 import math
 import os
@@ -10,8 +13,10 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
+import filelock
 import numpy as np
 import pytest
 import torch
@@ -127,7 +132,8 @@ def test_the_decoder_reads_y_t_first_and_is_causal():
 
 @pytest.mark.parametrize("cell", smt.CELLS)
 def test_a_rollout_is_steps_from_the_empty_memory(cell):
-    args, task, models = made("--cell", cell, "--cell-depth", "2")
+    deep = [] if cell == "gru" else ["--cell-depth", "2"]
+    args, task, models = made("--cell", cell, *deep)
     rnn = models["rnn"]
     x, _ = task.held_out("val", 3)
     memories = rnn.rollout(x)
@@ -602,14 +608,15 @@ def test_the_answers_of_the_generated_tasks(name):
 
 
 def test_text_is_shifted_behind_a_start_token_and_held_out(tmp_path):
-    content = bytes(range(1, 101)) * 10
+    content = bytes(range(101, 201)) * 10
     Path("text").write_bytes(content)
     task = data.Text("text", length=10)
     x, y = task.batch(200, torch.Generator().manual_seed(0))
     assert (x[:, 0] == 256).all() and torch.equal(x[:, 1:], y[:, :-1])
     assert all(bytes(row) in content[:900] for row in y.tolist())
     splits = [task.held_out(split, 1000)[1].tolist() for split in ("val", "test")]
-    assert splits[0][0] == list(range(1, 11)) and splits[1][0] == list(range(11, 21))
+    assert splits[0][0] == list(range(101, 111))
+    assert splits[1][0] == list(range(111, 121))
     assert len(splits[0]) == len(splits[1]) == 5
     assert task.draw(torch.tensor([256, 72, 105])) == "Hi"
     assert task.draw(torch.tensor([27, 91, 10, 9, 255])) == "\ufffd[\n\t\ufffd"
@@ -631,11 +638,30 @@ def test_pixels_are_levels_of_the_file(tmp_path):
         levels = torch.from_numpy((small * 3).astype(int)).flatten(1)
         assert torch.equal(task.images, levels)
     x, y = task.held_out("val", 100)
-    assert torch.equal(y, levels[36::2]) and (x[:, 0] == 3).all()
-    assert torch.equal(task.held_out("test", 100)[1], levels[37::2])
-    x, y = task.batch(100, torch.Generator().manual_seed(0))
-    seen = levels[:36].tolist()
-    assert all(row in seen for row in y.tolist())
+    assert torch.equal(y, levels[[9, 29]]) and (x[:, 0] == 3).all()
+    assert torch.equal(task.held_out("test", 100)[1], levels[[19, 39]])
+    _, y = task.batch(2000, torch.Generator().manual_seed(0))
+    seen = [levels.tolist().index(row) for row in y.unique(dim=0).tolist()]
+    assert sorted(seen) == [n for n in range(40) if n % 10 != 9]
+
+
+def test_the_images_of_a_file_are_found_among_its_arrays():
+    images = images_for_a_test()
+    others = {"labels": np.zeros(40, np.uint8), "names": np.array(["a", 1], object)}
+    np.savez("one.npz", x_test=255 - images, x_train=images, **others)
+    np.savez("colours.npz", rgb=np.stack(3 * [images], 3), grey=images[:, None])
+    np.save("wide.npy", images[:, :, :4])
+    end = "of 8 x 8, resized to 4 x 4; they use 3 of 3 levels."
+    sentences = {
+        "one.npz": f"one.npz, array x_train: 40 {end}",
+        "colours.npz": f"colours.npz, array grey: 40 {end}",
+        "wide.npy": f"wide.npy: 40 {end.replace('8 x 8', '8 x 4')}",
+    }
+    for name, sentence in sentences.items():
+        task = data.Pixels(name, side=4, levels=3)
+        assert task.about() == f"The images are {sentence}"
+        wanted = images[:, :, :4] if name == "wide.npy" else images
+        assert np.array_equal(task.file[1], wanted)
 
 
 # -------------------------------------------------------------- evaluating and sampling
@@ -675,11 +701,13 @@ def test_samples_go_on_from_what_is_given_and_repeat(name, capsys):
     smt.main(TINY_SMT + run)
     capsys.readouterr()
     shown = []
+    prompt = ["--prompt", "to be"] if name == "text" else []
     for _ in range(2):
-        prompt = ["--prompt", "to be"] if name == "text" else []
         smt.main(["--out", "run", "--sample", "2", "--task", name, *prompt])
         shown.append(capsys.readouterr().out)
     assert shown[0] == shown[1]
+    smt.main(["--out", "run", "--sample", "2", "--seed", "5", *prompt])
+    assert capsys.readouterr().out != shown[0]
     assert shown[0].count("--- ") == (2 if name == "text" else 4)
     if name == "text":
         assert "--- sample\nto be" in shown[0]
@@ -810,6 +838,67 @@ def test_two_processes_train_on_the_mean_of_their_gradients(monkeypatch):
         torch.testing.assert_close(found[name], value, atol=1e-4, rtol=1e-3)
 
 
+def test_a_directory_belongs_to_one_process(capsys):
+    run = [*TINY_SMT, *COPY, *"--steps 2 --dmt-steps 1 --out run".split()]
+    Path("run").mkdir()
+    with filelock.FileLock("run/lock"):
+        with pytest.raises(SystemExit) as stop:
+            smt.main(run)
+        assert stop.value.code == 2
+        assert "--out run: another process" in capsys.readouterr().err
+        assert os.listdir("run") == ["lock"]
+    assert smt.main(run) == 0
+
+
+def test_a_run_that_another_process_went_on_with_is_not_resumed(monkeypatch, capsys):
+    run = [*TINY_SMT, *COPY, *"--steps 2 --dmt-steps 1 --out run".split()]
+    smt.main(run)
+    usual = smt.start
+
+    def start(args, run, source):  # meanwhile the checkpoint changes
+        run["state"]["step"] -= 1
+        return usual(args, run, source)
+
+    monkeypatch.setattr(smt, "start", start)
+    with pytest.raises(SystemExit):
+        smt.main(["--resume", "--out", "run"])
+    assert "--resume: another process" in capsys.readouterr().err
+
+
+def test_data_may_move_but_not_change(capsys):
+    Path("text").write_bytes(b"to be or not to be. " * 40)
+    options = "--task text --data text --length 8 --steps 1 --dmt-steps 1 --out run"
+    assert smt.main(TINY_SMT + options.split()) == 0
+    Path("text").rename("moved")
+    assert smt.main("--sample 1 --out run".split()) == 0
+    rnn, task = smt.load("run")  # the file is not needed yet
+    again = "--resume --out run --data".split()
+    assert smt.main([*again, "moved"]) == 0
+    Path("moved").write_bytes(b"to be or not to bee " * 40)
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stop:
+        smt.main([*again, "moved"])
+    assert stop.value.code == 2
+    assert "--data moved: is not what the run began with" in capsys.readouterr().err
+
+
+def test_a_notebook_or_a_thread_can_train():
+    run = [*TINY_SMT, *COPY, *"--steps 2 --dmt-steps 1 --out run".split()]
+    written, status = io.StringIO(), []
+    with contextlib.redirect_stdout(written):
+        thread = threading.Thread(target=lambda: status.append(smt.main(run)))
+        thread.start()
+        thread.join()
+    assert status == [0] and "rnn_acc" in written.getvalue()
+
+
+def test_several_processes_without_torchrun_get_one_line(monkeypatch, capsys):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(SystemExit) as stop:
+        smt.main([*TINY_SMT, *COPY])
+    assert stop.value.code == 2 and "torchrun" in capsys.readouterr().err
+
+
 def test_a_reader_that_ends_does_not_end_the_run():
     run = [*TINY_SMT, *COPY, *"--steps 6 --dmt-steps 2 --out run".split()]
     call = [sys.executable, smt.__file__, *run]
@@ -848,12 +937,25 @@ WRONG = {
         "--task pixels --data flat.npy",
         "--task pixels --data of16levels.npy",
         "--task text --data utf16",
+        "--task text --data packed",
+        "--task pixels --data colours.npy",
+        "--task pixels --data objects.npz",
         "--task text --data zeros",
         f"--task text --data {LONG}",
         "--task text --data=",
         "--task copy --data short",
     ],
-    "--out": ["--out taken", "--out short/run", f"--out {LONG}", "--out="],
+    "--cell-depth": ["--cell gru --cell-depth 2"],
+    "--dmt-lr": ["--dmt-steps 0 --dmt-lr 1e-3"],
+    "--future": ["--init taken --steps 0 --future 4"],
+    "--compile": ["--sample 1 --out taken --compile"],
+    "--out": [
+        "--out taken",
+        "--out unfinished",
+        "--out short/run",
+        f"--out {LONG}",
+        "--out=",
+    ],
     "--resume": ["--resume --out missing", "--resume --out damaged", "--resume=1"],
     "--sample": [
         "--sample 0",
@@ -861,7 +963,10 @@ WRONG = {
         "--sample 1 --resume --out taken",
     ],
     "--init": ["--init missing", "--init damaged", f"--init {LONG}", "--init="],
-    "--seed": ["--resume --out taken --seed 5"],
+    "--seed": [
+        "--resume --out taken --seed 5",
+        "--sample 1 --out taken --seed 5",  # the questions of copy are always the same
+    ],
     "--memory-tokens": [
         "--resume --out taken --memory-tokens 3",
         "--init taken --memory-tokens 3",
@@ -878,9 +983,8 @@ CALLS = [(option, call) for option, calls in WRONG.items() for call in calls]
 def a_run(tmp_path_factory):
     """The directory of a small finished run."""
     out = str(tmp_path_factory.mktemp("run"))
-    assert (
-        smt.main([*TINY_SMT, *COPY, *"--steps 0 --dmt-steps 0 --out".split(), out]) == 0
-    )
+    steps = "--steps 1 --dmt-steps 1 --out".split()
+    assert smt.main([*TINY_SMT, *COPY, *steps, out]) == 0
     return out
 
 
@@ -890,11 +994,16 @@ def test_wrong_input_gets_one_line_that_names_the_option(option, call, a_run, ca
     np.save("float.npy", np.zeros((30, 8, 8)))
     np.save("flat.npy", np.zeros((30, 0, 0), np.uint8))
     np.save("of16levels.npy", images_for_a_test() // 16)
+    np.save("colours.npy", np.full((30, 8, 8, 3), 255, np.uint8))
+    np.savez("objects.npz", x=np.array(["a", 1], object))
     Path("utf16").write_text("to be or not " * 100, encoding="utf-16")
+    Path("packed").write_bytes(gzip.compress(b"to be or not " * 100))
     Path("zeros").write_bytes(bytes(5000))
     Path("damaged").mkdir()
     Path("damaged/checkpoint.pt").write_text("damaged")
     shutil.copytree(a_run, "taken")
+    Path("unfinished").mkdir()
+    shutil.copy("taken/metrics.jsonl", "unfinished")
     before = Path("taken/checkpoint.pt").read_bytes()
     with pytest.raises(SystemExit) as stop:
         smt.main(call.split())
@@ -979,6 +1088,7 @@ def test_what_both_programs_have_is_the_same_to_the_letter():
         "TRAINING",
         "PAPER",
         "build",
+        "idle_options",
     }
     assert theirs.keys() - ours.keys() == {"bptt_loss"}
     order = [name for name in ours if name in theirs]

@@ -367,7 +367,7 @@ class Parity(Task):
 
     options = [("length", 32, LENGTH, "bits in a sequence")]
     recipe = {
-        "smt": {"steps": 400, "dmt_steps": 200, "attach_readout": True, "dmt_lr": 1e-3}
+        "smt": {"steps": 400, "dmt_steps": 300, "attach_readout": True, "dmt_lr": 1e-3}
     }
     fixed_length = False
     letters = "01"
@@ -400,6 +400,8 @@ class Text:
         ),
         ("length", 64, LENGTH, "bytes in a sequence"),
         ("prompt", "", str, "the text that samples continue"),
+        ("write", 256, LENGTH, "bytes that a sample goes on for"),
+        ("temperature", 1.0, number(0.01, 100), "of samples; lower is less random"),
     ]
     sizes = {"encoder_depth": 3}
     recipe = {
@@ -414,8 +416,8 @@ class Text:
     fixed_length = False
     start, vocab = 256, 257  # tokens 0 .. 255 are the bytes
 
-    def __init__(self, data: str | None, length: int, prompt: str = ""):
-        self.data, self.T, self.prompt = data, length, prompt
+    def __init__(self, data: str | None, length: int, prompt="", write=256, **_):
+        self.data, self.T, self.prompt, self.write = data, length, prompt, write
 
     @cached_property
     def content(self) -> Tensor:
@@ -455,13 +457,13 @@ class Text:
 
     def longer(self, times: int) -> "Text":
         """The same text in windows so many times as long."""
-        return Text(self.data, self.T * times, self.prompt)
+        return Text(self.data, self.T * times)
 
     def prompts(self, rows: int) -> list[tuple[str, Tensor, int]]:
         """What samples begin with: (name, tokens (rows, S), length to write up to)."""
         written = self.prompt.encode(errors="surrogateescape")
         tokens = torch.tensor([self.start, *written]).expand(rows, -1)
-        return [("sample", tokens, tokens.shape[1] + 256)]
+        return [("sample", tokens, tokens.shape[1] + self.write)]
 
     def draw(self, tokens: Tensor) -> str:
         """A written sequence (S,) as text."""
@@ -490,6 +492,7 @@ class Pixels:
         ),
         ("side", 14, whole(4, 300), "width and height of an image"),
         ("levels", 4, whole(2, 256), "levels of grey"),
+        ("temperature", 1.0, number(0.01, 100), "of samples; lower is less random"),
     ]
     sizes = {}
     recipe = {
@@ -504,7 +507,7 @@ class Pixels:
     }
     fixed_length = True
 
-    def __init__(self, data: str | None, side: int, levels: int):
+    def __init__(self, data: str | None, side: int, levels: int, **_):
         self.data, self.side, self.levels = data, side, levels
         self.start, self.vocab, self.T = levels, levels + 1, side**2
 

@@ -703,12 +703,15 @@ def show(rnn: RNN, task, count: int, args: Namespace) -> str:
         x, y = task.held_out("test", count)
         answers = rnn.readout(rnn.rollout(x.to(device))).argmax(-1).cpu()
         return task.show(x, y, answers)
-    generator = torch.Generator().manual_seed(args.seed)
     lines = []
     for name, tokens, length in task.prompts(count):  # (count, S)
+        # Other prompts have other draws, too.
+        numbers = np.random.SeedSequence((args.seed, *tokens.flatten().tolist()))
+        generator = Generator().manual_seed(int(numbers.generate_state(1)[0]))
         memory = rnn.rollout(tokens.to(device))[:, -1]
         while tokens.shape[1] < length:  # a new token costs one step and one readout
-            p = rnn.readout(memory).float().softmax(-1).cpu()  # (count, V)
+            logits = rnn.readout(memory).float() / args.temperature  # (count, V)
+            p = logits.softmax(-1).cpu()
             token = torch.multinomial(p, 1, generator=generator)  # (count, 1)
             tokens = torch.cat([tokens, token], 1)
             memory = rnn.step(memory, token[:, 0].to(device))
@@ -849,7 +852,8 @@ def train(args: Namespace, task, models: Models, run: dict, longer: dict):
                 train_phase(phase, args, task, models, run, control_c)
         if in_any_process(control_c.pressed, args):  # during the last evaluation
             raise KeyboardInterrupt
-    if not state["finished"]:
+    asked = run.get("config", {}).get("eval_length") != args.eval_length
+    if not state["finished"] or asked:
         figures = evaluate(models, task, "test", 1024)
         for factor, longer_task in longer.items():
             values = evaluate(models, longer_task, "test", 1024)
@@ -870,9 +874,9 @@ def train_phase(phase: Phase, args, task, models: Models, run: dict, control_c):
         for name, optimizer in optimizers.items():
             optimizer.load_state_dict(run["optimizers"][name])
 
-    done = state["step"] - phase.begin
     hidden = process()[0] > 0 or None  # None: hidden where there is no terminal
-    bar = tqdm(total=phase.steps, initial=done, desc=phase.name, disable=hidden)
+    total = phases(args)[-1].begin + phases(args)[-1].steps  # of all phases
+    bar = tqdm(total=total, initial=state["step"], desc=phase.name, disable=hidden)
     several = process()[1] > 1
     parts, clock = [], time.perf_counter()
     for step in range(state["step"], end):
@@ -896,7 +900,8 @@ def train_phase(phase: Phase, args, task, models: Models, run: dict, control_c):
         if due:
             figures = evaluate(models, task, "val", 256)
             record(state, phase.name, means | figures)
-            bar.set_postfix({name: f"{mean:.3g}" for name, mean in means.items()})
+            shown = {"rnn_acc": figures["rnn_acc"]} | means
+            bar.set_postfix({name: f"{value:.3g}" for name, value in shown.items()})
         save(args, models, optimizers, state)
         if due:
             report(state)
@@ -941,6 +946,20 @@ def record(state: dict, phase: str, figures: dict):
     line = {"phase": phase, "step": state["step"]}
     line |= {"seconds": state["seconds"], "depth": state["depth"]}
     state["metrics"].append(line | figures)
+
+
+def announce(args: Namespace, task, models: Models):
+    """Print what the run is: its task, sizes and settings."""
+    say(f"{args.task}: T = {task.T}, V = {task.vocab}, {args.device}, {args.precision}")
+    for name, network in models.items():
+        numbers = sum(p.numel() for p in network.parameters())
+        say(f"{name}: {numbers:,} parameters")
+    special = TASKS[args.task].sizes | TASKS[args.task].recipe.get(METHOD, {})
+    if special:
+        shown = [f"{name} {getattr(args, name)}" for name in special]
+        say(f"This task has defaults of its own: {', '.join(shown)}")
+    if task.about():
+        say(task.about())
 
 
 def report(state: dict):
@@ -1122,9 +1141,10 @@ def load(directory: str, device: str = "cpu") -> tuple:
     if args.method != METHOD:
         raise WrongInput(f"load: {args.method} made {directory}, not {METHOD}")
     task = make_task(args)
-    models = build(args, task)
-    models.load_state_dict(run["models"])
-    return models["rnn"].to(device).requires_grad_(False), task
+    rnn = RNN(args, task.vocab)
+    weights = {n[4:]: w for n, w in run["models"].items() if n.startswith("rnn.")}
+    rnn.load_state_dict(weights)
+    return rnn.to(device).requires_grad_(False), task
 
 
 # --------------------------------------------------------------------- the command line
@@ -1201,7 +1221,8 @@ PAPER = {
     "dmt_batch_size": 32,
 }
 # What may change when a run goes on, as it belongs to the machine and not to the run.
-MACHINE = {"device", "compile", "out", "resume", "sample", "prompt"}
+MACHINE = {"device", "compile", "out", "resume", "sample"}
+MACHINE |= {"prompt", "write", "temperature"}  # options of samples
 
 
 def make_parser(options: list[tuple], task=None) -> argparse.ArgumentParser:
@@ -1267,7 +1288,8 @@ def settings(argv: list[str] | None) -> tuple[Namespace, dict, dict | None]:
         raise WrongInput(f"--task {name}: give one of {', '.join(TASKS)}, or list")
     options += TASKS[name].options
     given = vars(make_parser(options, TASKS[name]).parse_args(argv))
-    may_change = MACHINE | {"data"}  # start() makes sure that the data are the same
+    # The data may have another path; start() makes sure that they are the same.
+    may_change = MACHINE | {"data", "eval_length"}
     if hasattr(look, "sample") and hasattr(TASKS[name], "prompts"):
         may_change |= {"seed"}  # samples are drawn anew
     for option, value in given.items():
@@ -1401,6 +1423,8 @@ def start(args: Namespace, run: dict, source: dict | None) -> tuple:
     weights = run.get("models")
     if source is not None:
         weights = source["models"]
+    if args.sample:
+        models = Models({"rnn": models["rnn"]})
     try:
         if weights is not None:
             weights = {name: weights[name] for name in models.state_dict()}
@@ -1436,9 +1460,13 @@ def main(argv: list[str] | None = None) -> int:
                 longer = longer_tasks(args, task)
                 # All wrong input is found by now, before a directory is made.
                 with claim(args, run):
+                    announce(args, task, models)
                     train(args, task, models, run, longer)
             if process()[0] == 0:
                 say(show(models["rnn"], task, args.sample or 4, args))
+            if not args.sample:
+                here = f"{Path(sys.argv[0]).name} --out {args.out}"
+                say(f"The run is in {args.out}. More samples: python {here} --sample 9")
     except WrongInput as error:
         make_parser([]).error(str(error))
     except (RuntimeError, MemoryError) as error:

@@ -1,0 +1,239 @@
+"""Pictures for the README, written into results/.
+
+    python experiments/figures.py method        what SMT, DMT and BPTT do
+    python experiments/figures.py run RUN       answers and losses of a run, by updates
+    python experiments/figures.py digits RUN    what the RNN of a run of pixels draws
+
+It needs matplotlib: pip install matplotlib. A method has one colour in all pictures.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import torch
+from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+
+import smt
+
+COLOURS = {"smt": "#0072B2", "dmt": "#009E73", "bptt": "#D55E00"}
+plt.rcParams.update({"font.size": 13, "savefig.facecolor": "white"})
+
+
+# ------------------------------------------------------------ the picture of the method
+def box(axes, x, y, text, colour, width=0.8, height=0.6):
+    """A box with a text, its middle at (x, y)."""
+    corner = (x - width / 2, y - height / 2)
+    style = "round,pad=0.02,rounding_size=0.08"
+    face = matplotlib.colors.to_rgba(colour, 0.15)
+    axes.add_patch(
+        FancyBboxPatch(corner, width, height, style, fc=face, ec=colour, lw=2)
+    )
+    axes.text(x, y, text, ha="center", va="center", fontsize=13)
+
+
+def arrow(axes, begin, end, colour="#444444", bend=0.0, dashed=False, width=1.8):
+    """An arrow from begin to end, both (x, y)."""
+    axes.add_patch(
+        FancyArrowPatch(
+            begin,
+            end,
+            arrowstyle="-|>",
+            mutation_scale=14,
+            connectionstyle=f"arc3,rad={bend}",
+            linestyle="--" if dashed else "-",
+            color=colour,
+            lw=width,
+        )
+    )
+
+
+def panel(axes, title, colour, text):
+    """An empty panel with a title above and a sentence below."""
+    axes.set(xlim=(0, 5.4), ylim=(-1.1, 4.4))
+    axes.axis("off")
+    axes.set_title(title, color=colour, fontsize=16, fontweight="bold")
+    axes.text(2.7, -0.95, text, ha="center", va="bottom", fontsize=12)
+
+
+def chain(axes, y, colour, name):
+    """Four memories of an RNN with their inputs below, and arrows between them."""
+    for i, t in enumerate(("t-1", "t", "t+1", "t+2")):
+        x = 0.7 + 1.35 * i
+        box(axes, x, y, f"${name}_{{{t}}}$", colour)
+        axes.text(x, y - 1.15, f"$x_{{{t}}}$", ha="center", va="center")
+        arrow(axes, (x, y - 0.9), (x, y - 0.38))
+        if i:
+            arrow(axes, (x - 0.9, y), (x - 0.46, y))
+
+
+def draw_bptt(axes):
+    colour = COLOURS["bptt"]
+    panel(
+        axes,
+        "BPTT",
+        colour,
+        "The RNN runs; the gradient of the loss\ngoes back through all steps.",
+    )
+    chain(axes, 1.5, colour, "\\hat{m}")
+    box(axes, 4.75, 3.3, "loss of $y$", colour, width=1.2)
+    arrow(axes, (4.75, 1.85), (4.75, 2.95))
+    for i in range(3):
+        begin = 4.75 - 1.35 * i
+        arrow(axes, (begin, 1.85), (begin - 1.35, 1.85), colour, 0.5, True, 2.5)
+    axes.text(2.3, 2.75, "gradient", color=colour, ha="center")
+
+
+def draw_smt(axes):
+    colour = COLOURS["smt"]
+    panel(
+        axes,
+        "SMT",
+        colour,
+        "Labels come from a Transformer. The RNN's step $f$\n"
+        "learns each $m_t \\to m_{t+1}$ by itself, all at once.",
+    )
+    axes.text(1.1, 4.0, "$x_0 \\,..\\, x_t$", ha="center", va="center")
+    box(axes, 1.1, 3.1, "encoder", colour, width=1.5)
+    arrow(axes, (1.1, 3.8), (1.1, 3.45))
+    box(axes, 1.1, 1.5, "$m_t$", colour)
+    arrow(axes, (1.1, 2.77), (1.1, 1.85), colour, width=2.5)
+    box(axes, 4.2, 1.5, "$m_{t+1}$", colour)
+    axes.text(4.2, 4.0, "$x_0 \\,..\\, x_{t+1}$", ha="center", va="center")
+    box(axes, 4.2, 3.1, "encoder", colour, width=1.5)
+    arrow(axes, (4.2, 3.8), (4.2, 3.45))
+    arrow(axes, (4.2, 2.77), (4.2, 1.85), colour, width=2.5)
+    arrow(axes, (1.55, 1.5), (3.75, 1.5), width=3)
+    axes.text(2.65, 1.72, "$f(m_t,\\, x_{t+1})$", ha="center")
+    box(axes, 1.1, 0.3, "decoder", colour, width=1.5)
+    arrow(axes, (1.1, 1.18), (1.1, 0.63))
+    arrow(axes, (1.88, 0.3), (2.6, 0.3))
+    axes.text(
+        3.75, 0.3, "the future: $y_t,\\, y_{t+1} \\,..$", ha="center", va="center"
+    )
+
+
+def draw_dmt(axes):
+    colour = COLOURS["dmt"]
+    panel(
+        axes,
+        "DMT",
+        colour,
+        "The RNN runs alone, and each memory is pulled to\n"
+        "its label. The gradient passes through H steps.",
+    )
+    chain(axes, 1.1, colour, "\\hat{m}")
+    for i, t in enumerate(("t-1", "t", "t+1", "t+2")):
+        x = 0.7 + 1.35 * i
+        box(axes, x, 3.2, f"$m_{{{t}}}$", COLOURS["smt"])
+        arrow(axes, (x, 1.47), (x, 2.83), colour, dashed=True, width=2.5)
+    axes.text(2.72, 3.85, "labels, frozen", ha="center", color=COLOURS["smt"])
+    axes.plot([2.72, 2.72], [0.6, 1.65], color="black", lw=2)
+    axes.text(2.72, 0.33, "cut", ha="center", fontsize=12)
+
+
+def method(path: Path):
+    """Three panels: BPTT, SMT and DMT."""
+    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(16, 5))
+    draw_bptt(left)
+    draw_smt(middle)
+    draw_dmt(right)
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+
+
+# ------------------------------------------------------------------------------ a run
+PARTS = {
+    "decode": "decoding the future",
+    "read": "readout",
+    "dynamics": "one step of the RNN",
+    "uniformity": "uniformity",
+}
+
+
+def run(directory: str, path: Path):
+    """Answers of RNN and teacher against updates; below, the parts of SMT's loss."""
+    lines = (Path(directory) / "metrics.jsonl").read_text().splitlines()
+    metrics = [json.loads(line) for line in lines]
+    metrics = [line for line in metrics if line["phase"] != "final"]
+    steps = [line["step"] for line in metrics]
+    in_smt = [line for line in metrics if line["phase"] == "smt"]
+    number = len(in_smt)
+    figure, (above, below) = plt.subplots(2, 1, figsize=(8, 7), sharex=True)
+    teacher = [line["teacher_acc"] for line in metrics]
+    alone = [line["rnn_acc"] for line in metrics]
+    above.plot(steps, teacher, "--", color="#777777", lw=2, label="teacher")
+    label = "RNN alone, by SMT"
+    above.plot(steps[:number], alone[:number], color=COLOURS["smt"], lw=3, label=label)
+    label, rest = "RNN alone, by DMT", slice(number - 1, None)
+    above.plot(steps[rest], alone[rest], color=COLOURS["dmt"], lw=3, label=label)
+    above.set(ylabel="share of right answers", ylim=(0, 1.03))
+    above.set_title("DMT lets the RNN alone answer as its teacher does")
+    for (name, called), style in zip(PARTS.items(), ("-", "--", "-.", ":")):
+        values = [abs(line[name]) for line in in_smt]
+        label = f"{called} ({name})" if name != "uniformity" else f"-{called}"
+        below.plot(
+            steps[:number], values, style, color=COLOURS["smt"], lw=2, label=label
+        )
+    below.set(xlabel="updates", ylabel="parts of SMT's loss", yscale="log")
+    for axes in (above, below):
+        axes.axvline(in_smt[-1]["step"], color="black", lw=1)
+        axes.legend(fontsize=11)
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+
+
+# ------------------------------------------------------------------------------ digits
+def draw_on(rnn, tokens, length, generator):
+    """The RNN goes on with tokens (N, S) up to a length: (N, length)."""
+    memory = rnn.rollout(tokens)[:, -1]
+    while tokens.shape[1] < length:
+        p = rnn.readout(memory).softmax(-1)
+        token = torch.multinomial(p, 1, generator=generator)
+        tokens = torch.cat([tokens, token], 1)
+        memory = rnn.step(memory, token[:, 0])
+    return tokens
+
+
+def digits(directory: str, path: Path):
+    """Rows of images: the file's, and what the RNN makes of their upper half."""
+    rnn, task = smt.load(directory)
+    count, side = 10, task.side
+    generator = torch.Generator().manual_seed(0)
+    rows = [
+        ("images of the file that nobody trained on", task.held_out("test", count)[1])
+    ]
+    for name, tokens, length in task.prompts(count):
+        drawn = draw_on(rnn, tokens, length, generator)
+        rows.append((f"drawn by the RNN alone, {name}", drawn[:, 1:]))
+    figure, grid = plt.subplots(len(rows), count, figsize=(count, 1.25 * len(rows)))
+    for (name, images), line in zip(rows, grid):
+        for image, axes in zip(images, line):
+            axes.imshow(image.view(side, side), cmap="gray", vmin=0)
+            axes.axis("off")
+        line[0].set_title(name, loc="left", fontsize=13)
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+
+
+def main(argv: list[str] | None = None, folder: Path = ROOT / "results"):
+    what, *directory = sys.argv[1:] if argv is None else argv
+    folder.mkdir(exist_ok=True)
+    pictures = {"method": method, "run": run, "digits": digits}
+    pictures[what](*directory, folder / f"{what}.png")
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["method"] or (
+        sys.argv[1:2] in (["run"], ["digits"]) and sys.argv[2:]
+    ):
+        main()
+    else:
+        sys.exit(__doc__)

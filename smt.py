@@ -852,8 +852,8 @@ def train(args: Namespace, task, models: Models, run: dict, longer: dict):
                 train_phase(phase, args, task, models, run, control_c)
         if in_any_process(control_c.pressed, args):  # during the last evaluation
             raise KeyboardInterrupt
-    asked = run.get("config", {}).get("eval_length") != args.eval_length
-    if not state["finished"] or asked:
+    lengths_measured = run.get("config", {}).get("eval_length")
+    if not state["finished"] or args.eval_length != lengths_measured:
         figures = evaluate(models, task, "test", 1024)
         for factor, longer_task in longer.items():
             values = evaluate(models, longer_task, "test", 1024)
@@ -957,7 +957,7 @@ def announce(args: Namespace, task, models: Models):
     special = TASKS[args.task].sizes | TASKS[args.task].recipe.get(METHOD, {})
     if special:
         shown = [f"{name} {getattr(args, name)}" for name in special]
-        say(f"This task has defaults of its own: {', '.join(shown)}")
+        say(f"Options with defaults of this task: {', '.join(shown)}")
     if task.about():
         say(task.about())
 
@@ -1465,7 +1465,7 @@ def main(argv: list[str] | None = None) -> int:
             if process()[0] == 0:
                 say(show(models["rnn"], task, args.sample or 4, args))
             if not args.sample:
-                here = f"{Path(sys.argv[0]).name} --out {args.out}"
+                here = f"{Path(__file__).name} --out {args.out}"
                 say(f"The run is in {args.out}. More samples: python {here} --sample 9")
     except WrongInput as error:
         make_parser([]).error(str(error))

@@ -419,7 +419,7 @@ def test_a_gpu_has_all_operands_and_a_step_waits_for_none(program, name):
         "retrieval": "--length 8",
         "recall": "--pairs 3",
         "modular": "--pairs 4",
-        "text": "--length 8",
+        "text": "--length 8 --write 9",
         "pixels": "--side 4",
     }
     sizes = short.get(name, "--length 8").split()
@@ -798,7 +798,7 @@ def test_a_loss_that_is_not_finite_ends_the_run(program, monkeypatch, capsys):
 @pytest.mark.parametrize("program", PROGRAMS.values(), ids=PROGRAMS)
 def test_a_small_run_learns(program):
     tiny = "--task copy --length 2 --delay 2 --dim 32 --memory-tokens 2"
-    more = " --width 32 --dmt-steps 100" if program is smt else ""
+    more = " --width 32 --decoded 4 --dmt-steps 100" if program is smt else ""
     run = f"{tiny}{more} --steps 250 --eval-every 1000 --device cpu --out run"
     program.main(run.split())
     final = json.loads(open("run/metrics.jsonl").readlines()[-1])

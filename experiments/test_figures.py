@@ -1,0 +1,23 @@
+"""Each picture can be drawn."""
+
+import pytest
+
+pytest.importorskip("matplotlib")
+
+import figures  # noqa: E402
+import smt  # noqa: E402
+
+TINY = "--dim 16 --memory-tokens 2 --width 16 --encoder-depth 1 --batch-size 4".split()
+RUN = "--steps 4 --dmt-steps 2 --eval-every 2 --device cpu --out run".split()
+
+
+@pytest.mark.parametrize("what", ["method", "run", "digits"])
+def test_a_picture_is_drawn(what, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    argv = [what]
+    if what != "method":
+        task = "--task copy --delay 3" if what == "run" else "--task pixels --side 6"
+        assert smt.main([*TINY, *task.split(), *RUN]) == 0
+        argv.append("run")
+    figures.main(argv, tmp_path)
+    assert (tmp_path / f"{what}.png").stat().st_size > 10_000

@@ -1,0 +1,47 @@
+"""The README's tables are those of results/runs.jsonl, and an exported run works."""
+
+import json
+from pathlib import Path
+
+import results
+import smt
+import torch
+
+TINY = (
+    "--task copy --length 2 --delay 3 --dim 16 --memory-tokens 2 --width 16 "
+    "--encoder-depth 1 --batch-size 4 --steps 2 --dmt-steps 1 --device cpu --out run"
+)
+
+
+def test_the_tables_of_the_readme_are_those_of_the_runs():
+    text = results.README.read_text()
+    assert results.with_tables(text, results.read_runs()) == text
+
+
+def test_a_run_is_added_once(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(results, "RUNS", tmp_path / "runs.jsonl")
+    Path("runs.jsonl").write_text('{"run": "another"}\n')
+    Path("run").mkdir()
+    lines = [{"phase": "smt", "step": 1}, {"phase": "final", "step": 2}]
+    Path("run/metrics.jsonl").write_text("".join(json.dumps(x) + "\n" for x in lines))
+    for machine in ("old", "new"):
+        results.main(["add", "name", "run", "--command", "c", "--machine", machine])
+    runs = results.read_runs()
+    assert list(runs) == ["another", "name"]
+    assert runs["name"]["final"] == lines[1] and runs["name"]["machine"] == "new"
+
+
+def test_an_exported_run_is_small_and_can_be_used(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert smt.main(TINY.split()) == 0
+    results.main(["export", "run", "small"])
+    sizes = [Path(f"{d}/checkpoint.pt").stat().st_size for d in ("run", "small")]
+    assert sizes[1] < sizes[0] / 3
+    rnn, task = smt.load("run")
+    small, _ = smt.load("small")
+    x, _ = task.held_out("test", 4)
+    torch.testing.assert_close(small.rollout(x), rnn.rollout(x), atol=0.02, rtol=0.02)
+    capsys.readouterr()
+    assert smt.main(["--sample", "2", "--out", "small"]) == 0
+    assert capsys.readouterr().out.count("RNN:") == 2

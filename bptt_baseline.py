@@ -145,21 +145,20 @@ class Transformer(nn.Module):
         return self.blocks[-1](h, keep_from)
 
 
-def in_parts(network: Callable, *rows: Tensor) -> Tensor:
-    """network(*rows), a part of the rows at a time where they are too many at once.
+def in_parts(network: Callable, memories: Tensor, *inputs: Tensor) -> Tensor:
+    """network(memories, *inputs), where N may be too large to compute all at once.
 
-    rows are memories (N, K, d), and whatever else the network takes, (N, ..). A part
-    has at most MAX_ROWS rows, and memories of at most MAX_NUMBERS numbers. Usually one
-    part is all. Where there are more, a part keeps no activations for the backward
-    pass, which computes them again. That saves 90 GiB in L_dyn at the authors' sizes
-    with T = 256 (in fp32, counted from shapes).
+    memories (N, K, d); inputs (N, ..) are what else the network takes. A part has at
+    most MAX_ROWS rows, and about MAX_NUMBERS numbers in its memories. Usually one part
+    is all. Otherwise activations are not kept, and the backward pass computes them
+    again (checkpointing). At the authors' sizes with T = 256 that saves 90 GiB in L_dyn
+    (in fp32, counted from shapes by experiments/memory.py).
     """
-    memories = rows[0]
     size = min(MAX_ROWS, max(1, MAX_NUMBERS // memories.shape[1:].numel()))
     if len(memories) <= size:
-        return network(*rows)
+        return network(memories, *inputs)
     results = []
-    for part in zip(*[tensor.split(size) for tensor in rows]):
+    for part in zip(*[tensor.split(size) for tensor in (memories, *inputs)]):
         results.append(checkpoint(network, *part, use_reentrant=False))
     return torch.cat(results)
 
@@ -178,10 +177,10 @@ class Readout(nn.Module):
         self.to_logits = nn.Linear(args.dim, vocab)
 
     def forward(self, memory: Tensor) -> Tensor:
-        *rows, K, d = memory.shape
+        *leading, K, d = memory.shape
         tokens = memory.reshape(-1, K, d)  # (N, K, d)
         logits = in_parts(self.last_token, tokens)  # (N, V)
-        return logits.unflatten(0, rows)
+        return logits.unflatten(0, leading)
 
     def last_token(self, tokens: Tensor) -> Tensor:
         """The memory's tokens (N, K, d) -> logits (N, V), read at the last token."""
@@ -242,7 +241,7 @@ class GRUCell(nn.Module):
 
 # A new cell is an nn.Module made from args, maps the shapes of MLPCell and gets a name
 # here. RNN.step embeds the input for it and scales its result. If its depth is not
-# --cell-depth, layers_in_a_row has to know.
+# --cell-depth, layers_in_a_row and idle_options have to know.
 CELLS = {"mlp": MLPCell, "transformer": TransformerCell, "gru": GRUCell}
 
 
@@ -254,12 +253,12 @@ class RNN(nn.Module):
         self.embed = nn.Embedding(vocab, args.dim)
         self.cell = CELLS[args.cell](args)
         self.readout = Readout(args, vocab)
-        # m_∅. SMT copies it from the encoder. Only bptt_baseline.py trains it.
+        # m_∅. SMT copies it from the encoder; it is a Parameter for bptt_baseline.py.
         self.empty_memory = nn.Parameter(torch.randn(args.memory_tokens, args.dim))
 
-    def step(self, memory: Tensor, x: Tensor) -> Tensor:
+    def step(self, memory: Tensor, x_t: Tensor) -> Tensor:
         """memory (N, K, d), x_t (N,) -> the next memory (N, K, d), tokens of RMS 1."""
-        memory = self.cell(memory, self.embed(x))
+        memory = self.cell(memory, self.embed(x_t))
         return F.rms_norm(memory.float(), memory.shape[-1:])  # in fp32, always
 
     def rollout(self, x: Tensor, cuts: range = range(0)) -> Tensor:
@@ -346,7 +345,7 @@ def bptt_loss(models: Models, batch: Batch, args: Namespace) -> tuple[Tensor, di
 
     L_read = read_loss(rnn.readout, memories, batch)
     loss = L_read
-    return loss, {"readout": L_read}
+    return loss, {"read": L_read}
 
 
 # --------------------------------------------------- evaluate and sample: the RNN alone
@@ -580,14 +579,14 @@ def train_phase(phase: Phase, args, task, models: Models, run: dict, control_c):
 
 
 def update(network, optimizers: dict, loss_of, batch: Batch, args: Namespace) -> dict:
-    """One step of the optimisers -> the parts of the loss by name, and the gradient."""
+    """One step of the optimisers -> the parts of the loss and the gradient's norm."""
     bf16 = args.precision == "bf16"
     autocast = torch.autocast(args.device, torch.bfloat16, enabled=bf16)
     with torch.compiler.set_stance("default"), autocast:
         loss, parts = network(loss_of, batch, args)
     network.zero_grad()
     loss.backward()
-    parts["gradient"] = nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+    parts["gradient_norm"] = nn.utils.clip_grad_norm_(network.parameters(), 1.0)
     on_cpu = args.device == "cpu"
     with FullPrecision() if on_cpu else nullcontext():
         for optimizer in optimizers.values():
@@ -622,7 +621,7 @@ def announce(args: Namespace, task, models: Models):
     for name, network in models.items():
         numbers = sum(p.numel() for p in network.parameters())
         say(f"{name}: {numbers:,} parameters")
-    special = TASKS[args.task].sizes | TASKS[args.task].recipe.get(METHOD, {})
+    special = special_defaults(task)
     if special:
         shown = [f"{name} {getattr(args, name)}" for name in special]
         say(f"Options with defaults of this task: {', '.join(shown)}")
@@ -810,8 +809,7 @@ def load(directory: str, device: str = "cpu") -> tuple:
         raise WrongInput(f"load: {args.method} made {directory}, not {METHOD}")
     task = make_task(args)
     rnn = RNN(args, task.vocab)
-    weights = {n[4:]: w for n, w in run["models"].items() if n.startswith("rnn.")}
-    rnn.load_state_dict(weights)
+    load_weights(Models({"rnn": rnn}), run["models"])
     return rnn.to(device).requires_grad_(False), task
 
 
@@ -890,17 +888,23 @@ def make_parser(options: list[tuple], task=None) -> argparse.ArgumentParser:
         if isinstance(kind, list):
             how = {"choices": kind, "type": type(kind[0])}
         if task is not None:
-            special = task.sizes | task.recipe.get(METHOD, {})
-            default = special.get(name.replace("-", "_"), default)
+            default = special_defaults(task).get(python_name(name), default)
         has_default = default is not None and default is not False
         text = f"{meaning} (default: {default})" if has_default else meaning
         parser.add_argument(f"--{name}", help=text, **how)
     return parser
 
 
-def python_names(options: list[tuple]) -> list[str]:
-    """The names of options as attributes of args."""
-    return [name.replace("-", "_") for name, *_ in options]
+def python_name(option: str) -> str:
+    """The name of an option as an attribute of args."""
+    return option.replace("-", "_")
+
+
+def special_defaults(task) -> dict:
+    """The defaults that belong to a task, where they differ from the general ones."""
+    names = [python_name(name) for name, *_ in NETWORKS + TRAINING]
+    special = task.sizes | task.recipe.get(METHOD, {})
+    return {name: value for name, value in special.items() if name in names}
 
 
 def settings(argv: list[str] | None) -> tuple[Namespace, dict, dict | None]:
@@ -914,27 +918,58 @@ def settings(argv: list[str] | None) -> tuple[Namespace, dict, dict | None]:
     if name == "list":
         print(list_tasks())
         sys.exit(0)
-
-    earlier, run, source = {}, {"state": new_state()}, None
-    if getattr(look, "resume", False) or hasattr(look, "sample"):
-        run = read_run(default_out(look, name), "--resume or --sample")
-        earlier = {k: v for k, v in run["config"].items() if k not in MACHINE}
-        if earlier["method"] != METHOD:
-            message = f"{earlier['method']} made this run, not {METHOD}"
-            raise WrongInput(f"--out {default_out(look, name)}: {message}")
-    elif hasattr(look, "init"):
-        source = read_run(look.init, "--init")
-        sizes = ["task", *python_names(NETWORKS)]
-        earlier = {k: v for k, v in source["config"].items() if k in sizes}
-
+    earlier, run, source = earlier_run(look, name)
     name = earlier.get("task", name)
     if name not in TASKS:
         raise WrongInput(f"--task {name}: give one of {', '.join(TASKS)}, or list")
-    options += TASKS[name].options
-    given = vars(make_parser(options, TASKS[name]).parse_args(argv))
+
+    task = TASKS[name]
+    options += task.options
+    given = vars(make_parser(options, task).parse_args(argv))
+    keep_what_was(given, earlier, task)
+    config = {"task": name, "method": METHOD, "ranks": process()[1]}
+    config |= {python_name(name): default for name, default, *_ in options}
+    config |= special_defaults(task)
+    if source is not None:  # the task as it was
+        names = [python_name(name) for name, *_ in task.options]
+        config |= {name: source["config"][name] for name in names}
+    if "preset" in given:
+        config |= PAPER
+    config |= earlier
+    config |= given
+    config["out"] = default_out(look, name)
+    args = Namespace(**config)
+    settle_device(args)
+    check(args, given)
+    return args, run, source
+
+
+def earlier_run(look: Namespace, task: str) -> tuple[dict, dict, dict | None]:
+    """What an earlier run settles, the run to go on with, the run to begin from."""
+    if getattr(look, "resume", False) or hasattr(look, "sample"):
+        out = default_out(look, task)
+        run = read_run(out, "--resume or --sample")
+        if run["config"]["method"] != METHOD:
+            message = f"{run['config']['method']} made this run, not {METHOD}"
+            raise WrongInput(f"--out {out}: {message}")
+        kept = {k: v for k, v in run["config"].items() if k not in MACHINE}
+        return kept, run, None
+    new = {"state": new_state()}
+    if hasattr(look, "init"):
+        source = read_run(look.init, "--init")
+        names = ["task", *[python_name(name) for name, *_ in NETWORKS]]
+        kept = {
+            name: source["config"][name] for name in names if name in source["config"]
+        }
+        return kept, new, source
+    return {}, new, None
+
+
+def keep_what_was(given: dict, earlier: dict, task):
+    """WrongInput if a given option differs from the earlier run and may not."""
     # The data may have another path; start() makes sure that they are the same.
     may_change = MACHINE | {"data", "eval_length"}
-    if hasattr(look, "sample") and hasattr(TASKS[name], "prompts"):
+    if "sample" in given and hasattr(task, "prompts"):
         may_change |= {"seed"}  # samples are drawn anew
     for option, value in given.items():
         if option in may_change or option not in earlier:
@@ -945,20 +980,6 @@ def settings(argv: list[str] | None) -> tuple[Namespace, dict, dict | None]:
             shown = f"--{option.replace('_', '-')} {value}"
             message = f"the earlier run has {earlier[option]}, and that can't change"
             raise WrongInput(f"{shown}: {message}; leave it out")
-
-    config = dict(zip(python_names(options), [default for _, default, *_ in options]))
-    special = TASKS[name].sizes | TASKS[name].recipe.get(METHOD, {})
-    config |= {k: v for k, v in special.items() if k in config}
-    if source is not None:  # the task as it was; what is given may change it
-        kept = python_names(TASKS[name].options)
-        config |= {k: v for k, v in source["config"].items() if k in kept}
-    if "preset" in given:
-        config |= PAPER
-    config |= {"task": name, "method": METHOD, "ranks": process()[1]} | earlier | given
-    config["out"] = default_out(look, name)
-    args = Namespace(**config)
-    check(args, given)
-    return args, run, source
 
 
 def default_out(look: Namespace, task: str) -> str:
@@ -980,6 +1001,8 @@ def settle_device(args: Namespace):
         raise WrongInput(f"--device {args.device}: {message}")
     if args.device == "auto":
         args.device = there[0]
+    if args.device == "mps" and process()[1] > 1:
+        raise WrongInput("--device mps: trains in one process only; leave torchrun out")
     if args.device == "cuda":
         local_rank = int(os.environ.get("LOCAL_RANK", 0))
         gpus = torch.cuda.device_count()
@@ -1007,8 +1030,7 @@ def idle_options(args: Namespace) -> dict[str, str]:
 
 
 def check(args: Namespace, given: dict):
-    """Settle device and precision; WrongInput if options don't go together."""
-    settle_device(args)
+    """WrongInput if options don't go together."""
     widths = [name for name in ("dim", "width") if name in args]  # BPTT has one of them
     for name in widths:
         size = getattr(args, name)
@@ -1030,14 +1052,13 @@ def check(args: Namespace, given: dict):
         if name in given:
             option = name.replace("_", "-")
             raise WrongInput(f"--{option}: has no effect {reason}; leave it out")
-    phases(args)  # it finds if they can't follow one another
     if args.resume and args.sample:
         raise WrongInput("--sample: shows the run and does not --resume it; give one")
 
 
 def make_task(args: Namespace):
     """The task with the options that belong to it."""
-    names = python_names(TASKS[args.task].options)
+    names = [python_name(name) for name, *_ in TASKS[args.task].options]
     return TASKS[args.task](**{name: getattr(args, name) for name in names})
 
 
@@ -1058,24 +1079,27 @@ def start(args: Namespace, run: dict, source: dict | None) -> tuple:
         args.data_identity = identity
     torch.manual_seed(args.seed)
     models = build(args, task)
-    weights = run.get("models")
-    if source is not None:
-        weights = source["models"]
-    if args.sample:
+    if args.sample:  # it needs no other network
         models = Models({"rnn": models["rnn"]})
-    try:
-        if weights is not None:
-            weights = {name: weights[name] for name in models.state_dict()}
-            models.load_state_dict(weights)
-    except (KeyError, RuntimeError):
-        message = "the run lacks a network, or has one of another size"
-        raise WrongInput(f"--init, --resume: {message}") from None
+    weights = (source or run).get("models")
+    if weights is not None:
+        load_weights(models, weights)
     models.to(args.device)
     if args.compile:
         for network in models.modules():
             if isinstance(network, (Block, *CELLS.values())):
                 network.compile()
     return task, models
+
+
+def load_weights(models: Models, weights: dict):
+    """Load the weights of these networks; WrongInput if they don't fit."""
+    try:
+        weights = {name: weights[name] for name in models.state_dict()}
+        models.load_state_dict(weights)
+    except (KeyError, RuntimeError):
+        message = "the run lacks a network, or has one of another size"
+        raise WrongInput(f"--init, --resume: {message}") from None
 
 
 def is_out_of_memory(error: Exception) -> bool:

@@ -1,41 +1,39 @@
 """Supervised Memory Training (SMT): pretrain an RNN without unrolling it.
 
 After Kumar & Isola, Pretraining Recurrent Networks without Recurrence,
-arXiv:2606.06479. What differs from the paper's method is marked (ours). The default
-sizes and weights differ, too: PAPER, below, has those that the authors name. Their
-optimiser was AdamW, and ours is Muon with AdamW.
+arXiv:2606.06479. What the paper does not have is marked (ours). Sizes, rates and
+weights are ours, too; PAPER, below, has the authors'.
 
-An RNN must learn what to remember, and how to update what it remembers. SMT gives the
-two to different networks and trains them together. A Transformer, the encoder, reads
-each prefix of a sequence and writes a memory of it: a label. The encoder is causal, so
-one pass writes the labels of all prefixes (ours). From a label and the inputs that
-follow, a decoder must predict the next Tf targets, so the label must keep what those
-depend on. The RNN's cell learns single steps: from a label and the next input it must
-make the next label. A step starts from the encoder's label, and not from the cell's
-last output. So no step waits for another: all T are computed at once, as rows of one
-batch, and no RNN is unrolled. Nor does a gradient pass a chain of T steps, in which it
-may fade: from a target to an input it passes decoder and encoder, whose depth does not
-grow with T. The price is paid in training only: two more networks, attention that costs
-T^2, and the activations of all steps at once, which full backpropagation keeps, too.
+An RNN must learn what to remember, and how to update it. SMT gives the two to different
+networks and trains them together:
+- The encoder, a Transformer, reads a prefix x_0 .. x_t and writes a memory of it, the
+  label m_t. It is causal, so one pass writes the labels of all prefixes (ours).
+- The decoder gets a label and the inputs that follow, and must predict the next Tf
+  targets. So the label has to hold what these depend on.
+- The RNN's cell learns single steps: from a label and the next input it must make the
+  next label. Each step starts from a label of the encoder, and not from what the cell
+  made before. So no step waits for another. All T are rows of one batch.
+The gradient from a target to an input passes decoder and encoder. Their depth does not
+grow with T, so there is no chain of T steps in which it could fade. The price is paid
+in training only: two more networks, attention that costs T^2, and the activations of
+all steps at once, which full backpropagation through time keeps, too.
 
-In SMT the cell only ever starts from labels. When the RNN runs by itself, it starts
-from its own memories. They are a little wrong, and it has not learnt to go on from
-them. So its errors can add up: it drifts. DAgger, from imitation learning, lets the
-learner act and asks the teacher what would have been right there. DAgger Memory
-Training (DMT), the second phase, lets the RNN run on its own memories, and pulls each
-to the label of the same prefix. A label depends on the inputs only, so it stays the
-same target wherever the RNN has drifted to.
+When the RNN runs by itself, it starts each step from its own memory. That is a little
+wrong, and SMT has not taught the cell to go on from there. So errors can add up: the
+RNN drifts. DAgger Memory Training (DMT), the second phase, lets the RNN run on its own
+memories and pulls each to the label of the same prefix. DAgger comes from imitation
+learning: the learner acts, and the teacher says what would have been right there. A
+label depends on inputs only, so it is the right target wherever the RNN has drifted to.
 
-SMT never unrolls the RNN, and DMT does. With --truncate 1, as in the paper, DMT's
-gradient is cut after every step of the RNN, so nothing is backpropagated through time.
-By default it is cut every 64 steps (ours): that is truncated backpropagation through
-time, and full where T <= 64. --dmt-steps 0 leaves DMT out.
+DMT unrolls the RNN. With --truncate 1, as in the paper, its gradient is cut after every
+step, so nothing is backpropagated through time. By default it is cut every 64 steps
+(ours). That is truncated backpropagation through time (BPTT), and full BPTT where
+T <= 64. --dmt-steps 0 leaves DMT out.
 
 At inference encoder and decoder are not needed. The RNN starts from the label of the
-empty prefix and works by itself. A new input costs one step and one readout, and the
-memory keeps its size, however long the sequence is. Nothing has trained the RNN beyond
-the T of training: expect drift and errors to grow there, least where one rule of update
-serves all times. --eval-length measures it.
+empty prefix. A new input costs one step and one readout, and the memory keeps its size.
+Nothing has trained the RNN beyond the T of training, so expect drift to grow there.
+--eval-length measures it.
 
 Glossary
   symbol     here            shape and meaning
@@ -57,7 +55,7 @@ Glossary
                              trains decoder.readout, DMT its copy, rnn.readout
   λ_dyn      lambda_dyn      weight of L_dyn at the end of SMT
   λ_unif     lambda_unif     weight of L_unif
-  progress   progress        share of the phase's updates that are done, 0 .. 1
+  progress   progress        share of the phase's updates that are done, from 0 up to 1
   Tf         future          targets that are decoded from a label, y_t among them;
                              fewer at the end of a sequence
   J          decoded         labels of each sequence that are decoded
@@ -69,34 +67,28 @@ Glossary
   K          memory_tokens   tokens of a memory
   d          dim             size of a memory token
   W          width           size of a token of the encoder
-  A task (data.py) draws batches x, y and says how they are shown. In this text a step
-  is one of the RNN, and a training step is an update. Options count updates: --steps.
+  A task (data.py) draws batches x, y and says how they are shown. A step is a step of
+  the RNN. An update is one of the optimisers; only options (--steps) and the training
+  loop call it a step, as is usual.
 
 An update of SMT: train encoder, decoder, rnn.cell and rnn.embed
     m_∅, m_0 .. m_{T-1} = encoder(x)                    one causal pass (ours)
     L_dec  = mean cross_entropy(decoder(m_t, x_{t+1} .. x_{t+Tf-1}), y_t .. y_{t+Tf-1})
-             over J random t, the same in all sequences, from the first whose window
-             reaches a target on. Each window is a mean over its targets, or 0 if it has
-             none. J > 1 is (ours)
+                                                        at J random t; J > 1 is (ours)
     L_dyn  = mean square of step(m_{t-1}, x_t) - m_t    at all t; m_{-1} is m_∅
     L_read = mean cross_entropy(readout(m_t), y_t)      at all t with a target (ours)
-    L_unif = log mean exp(-2 |u_a - u_b|^2)             at the t of L_dec
-             u_a, u_b: the same memory token in labels of sequences a and b at the same
-             time, scaled to length 1 (ours: the paper pairs all tokens of all labels).
-             Without it labels could become nearly equal. L_dyn is then small for an f
-             that ignores x.
+    L_unif = log mean exp(-2 |u_a - u_b|^2)             at the t of L_dec; u_a, u_b are
+                            labels of two sequences, scaled to length 1, token by token
     minimise L_dec + progress λ_dyn L_dyn + L_read + λ_unif L_unif
-             progress (ours): labels learn first what to hold, then to be easy to follow
-    All four train the encoder. L_dec also trains the decoder, L_read also the decoder's
-    readout, and L_dyn also f: rnn.cell and rnn.embed.
+                            progress (ours): the encoder learns first what labels must
+                            hold, then to make them easy to follow
+    All four losses train the encoder. L_dec also trains the decoder, L_read also the
+    decoder's readout, and L_dyn also f: rnn.cell and rnn.embed.
 
 After SMT: rnn.empty_memory = m_∅, rnn.readout = a copy of decoder.readout
     The decoder keeps its own: evaluate() reads the labels with it.
 
 An update of DMT: train rnn.cell, rnn.embed and rnn.readout
-    The encoder is frozen. In SMT labels may move to where the cell can follow, as L_dec
-    keeps them informative. Here L_dec is absent, and labels that moved could lose what
-    they hold. m_∅ is frozen, as it is exact already. The decoder is not used.
     m_∅, m_0 .. m_{T-1} = encoder(x)
     cuts = every H-th t, the first of them random; none if H >= T     H > 1 is (ours)
     m̂ = rnn.empty_memory
@@ -107,18 +99,18 @@ An update of DMT: train rnn.cell, rnn.embed and rnn.readout
     L_labels = mean square of m̂_t - m_t                        at all t
     L_read   = mean cross_entropy(readout(detach(m̂_t)), y_t)   at all t with a target
     minimise L_labels + L_read
-    L_labels trains f. L_read, here on memories, trains only rnn.readout.
+    L_labels trains f, and L_read trains rnn.readout. The decoder is not used. The
+    encoder is frozen: without L_dec, labels that move could lose what they hold. m_∅ is
+    frozen, too, as it is the label of the empty prefix already.
 
-    Variant --attach-readout (ours): L_read also trains f, and L_labels fades out. At
-    the end this is plain truncated backpropagation through time from the targets.
+    Variant --attach-readout (ours): L_read also trains f, and L_labels fades out.
     L_read   = mean cross_entropy(readout(m̂_t), y_t)           at all t with a target
     minimise 0.1 (1 - progress) L_labels + L_read
-    It is on by default in the tasks stack, parity, text and pixels. Tasks have some
-    other settings of their own, too; --task NAME --help shows them.
+    So DMT ends as truncated BPTT from the targets. The tasks stack, parity, text and
+    pixels have it by default. --task NAME --help shows all defaults of a task.
 
 Read on down to dmt_loss. All the rest is the program around the method: train_phase
-calls the losses, and in SMT hand_over_to_rnn before each evaluation or save.
-Below dmt_loss, the variable step counts updates. The README has what each part gains.
+calls the losses. The README says what each part that is ours gains.
 """
 
 import argparse
@@ -232,21 +224,20 @@ class Transformer(nn.Module):
         return self.blocks[-1](h, keep_from)
 
 
-def in_parts(network: Callable, *rows: Tensor) -> Tensor:
-    """network(*rows), a part of the rows at a time where they are too many at once.
+def in_parts(network: Callable, memories: Tensor, *inputs: Tensor) -> Tensor:
+    """network(memories, *inputs), where N may be too large to compute all at once.
 
-    rows are memories (N, K, d), and whatever else the network takes, (N, ..). A part
-    has at most MAX_ROWS rows, and memories of at most MAX_NUMBERS numbers. Usually one
-    part is all. Where there are more, a part keeps no activations for the backward
-    pass, which computes them again. That saves 90 GiB in L_dyn at the authors' sizes
-    with T = 256 (in fp32, counted from shapes).
+    memories (N, K, d); inputs (N, ..) are what else the network takes. A part has at
+    most MAX_ROWS rows, and about MAX_NUMBERS numbers in its memories. Usually one part
+    is all. Otherwise activations are not kept, and the backward pass computes them
+    again (checkpointing). At the authors' sizes with T = 256 that saves 90 GiB in L_dyn
+    (in fp32, counted from shapes by experiments/memory.py).
     """
-    memories = rows[0]
     size = min(MAX_ROWS, max(1, MAX_NUMBERS // memories.shape[1:].numel()))
     if len(memories) <= size:
-        return network(*rows)
+        return network(memories, *inputs)
     results = []
-    for part in zip(*[tensor.split(size) for tensor in rows]):
+    for part in zip(*[tensor.split(size) for tensor in (memories, *inputs)]):
         results.append(checkpoint(network, *part, use_reentrant=False))
     return torch.cat(results)
 
@@ -257,8 +248,9 @@ class Encoder(nn.Module):
 
     The Transformer is causal, so one pass makes the labels of all prefixes. The paper's
     encoder is bidirectional over x_0 .. x_t and needs a pass for each label.
-    length: T, for tasks of fixed length. Then each input also gets a learned embedding
-    of its time, the paper's timestamp. None, for other tasks: only rotary positions.
+    length is T in tasks of fixed length. There each input also gets a learned embedding
+    of its time, the paper's timestamp. In other tasks length is None, and the encoder
+    has rotary positions only.
     """
 
     def __init__(self, args: Namespace, vocab: int, length: int | None):
@@ -319,10 +311,10 @@ class Readout(nn.Module):
         self.to_logits = nn.Linear(args.dim, vocab)
 
     def forward(self, memory: Tensor) -> Tensor:
-        *rows, K, d = memory.shape
+        *leading, K, d = memory.shape
         tokens = memory.reshape(-1, K, d)  # (N, K, d)
         logits = in_parts(self.last_token, tokens)  # (N, V)
-        return logits.unflatten(0, rows)
+        return logits.unflatten(0, leading)
 
     def last_token(self, tokens: Tensor) -> Tensor:
         """The memory's tokens (N, K, d) -> logits (N, V), read at the last token."""
@@ -404,7 +396,7 @@ class GRUCell(nn.Module):
 
 # A new cell is an nn.Module made from args, maps the shapes of MLPCell and gets a name
 # here. RNN.step embeds the input for it and scales its result. If its depth is not
-# --cell-depth, layers_in_a_row has to know.
+# --cell-depth, layers_in_a_row and idle_options have to know.
 CELLS = {"mlp": MLPCell, "transformer": TransformerCell, "gru": GRUCell}
 
 
@@ -416,12 +408,12 @@ class RNN(nn.Module):
         self.embed = nn.Embedding(vocab, args.dim)
         self.cell = CELLS[args.cell](args)
         self.readout = Readout(args, vocab)
-        # m_∅. SMT copies it from the encoder. Only bptt_baseline.py trains it.
+        # m_∅. SMT copies it from the encoder; it is a Parameter for bptt_baseline.py.
         self.empty_memory = nn.Parameter(torch.randn(args.memory_tokens, args.dim))
 
-    def step(self, memory: Tensor, x: Tensor) -> Tensor:
+    def step(self, memory: Tensor, x_t: Tensor) -> Tensor:
         """memory (N, K, d), x_t (N,) -> the next memory (N, K, d), tokens of RMS 1."""
-        memory = self.cell(memory, self.embed(x))
+        memory = self.cell(memory, self.embed(x_t))
         return F.rms_norm(memory.float(), memory.shape[-1:])  # in fp32, always
 
     def rollout(self, x: Tensor, cuts: range = range(0)) -> Tensor:
@@ -498,8 +490,8 @@ def smt_loss(models: Models, batch: Batch, args: Namespace) -> tuple[Tensor, dic
 
     # L_dyn's weight grows from 0 to λ_dyn (ours). We think that L_dyn, too early, makes
     # the encoder write labels that hold little, as those are easy to predict. In copy
-    # the RNN was right in 79 % after SMT so, and in 37 % with a constant weight of
-    # λ_dyn (python experiments/ablations.py growth; README).
+    # the RNN answered 79 % after SMT with a growing weight, and 37 % with a constant
+    # one (one seed each; python experiments/ablations.py growth).
     dynamics_weight = args.lambda_dyn * batch.progress
     loss = L_dec + dynamics_weight * L_dyn + L_read + args.lambda_unif * L_unif
     parts = {"decode": L_dec, "dynamics": L_dyn, "read": L_read, "uniformity": L_unif}
@@ -509,10 +501,10 @@ def smt_loss(models: Models, batch: Batch, args: Namespace) -> tuple[Tensor, dic
 def decoded_times(batch: Batch, args: Namespace) -> list[int]:
     """J random times t, the same in all rows; a time can come twice.
 
+    They are drawn from the times whose windows of Tf targets reach the first target.
     They are Python integers, so that the CPU need not wait for the GPU to slice.
     """
     T = batch.x.shape[1]
-    # The earliest time whose window still reaches the first target.
     earliest = max(0, batch.first_target + 1 - args.future)
     shape = (args.decoded,)
     times = torch.randint(earliest, T, shape, generator=batch.generator)
@@ -555,6 +547,7 @@ def uniformity_loss(m: Tensor, times: list[int]) -> Tensor:
 
     u_a and u_b are the same memory token of two sequences a and b at the same time,
     scaled to length 1. The mean is over all pairs a != b, memory tokens and times.
+    (ours: the paper pairs all tokens of all labels.)
     L_dec does not prevent labels that hardly differ, as the decoder can amplify small
     differences. L_dyn would then be small for a cell that ignores its input. This loss
     pushes the labels of different sequences apart, also those that could well be
@@ -581,8 +574,8 @@ def uniformity_loss(m: Tensor, times: list[int]) -> Tensor:
 def hand_over_to_rnn(models: Models):
     """From SMT to the RNN: m_∅ from the encoder, g from the decoder.
 
-    This is done in SMT before each evaluation or save, and so at its end, too. What the
-    RNN had as m_∅ and g before is overwritten.
+    In SMT train_phase does this before it evaluates or saves, and so at the end, too.
+    What the RNN had as m_∅ and g before is overwritten.
     """
     rnn = models["rnn"]
     empty_prefix = torch.zeros(1, 0, dtype=torch.long, device=rnn.empty_memory.device)
@@ -644,7 +637,7 @@ def dmt_loss(models: Models, batch: Batch, args: Namespace) -> tuple[Tensor, dic
     L_labels = F.mse_loss(memories, m)
     L_read = read_loss(rnn.readout, read_from, batch)
     loss = labels_weight * L_labels + L_read
-    return loss, {"labels": L_labels, "readout": L_read}
+    return loss, {"labels": L_labels, "read": L_read}
 
 
 # --------------------------------------------------- evaluate and sample: the RNN alone
@@ -658,13 +651,23 @@ def score(logits: Tensor, y: Tensor) -> Tensor:
     return torch.stack([nats, right, asked]).cpu().double()
 
 
+def drift(moments: list[Tensor]) -> Tensor:
+    """The MSE between memories and labels over the variance of the labels.
+
+    It is 0 if they are equal, and 1 if memories are as far off as the mean label would
+    be. moments are those of parts of the sequences, each (3, B, K, d): means over the
+    times of the squared error, the label and the squared label.
+    """
+    error, mean, square = torch.cat(moments, 1).mean(1)  # each (K, d)
+    variance = square - mean.square()
+    return error.sum() / variance.sum()
+
+
 @torch.no_grad()
 def evaluate(models: Models, task, split: str, rows: int) -> dict:
     """Measure the RNN alone, and its teacher: the labels, read by decoder.readout.
 
-    Losses in nats and shares of right answers, both per target that is asked for. drift
-    is the MSE between memories and labels over the variance of the labels: 0 if they
-    are equal, 1 if memories are as far off as the mean label would be.
+    Losses in nats and shares of right answers, both per target that is asked for.
     """
     encoder, decoder, rnn = models["encoder"], models["decoder"], models["rnn"]
     alone = torch.zeros(3).double()
@@ -688,10 +691,7 @@ def evaluate(models: Models, task, split: str, rows: int) -> dict:
     if moments:
         nats, right, asked = taught
         figures |= {"teacher_loss": nats / asked, "teacher_acc": right / asked}
-        # The means, over sequences and times, of squared error, label, squared label.
-        error, mean, square = torch.cat(moments, 1).mean(1)  # each (K, d)
-        variance = square - mean.square()
-        figures |= {"drift": error.sum() / variance.sum()}
+        figures |= {"drift": drift(moments)}
     return {name: float(value) for name, value in figures.items()}
 
 
@@ -802,8 +802,6 @@ class Phase(NamedTuple):
 
 def phases(args: Namespace) -> list[Phase]:
     """The phases of a run, in order."""
-    if args.steps == 0 and args.dmt_steps > 0 and args.init is None:
-        raise WrongInput("--steps 0: DMT needs labels; give some steps, or --init RUN")
     return [
         Phase("smt", smt_loss, 0, args.steps, args.lr, args.batch_size),
         Phase(
@@ -912,14 +910,14 @@ def train_phase(phase: Phase, args, task, models: Models, run: dict, control_c):
 
 
 def update(network, optimizers: dict, loss_of, batch: Batch, args: Namespace) -> dict:
-    """One step of the optimisers -> the parts of the loss by name, and the gradient."""
+    """One step of the optimisers -> the parts of the loss and the gradient's norm."""
     bf16 = args.precision == "bf16"
     autocast = torch.autocast(args.device, torch.bfloat16, enabled=bf16)
     with torch.compiler.set_stance("default"), autocast:
         loss, parts = network(loss_of, batch, args)
     network.zero_grad()
     loss.backward()
-    parts["gradient"] = nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+    parts["gradient_norm"] = nn.utils.clip_grad_norm_(network.parameters(), 1.0)
     on_cpu = args.device == "cpu"
     with FullPrecision() if on_cpu else nullcontext():
         for optimizer in optimizers.values():
@@ -954,7 +952,7 @@ def announce(args: Namespace, task, models: Models):
     for name, network in models.items():
         numbers = sum(p.numel() for p in network.parameters())
         say(f"{name}: {numbers:,} parameters")
-    special = TASKS[args.task].sizes | TASKS[args.task].recipe.get(METHOD, {})
+    special = special_defaults(task)
     if special:
         shown = [f"{name} {getattr(args, name)}" for name in special]
         say(f"Options with defaults of this task: {', '.join(shown)}")
@@ -1142,8 +1140,7 @@ def load(directory: str, device: str = "cpu") -> tuple:
         raise WrongInput(f"load: {args.method} made {directory}, not {METHOD}")
     task = make_task(args)
     rnn = RNN(args, task.vocab)
-    weights = {n[4:]: w for n, w in run["models"].items() if n.startswith("rnn.")}
-    rnn.load_state_dict(weights)
+    load_weights(Models({"rnn": rnn}), run["models"])
     return rnn.to(device).requires_grad_(False), task
 
 
@@ -1246,17 +1243,23 @@ def make_parser(options: list[tuple], task=None) -> argparse.ArgumentParser:
         if isinstance(kind, list):
             how = {"choices": kind, "type": type(kind[0])}
         if task is not None:
-            special = task.sizes | task.recipe.get(METHOD, {})
-            default = special.get(name.replace("-", "_"), default)
+            default = special_defaults(task).get(python_name(name), default)
         has_default = default is not None and default is not False
         text = f"{meaning} (default: {default})" if has_default else meaning
         parser.add_argument(f"--{name}", help=text, **how)
     return parser
 
 
-def python_names(options: list[tuple]) -> list[str]:
-    """The names of options as attributes of args."""
-    return [name.replace("-", "_") for name, *_ in options]
+def python_name(option: str) -> str:
+    """The name of an option as an attribute of args."""
+    return option.replace("-", "_")
+
+
+def special_defaults(task) -> dict:
+    """The defaults that belong to a task, where they differ from the general ones."""
+    names = [python_name(name) for name, *_ in NETWORKS + TRAINING]
+    special = task.sizes | task.recipe.get(METHOD, {})
+    return {name: value for name, value in special.items() if name in names}
 
 
 def settings(argv: list[str] | None) -> tuple[Namespace, dict, dict | None]:
@@ -1270,27 +1273,58 @@ def settings(argv: list[str] | None) -> tuple[Namespace, dict, dict | None]:
     if name == "list":
         print(list_tasks())
         sys.exit(0)
-
-    earlier, run, source = {}, {"state": new_state()}, None
-    if getattr(look, "resume", False) or hasattr(look, "sample"):
-        run = read_run(default_out(look, name), "--resume or --sample")
-        earlier = {k: v for k, v in run["config"].items() if k not in MACHINE}
-        if earlier["method"] != METHOD:
-            message = f"{earlier['method']} made this run, not {METHOD}"
-            raise WrongInput(f"--out {default_out(look, name)}: {message}")
-    elif hasattr(look, "init"):
-        source = read_run(look.init, "--init")
-        sizes = ["task", *python_names(NETWORKS)]
-        earlier = {k: v for k, v in source["config"].items() if k in sizes}
-
+    earlier, run, source = earlier_run(look, name)
     name = earlier.get("task", name)
     if name not in TASKS:
         raise WrongInput(f"--task {name}: give one of {', '.join(TASKS)}, or list")
-    options += TASKS[name].options
-    given = vars(make_parser(options, TASKS[name]).parse_args(argv))
+
+    task = TASKS[name]
+    options += task.options
+    given = vars(make_parser(options, task).parse_args(argv))
+    keep_what_was(given, earlier, task)
+    config = {"task": name, "method": METHOD, "ranks": process()[1]}
+    config |= {python_name(name): default for name, default, *_ in options}
+    config |= special_defaults(task)
+    if source is not None:  # the task as it was
+        names = [python_name(name) for name, *_ in task.options]
+        config |= {name: source["config"][name] for name in names}
+    if "preset" in given:
+        config |= PAPER
+    config |= earlier
+    config |= given
+    config["out"] = default_out(look, name)
+    args = Namespace(**config)
+    settle_device(args)
+    check(args, given)
+    return args, run, source
+
+
+def earlier_run(look: Namespace, task: str) -> tuple[dict, dict, dict | None]:
+    """What an earlier run settles, the run to go on with, the run to begin from."""
+    if getattr(look, "resume", False) or hasattr(look, "sample"):
+        out = default_out(look, task)
+        run = read_run(out, "--resume or --sample")
+        if run["config"]["method"] != METHOD:
+            message = f"{run['config']['method']} made this run, not {METHOD}"
+            raise WrongInput(f"--out {out}: {message}")
+        kept = {k: v for k, v in run["config"].items() if k not in MACHINE}
+        return kept, run, None
+    new = {"state": new_state()}
+    if hasattr(look, "init"):
+        source = read_run(look.init, "--init")
+        names = ["task", *[python_name(name) for name, *_ in NETWORKS]]
+        kept = {
+            name: source["config"][name] for name in names if name in source["config"]
+        }
+        return kept, new, source
+    return {}, new, None
+
+
+def keep_what_was(given: dict, earlier: dict, task):
+    """WrongInput if a given option differs from the earlier run and may not."""
     # The data may have another path; start() makes sure that they are the same.
     may_change = MACHINE | {"data", "eval_length"}
-    if hasattr(look, "sample") and hasattr(TASKS[name], "prompts"):
+    if "sample" in given and hasattr(task, "prompts"):
         may_change |= {"seed"}  # samples are drawn anew
     for option, value in given.items():
         if option in may_change or option not in earlier:
@@ -1301,20 +1335,6 @@ def settings(argv: list[str] | None) -> tuple[Namespace, dict, dict | None]:
             shown = f"--{option.replace('_', '-')} {value}"
             message = f"the earlier run has {earlier[option]}, and that can't change"
             raise WrongInput(f"{shown}: {message}; leave it out")
-
-    config = dict(zip(python_names(options), [default for _, default, *_ in options]))
-    special = TASKS[name].sizes | TASKS[name].recipe.get(METHOD, {})
-    config |= {k: v for k, v in special.items() if k in config}
-    if source is not None:  # the task as it was; what is given may change it
-        kept = python_names(TASKS[name].options)
-        config |= {k: v for k, v in source["config"].items() if k in kept}
-    if "preset" in given:
-        config |= PAPER
-    config |= {"task": name, "method": METHOD, "ranks": process()[1]} | earlier | given
-    config["out"] = default_out(look, name)
-    args = Namespace(**config)
-    check(args, given)
-    return args, run, source
 
 
 def default_out(look: Namespace, task: str) -> str:
@@ -1336,6 +1356,8 @@ def settle_device(args: Namespace):
         raise WrongInput(f"--device {args.device}: {message}")
     if args.device == "auto":
         args.device = there[0]
+    if args.device == "mps" and process()[1] > 1:
+        raise WrongInput("--device mps: trains in one process only; leave torchrun out")
     if args.device == "cuda":
         local_rank = int(os.environ.get("LOCAL_RANK", 0))
         gpus = torch.cuda.device_count()
@@ -1367,8 +1389,7 @@ def idle_options(args: Namespace) -> dict[str, str]:
 
 
 def check(args: Namespace, given: dict):
-    """Settle device and precision; WrongInput if options don't go together."""
-    settle_device(args)
+    """WrongInput if options don't go together."""
     widths = [name for name in ("dim", "width") if name in args]  # BPTT has one of them
     for name in widths:
         size = getattr(args, name)
@@ -1390,14 +1411,15 @@ def check(args: Namespace, given: dict):
         if name in given:
             option = name.replace("_", "-")
             raise WrongInput(f"--{option}: has no effect {reason}; leave it out")
-    phases(args)  # it finds if they can't follow one another
+    if args.steps == 0 and args.dmt_steps > 0 and args.init is None:
+        raise WrongInput("--steps 0: DMT needs labels; give some steps, or --init RUN")
     if args.resume and args.sample:
         raise WrongInput("--sample: shows the run and does not --resume it; give one")
 
 
 def make_task(args: Namespace):
     """The task with the options that belong to it."""
-    names = python_names(TASKS[args.task].options)
+    names = [python_name(name) for name, *_ in TASKS[args.task].options]
     return TASKS[args.task](**{name: getattr(args, name) for name in names})
 
 
@@ -1420,24 +1442,27 @@ def start(args: Namespace, run: dict, source: dict | None) -> tuple:
         args.data_identity = identity
     torch.manual_seed(args.seed)
     models = build(args, task)
-    weights = run.get("models")
-    if source is not None:
-        weights = source["models"]
-    if args.sample:
+    if args.sample:  # it needs no other network
         models = Models({"rnn": models["rnn"]})
-    try:
-        if weights is not None:
-            weights = {name: weights[name] for name in models.state_dict()}
-            models.load_state_dict(weights)
-    except (KeyError, RuntimeError):
-        message = "the run lacks a network, or has one of another size"
-        raise WrongInput(f"--init, --resume: {message}") from None
+    weights = (source or run).get("models")
+    if weights is not None:
+        load_weights(models, weights)
     models.to(args.device)
     if args.compile:
         for network in models.modules():
             if isinstance(network, (Block, *CELLS.values())):
                 network.compile()
     return task, models
+
+
+def load_weights(models: Models, weights: dict):
+    """Load the weights of these networks; WrongInput if they don't fit."""
+    try:
+        weights = {name: weights[name] for name in models.state_dict()}
+        models.load_state_dict(weights)
+    except (KeyError, RuntimeError):
+        message = "the run lacks a network, or has one of another size"
+        raise WrongInput(f"--init, --resume: {message}") from None
 
 
 def is_out_of_memory(error: Exception) -> bool:

@@ -293,16 +293,16 @@ def test_dmt_by_hand_trains_cell_and_readout_alone():
     torch.testing.assert_close(parts["labels"], error)
     logits = models["rnn"].readout(memories[:, 5:])
     read = F.cross_entropy(logits.flatten(0, 1), batch.y[:, 5:].flatten())
-    torch.testing.assert_close(parts["readout"], read)
+    torch.testing.assert_close(parts["read"], read)
     torch.testing.assert_close(loss, error + read)
     step = {"rnn.embed", "rnn.cell"}
     assert gradients_of(parts["labels"], models) == step
-    assert gradients_of(parts["readout"], models) == {"rnn.readout"}
+    assert gradients_of(parts["read"], models) == {"rnn.readout"}
     args.attach_readout = True
     loss, parts = smt.dmt_loss(models, batch, args)
     wanted = 0.75 * 0.1 * error + read  # a quarter of the steps is done
     torch.testing.assert_close(loss, wanted)
-    assert gradients_of(parts["readout"], models) == step | {"rnn.readout"}
+    assert gradients_of(parts["read"], models) == step | {"rnn.readout"}
 
 
 def cuts(program, T: int, H: int, step: int) -> list[int]:
@@ -771,7 +771,7 @@ def test_the_checkpoint_holds_plain_values_and_metrics_name_the_parts():
     assert run["state"]["metrics"] == lines
     assert [line["phase"] for line in lines] == ["smt", "dmt", "final"]
     assert {"decode", "read", "dynamics", "uniformity"} <= lines[0].keys()
-    assert {"labels", "readout"} <= lines[1].keys()
+    assert {"labels", "read"} <= lines[1].keys()
     assert not list(Path("run").glob("*.tmp"))
 
 
@@ -1089,6 +1089,7 @@ def test_what_both_programs_have_is_the_same_to_the_letter():
         "PAPER",
         "build",
         "idle_options",
+        "check",
     }
     assert theirs.keys() - ours.keys() == {"bptt_loss"}
     order = [name for name in ours if name in theirs]

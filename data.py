@@ -208,7 +208,7 @@ class Retrieval(Task):
         ("length", 64, LENGTH, "symbols in a sequence"),
         ("distractors", 0, whole(0, 25_000), "marked symbols that must be forgotten"),
     ]
-    recipe = {"smt": {"decoded": 4, "steps": 260, "dmt_steps": 150}}
+    recipe = {"smt": {"decoded": 2, "steps": 300, "dmt_steps": 200}}
     letters = "01234567>-?"
     marker, other_marker, query = 8, 9, 10
 

@@ -9,6 +9,7 @@ import json
 import math
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -1048,6 +1049,21 @@ def test_the_python_of_the_readme_runs(a_run, monkeypatch):
     for block in blocks:
         quick = re.sub(r"--(dmt-)?steps \d+|--eval-length 8", "", block)
         exec(quick.replace("--out", "--steps 2 --dmt-steps 0 --out"), {})
+
+
+def test_the_commands_of_the_readme_run_in_their_order(capsys):
+    root = Path(smt.__file__).parent
+    commands = re.findall(r"python smt\.py ([^`\n]*)", (root / "README.md").read_text())
+    commands = [c for c in commands if "TASK" not in c and "torchrun" not in c]
+    assert len(commands) == 5
+    shutil.copytree(root / "results/copy", "results/copy")
+    Path("input.txt").write_text("To be, or not to be. " * 100)
+    for command in commands:
+        argv = shlex.split(command)
+        if "--sample" not in argv:
+            argv += [*TINY_SMT, "--steps", "2", "--dmt-steps", "1"]
+        assert smt.main(argv) == 0, command
+    assert "--- sample\nROMEO:" in capsys.readouterr().out
 
 
 def parts_of(program) -> dict:

@@ -12,6 +12,7 @@ training needs: --sample and smt.load take it.
 
 import argparse
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -22,19 +23,17 @@ ROOT = Path(__file__).parent.parent
 RUNS = ROOT / "results/runs.jsonl"
 README = ROOT / "README.md"
 
-# Name of a run by SMT -> DMT, what the README calls it, and the level of chance.
-TASKS = {
-    "copy, seed 0": ("copy, seed 0", "12.5 %"),
-    "copy, seed 2": ("copy, seed 2", "12.5 %"),
-    "copy, seed 3": ("copy, seed 3", "12.5 %"),
-    "retrieval, seed 2": ("retrieval, seed 2", "12.5 %"),
-    "stack, seed 0": ("stack", "25 %"),
-    "parity, seed 0": ("parity", "50 %"),
-    "modular, seed 0": ("modular", "14.3 %"),
-    "recall, seed 0": ("recall", "12.5 %"),
-    "text, seed 2": ("text, seed 2", "5.55 nats"),
-    "pixels, seed 0": ("pixels", "1.39 nats"),
-}
+# Task, names of its runs by SMT -> DMT, the level of chance.
+TASKS = [
+    ("copy", ["copy, seed 0", "copy, seed 2", "copy, seed 3"], "12.5 %"),
+    ("retrieval", ["retrieval, seed 2"], "12.5 %"),
+    ("stack", ["stack, seed 0"], "25 %"),
+    ("parity", ["parity, seed 0"], "50 %"),
+    ("modular", ["modular, seed 0"], "14.3 %"),
+    ("recall", ["recall, seed 0"], "12.5 %"),
+    ("text", ["text, seed 2"], "5.55 nats"),
+    ("pixels", ["pixels, seed 0"], "1.39 nats"),
+]
 CELLS = {"mlp": "MLP", "gru": "GRU", "transformer": "Transformer"}
 
 
@@ -77,43 +76,51 @@ def table(head: list[str], rows: list[list[str]]) -> str:
 
 
 def table_of_tasks(runs: dict[str, dict]) -> str:
-    """SMT -> DMT in all tasks."""
-    head = "task|chance|before DMT|RNN alone|its teacher|updates|seconds".split("|")
+    """SMT -> DMT in all tasks: the figures of the test split."""
+    head = ["task", "chance", "RNN alone", "its teacher", "seconds"]
     rows = []
-    for name, (called, chance) in TASKS.items():
-        task, final = name.split(",")[0], runs[name]["final"]
-        phases = [line["phase"] for line in runs[name]["metrics"]]
-        smt = runs[name]["metrics"][phases.index("dmt") - 1]
-        alone = f"**{shown(task, final)}**"
-        if "rnn_acc_8x" in final:
-            alone += f"; at 8 times the length {shown(task, final, times='_8x')}"
-        before, teacher = shown(task, smt), shown(task, final, "teacher")
-        updates = f"{smt['step']:,} + {final['step'] - smt['step']:,}"
-        seconds = f"{final['seconds']:.0f}"
-        rows.append([called, chance, before, alone, teacher, updates, seconds])
+    for task, names, chance in TASKS:
+        finals = [runs[name]["final"] for name in names]
+        alone = ", ".join(f"**{shown(task, final)}**" for final in finals)
+        if "rnn_acc_8x" in finals[0]:
+            alone += f"; 8 times as long {shown(task, finals[0], times='_8x')}"
+        teacher = shown(task, finals[0], "teacher")
+        seconds = ", ".join(f"{final['seconds']:.0f}" for final in finals)
+        rows.append([task, chance, alone, teacher, seconds])
     return table(head, rows)
+
+
+def up_to(run: dict, name: str, limit: float) -> dict:
+    """The last metrics of a run, on validation, at which name is within the limit."""
+    lines = [line for line in run["metrics"] if line["phase"] != "final"]
+    within = [line for line in lines if line[name] <= limit]
+    return within[-1]
 
 
 def table_of_methods(runs: dict[str, dict]) -> str:
-    """SMT -> DMT beside BPTT, with each cell, in two tasks."""
-    head = ["task, cell", "method", "rate", "RNN alone", "seconds", "layers in a row"]
+    """SMT -> DMT with each cell, and BPTT after as many seconds or layers in a row."""
+    columns = (
+        "task, cell|SMT → DMT|seconds|layers in a row|"
+        "BPTT, as many seconds|BPTT, as many layers|BPTT's rate"
+    )
     rows = []
     for task in ("copy", "text"):
         for cell, called in CELLS.items():
-            pair = {}
-            for method in ("SMT → DMT", "BPTT"):
-                prefix = "bptt" if method == "BPTT" else "smt"
-                pair[method] = runs[f"{prefix}, {task}, {cell}"]
-            losses = {method: run["final"]["rnn_loss"] for method, run in pair.items()}
-            for method, run in pair.items():
-                final = run["final"]
-                found = shown(task, final)
-                if losses[method] == min(losses.values()):
-                    found = f"**{found}**"
-                seconds, depth = f"{final['seconds']:.0f}", f"{final['depth']:,}"
-                rate = option(run, "--lr") or "default"
-                rows.append([f"{task}, {called}", method, rate, found, seconds, depth])
-    return table(head, rows)
+            name = f"{task}, seed {0 if task == 'copy' else 2}"
+            ours = runs[name if cell == "mlp" else f"smt, {task}, {cell}"]
+            theirs = runs[f"bptt, {task}, {cell}"]
+            last = up_to(ours, "step", math.inf)
+            by_seconds = up_to(theirs, "seconds", last["seconds"])
+            by_depth = up_to(theirs, "depth", last["depth"])
+            best = min(last["rnn_loss"], by_seconds["rnn_loss"], by_depth["rnn_loss"])
+            found = []
+            for line in (last, by_seconds, by_depth):
+                text = shown(task, line)
+                found.append(f"**{text}**" if line["rnn_loss"] == best else text)
+            seconds, depth = f"{last['seconds']:.0f}", f"{last['depth']:,}"
+            end = [seconds, depth, *found[1:], option(theirs, "--lr")]
+            rows.append([f"{task}, {called}", found[0], *end])
+    return table(columns.split("|"), rows)
 
 
 def option(run: dict, name: str) -> str:

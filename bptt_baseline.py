@@ -1077,6 +1077,7 @@ def start(args: Namespace, run: dict, source: dict | None) -> tuple:
             message = f"is not what the run began with, {args.data_identity}"
             raise WrongInput(f"--data {args.data}: {message}; give that file")
         args.data_identity = identity
+    check_memory(args, task)
     torch.manual_seed(args.seed)
     models = build(args, task)
     if args.sample:  # it needs no other network
@@ -1090,6 +1091,22 @@ def start(args: Namespace, run: dict, source: dict | None) -> tuple:
             if isinstance(network, (Block, *CELLS.values())):
                 network.compile()
     return task, models
+
+
+def check_memory(args: Namespace, task):
+    """WrongInput if weights, gradients and optimisers alone need more than there is."""
+    with torch.device("meta"):  # shapes without numbers
+        numbers = sum(p.numel() for p in build(args, task).parameters())
+    needed = 3 * 4 * numbers  # a weight, its gradient and a moment, in fp32
+    if args.device == "cuda":
+        there = torch.cuda.get_device_properties("cuda").total_memory
+    elif hasattr(os, "sysconf"):
+        there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    else:  # Windows does not say
+        return
+    if needed > there:
+        message = f"training needs over {needed >> 30} GiB of {there >> 30}"
+        raise WrongInput(f"--dim, --width: {message}; give smaller sizes")
 
 
 def load_weights(models: Models, weights: dict):

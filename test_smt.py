@@ -918,7 +918,7 @@ WRONG = {
     "--task": ["--task chess"],
     "--cell": ["--cell lstm"],
     "--dim": ["--dim 24", "--dim x", "--dim 0"],
-    "--width": ["--width 20"],
+    "--width": ["--width 20", "--width 16384 --encoder-depth 1000"],
     "--lr": ["--lr 0", "--lr nan", "--lr -1"],
     "--steps": ["--steps -1", "--steps 1.5", "--steps 0"],
     "--preset": ["--preset paper --init taken"],

@@ -799,8 +799,8 @@ def test_a_loss_that_is_not_finite_ends_the_run(program, monkeypatch, capsys):
 @pytest.mark.parametrize("program", PROGRAMS.values(), ids=PROGRAMS)
 def test_a_small_run_learns(program):
     tiny = "--task copy --length 2 --delay 2 --dim 32 --memory-tokens 2"
-    more = " --width 32 --decoded 4 --dmt-steps 100" if program is smt else ""
-    run = f"{tiny}{more} --steps 250 --eval-every 1000 --device cpu --out run"
+    more = " --width 32 --decoded 2 --dmt-steps 60" if program is smt else ""
+    run = f"{tiny}{more} --steps 200 --eval-every 1000 --device cpu --out run"
     program.main(run.split())
     final = json.loads(open("run/metrics.jsonl").readlines()[-1])
     assert final["rnn_acc"] > 0.97

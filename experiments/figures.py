@@ -219,7 +219,7 @@ def digits(directory: str, path: Path):
             axes.imshow(image.view(side, side), cmap="gray", vmin=0)
             axes.axis("off")
         line[0].set_title(name, loc="left", fontsize=13)
-    figure.tight_layout()
+    figure.subplots_adjust(0.01, 0.02, 0.99, 0.9, wspace=0.05, hspace=0.4)
     figure.savefig(path, dpi=110)
 
 

@@ -114,6 +114,7 @@ calls the losses. The README says what each part that is ours gains.
 """
 
 import argparse
+import importlib.util
 import json
 import math
 import os
@@ -857,7 +858,7 @@ def train(args: Namespace, task, models: Models, run: dict, longer: dict):
             values = evaluate(models, longer_task, "test", 1024)
             figures |= {f"{name}_{factor}x": value for name, value in values.items()}
         state["finished"] = True
-        record(state, "final", figures)
+        record(args, state, "final", figures)
         save(args, models, {}, state)
         report(state)
 
@@ -897,7 +898,7 @@ def train_phase(phase: Phase, args, task, models: Models, run: dict, control_c):
             hand_over_to_rnn(models)
         if due:
             figures = evaluate(models, task, "val", 256)
-            record(state, phase.name, means | figures)
+            record(args, state, phase.name, means | figures)
             shown = {"rnn_acc": figures["rnn_acc"]} | means
             bar.set_postfix({name: f"{value:.3g}" for name, value in shown.items()})
         save(args, models, optimizers, state)
@@ -939,11 +940,17 @@ def mean_parts(parts: list[dict], phase: str, step: int) -> dict:
     return means
 
 
-def record(state: dict, phase: str, figures: dict):
-    """Add a line to the metrics of a run."""
+def record(args: Namespace, state: dict, phase: str, figures: dict):
+    """Add a line to the metrics of a run, and to TensorBoard's if it is installed."""
     line = {"phase": phase, "step": state["step"]}
     line |= {"seconds": state["seconds"], "depth": state["depth"]}
     state["metrics"].append(line | figures)
+    if importlib.util.find_spec("tensorboard") and process()[0] == 0:
+        from torch.utils.tensorboard import SummaryWriter
+
+        with SummaryWriter(args.out) as writer:
+            for name, value in figures.items():
+                writer.add_scalar(f"{phase}/{name}", value, state["step"])
 
 
 def announce(args: Namespace, task, models: Models):
@@ -1482,6 +1489,15 @@ def load_weights(models: Models, weights: dict):
         raise WrongInput(f"--init, --resume: {message}") from None
 
 
+def next_commands(args: Namespace) -> str:
+    """What can be done with a finished run."""
+    return (
+        f"The run is in {args.out}. To see more samples, or its curves:\n"
+        f"  python {Path(__file__).name} --sample 9 --out {args.out}\n"
+        f"  python experiments/figures.py run {args.out}"
+    )
+
+
 def is_out_of_memory(error: Exception) -> bool:
     """Whether the error says that there is no more memory, on the GPU or the CPU."""
     kinds = (torch.OutOfMemoryError, MemoryError)
@@ -1507,8 +1523,7 @@ def main(argv: list[str] | None = None) -> int:
             if process()[0] == 0:
                 say(show(models["rnn"], task, args.sample or 4, args))
             if not args.sample:
-                here = f"{Path(__file__).name} --out {args.out}"
-                say(f"The run is in {args.out}. More samples: python {here} --sample 9")
+                say(next_commands(args))
     except WrongInput as error:
         make_parser([]).error(str(error))
     except (RuntimeError, MemoryError) as error:

@@ -150,44 +150,53 @@ def method(path: Path):
 
 
 # ------------------------------------------------------------------------------ a run
-PARTS = {
-    "decode": "decoding the future",
-    "read": "readout",
-    "dynamics": "one step of the RNN",
-    "uniformity": "uniformity",
+PARTS = {  # as the metrics name them: the name in the picture, the line's style
+    "decode": ("decoding the future", "-"),
+    "read": ("readout", "--"),
+    "dynamics": ("one step of the RNN", "-."),
+    "uniformity": ("uniformity, without its sign", ":"),
+    "labels": ("distance to the labels", "-"),
 }
 
 
 def run(directory: str, path: Path):
-    """Answers of RNN and teacher against updates; below, the parts of SMT's loss."""
+    """Answers of RNN and teacher against updates; below, the parts of the loss."""
     lines = (Path(directory) / "metrics.jsonl").read_text().splitlines()
     metrics = [json.loads(line) for line in lines]
     metrics = [line for line in metrics if line["phase"] != "final"]
-    steps = [line["step"] for line in metrics]
-    in_smt = [line for line in metrics if line["phase"] == "smt"]
-    number = len(in_smt)
     figure, (above, below) = plt.subplots(2, 1, figsize=(8, 7), sharex=True)
-    teacher = [line["teacher_acc"] for line in metrics]
-    alone = [line["rnn_acc"] for line in metrics]
-    above.plot(steps, teacher, "--", color="#777777", lw=2, label="teacher")
-    label = "RNN alone, by SMT"
-    above.plot(steps[:number], alone[:number], color=COLOURS["smt"], lw=3, label=label)
-    label, rest = "RNN alone, by DMT", slice(number - 1, None)
-    above.plot(steps[rest], alone[rest], color=COLOURS["dmt"], lw=3, label=label)
     above.set(ylabel="share of right answers", ylim=(0, 1.03))
-    above.set_title("DMT lets the RNN alone answer as its teacher does")
-    for (name, called), style in zip(PARTS.items(), ("-", "--", "-.", ":")):
-        values = [abs(line[name]) for line in in_smt]
-        label = f"{called} ({name})" if name != "uniformity" else f"-{called}"
-        below.plot(
-            steps[:number], values, style, color=COLOURS["smt"], lw=2, label=label
-        )
-    below.set(xlabel="updates", ylabel="parts of SMT's loss", yscale="log")
+    above.set_title("The RNN alone, on held-out sequences")
+    below.set(xlabel="updates", ylabel="parts of the loss", yscale="log")
+    if "teacher_acc" in metrics[0]:
+        steps = [line["step"] for line in metrics]
+        teacher = [line["teacher_acc"] for line in metrics]
+        above.plot(steps, teacher, "--", color="#777777", lw=2, label="teacher")
+    begin = None
+    for phase in dict.fromkeys(line["phase"] for line in metrics):
+        own = [line for line in metrics if line["phase"] == phase]
+        draw_phase(above, below, phase, own, begin)
+        begin = own[-1]
     for axes in (above, below):
-        axes.axvline(in_smt[-1]["step"], color="black", lw=1)
         axes.legend(fontsize=11)
     figure.tight_layout()
     figure.savefig(path, dpi=110)
+
+
+def draw_phase(above, below, phase: str, own: list[dict], begin: dict | None):
+    """The curves of a phase; begin is the last line of the phase before."""
+    colour = COLOURS[phase]
+    curve = own if begin is None else [begin, *own]
+    steps = [line["step"] for line in curve]
+    alone = [line["rnn_acc"] for line in curve]
+    label = f"RNN alone, {phase.upper()}"
+    above.plot(steps, alone, color=colour, lw=3, label=label)
+    for name, (called, style) in PARTS.items():
+        if name in own[0]:
+            values = [abs(line[name]) for line in own]
+            steps = [line["step"] for line in own]
+            label = f"{phase.upper()}: {called}"
+            below.plot(steps, values, style, color=colour, lw=2, label=label)
 
 
 # ------------------------------------------------------------------------------ digits

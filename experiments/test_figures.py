@@ -4,6 +4,7 @@ import pytest
 
 pytest.importorskip("matplotlib")
 
+import bptt_baseline  # noqa: E402
 import figures  # noqa: E402
 import smt  # noqa: E402
 
@@ -21,3 +22,13 @@ def test_a_picture_is_drawn(what, tmp_path, monkeypatch):
         argv.append("run")
     figures.main(argv, tmp_path)
     assert (tmp_path / f"{what}.png").stat().st_size > 10_000
+
+
+def test_the_curves_of_bptt_are_drawn(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    argv = (
+        "--task copy --delay 3 --dim 16 --steps 4 --eval-every 2 --device cpu --out run"
+    )
+    assert bptt_baseline.main(argv.split()) == 0
+    figures.main(["run", "run"], tmp_path)
+    assert (tmp_path / "run.png").stat().st_size > 10_000

@@ -146,20 +146,20 @@ class Transformer(nn.Module):
         return self.blocks[-1](h, keep_from)
 
 
-def in_parts(network: Callable, memories: Tensor, *inputs: Tensor) -> Tensor:
-    """network(memories, *inputs), where N may be too large to compute all at once.
+def in_parts(network: Callable, rows: Tensor, *inputs: Tensor) -> Tensor:
+    """network(rows, *inputs), where N may be too large to compute all at once.
 
-    memories (N, K, d); inputs (N, ..) are what else the network takes. A part has at
-    most MAX_ROWS rows, and about MAX_NUMBERS numbers in its memories. Usually one part
-    is all. Otherwise activations are not kept, and the backward pass computes them
+    rows (N, K, d) are labels or memories; inputs (N, ..) are what else the network
+    takes. A part has at most MAX_ROWS rows and about MAX_NUMBERS numbers. Usually one
+    part is all. Otherwise activations are not kept, and the backward pass computes them
     again (checkpointing). At the authors' sizes with T = 256 that saves 90 GiB in L_dyn
     (in fp32, counted from shapes by experiments/memory.py).
     """
-    size = min(MAX_ROWS, max(1, MAX_NUMBERS // memories.shape[1:].numel()))
-    if len(memories) <= size:
-        return network(memories, *inputs)
+    size = min(MAX_ROWS, max(1, MAX_NUMBERS // rows.shape[1:].numel()))
+    if len(rows) <= size:
+        return network(rows, *inputs)
     results = []
-    for part in zip(*[tensor.split(size) for tensor in (memories, *inputs)]):
+    for part in zip(*[tensor.split(size) for tensor in (rows, *inputs)]):
         results.append(checkpoint(network, *part, use_reentrant=False))
     return torch.cat(results)
 
@@ -308,14 +308,14 @@ def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
     return nats / (y >= 0).sum().clamp(min=1)
 
 
-def read_loss(readout: Readout, memories: Tensor, batch: Batch) -> Tensor:
+def read_loss(readout: Readout, read_from: Tensor, batch: Batch) -> Tensor:
     """Mean cross-entropy of the readout, in nats, at all t from the first target on.
 
-    memories (B, T, K, d) are labels in SMT, and the RNN's own in DMT. Before the first
-    target nothing is asked, so leaving those times out only saves time.
+    read_from (B, T, K, d) are labels in SMT, and the RNN's memories in DMT. Before the
+    first target nothing is asked, so leaving those times out only saves time.
     """
     first = batch.first_target
-    logits = readout(memories[:, first:])  # (B, T - first, V)
+    logits = readout(read_from[:, first:])  # (B, T - first, V)
     return cross_entropy(logits, batch.y[:, first:])
 
 

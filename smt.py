@@ -12,7 +12,9 @@ networks and trains them together:
   targets. So the label has to hold what these depend on.
 - The RNN's cell learns single steps: from a label and the next input it must make the
   next label. Each step starts from a label of the encoder, and not from what the cell
-  made before. So no step waits for another. All T are rows of one batch.
+  made before. So no step waits for another. All T are rows of one batch. What is
+  needed later than Tf has to be in a later label. The cell can make that from earlier
+  ones only if they hold it, too, so these steps also shape the labels.
 The gradient from a target to an input passes decoder and encoder. Their depth does not
 grow with T, so there is no chain of T steps in which it could fade. The price is paid
 in training only: two more networks, attention that costs T^2, and the activations of
@@ -23,12 +25,13 @@ wrong, and SMT has not taught the cell to go on from there. So errors can add up
 RNN drifts. DAgger Memory Training (DMT), the second phase, lets the RNN run on its own
 memories and pulls each to the label of the same prefix. DAgger comes from imitation
 learning: the learner acts, and the teacher says what would have been right there. A
-label depends on inputs only, so it is the right target wherever the RNN has drifted to.
+label depends on inputs only, so it stays the target wherever the RNN has drifted to.
 
-DMT unrolls the RNN. With --truncate 1, as in the paper, its gradient is cut after every
-step, so nothing is backpropagated through time. By default it is cut every 64 steps
-(ours). That is truncated backpropagation through time (BPTT), and full BPTT where
-T <= 64. --dmt-steps 0 leaves DMT out.
+So SMT never unrolls the RNN, and DMT does. With --truncate 1, as in the paper, DMT's
+gradient is cut after every step, and nothing is backpropagated through time. By default
+it is cut every 64 steps (ours), so that an error also teaches the earlier step that
+lost something. That is truncated backpropagation through time (BPTT), and full BPTT
+where T <= 64. --dmt-steps 0 leaves DMT out.
 
 At inference encoder and decoder are not needed. The RNN starts from the label of the
 empty prefix. A new input costs one step and one readout, and the memory keeps its size.
@@ -67,9 +70,9 @@ Glossary
   K          memory_tokens   tokens of a memory
   d          dim             size of a memory token
   W          width           size of a token of the encoder
-  A task (data.py) draws batches x, y and says how they are shown. A step is a step of
-  the RNN. An update is one of the optimisers; only options (--steps) and the training
-  loop call it a step, as is usual.
+  A task (data.py) draws batches x, y and says how they are shown. A step is one
+  application of the RNN. An update is one application of the optimisers; only options
+  (--steps) and the training loop call it a step, as is usual.
 
 An update of SMT: train encoder, decoder, rnn.cell and rnn.embed
     m_∅, m_0 .. m_{T-1} = encoder(x)                    one causal pass (ours)
@@ -78,7 +81,8 @@ An update of SMT: train encoder, decoder, rnn.cell and rnn.embed
     L_dyn  = mean square of step(m_{t-1}, x_t) - m_t    at all t; m_{-1} is m_∅
     L_read = mean cross_entropy(readout(m_t), y_t)      at all t with a target (ours)
     L_unif = log mean exp(-2 |u_a - u_b|^2)             at the t of L_dec; u_a, u_b are
-                            labels of two sequences, scaled to length 1, token by token
+                            the same token of two sequences' labels (ours: the paper
+                            pairs all tokens of all labels), scaled to length 1
     minimise L_dec + progress λ_dyn L_dyn + L_read + λ_unif L_unif
                             progress (ours): the encoder learns first what labels must
                             hold, then to make them easy to follow
@@ -225,20 +229,20 @@ class Transformer(nn.Module):
         return self.blocks[-1](h, keep_from)
 
 
-def in_parts(network: Callable, memories: Tensor, *inputs: Tensor) -> Tensor:
-    """network(memories, *inputs), where N may be too large to compute all at once.
+def in_parts(network: Callable, rows: Tensor, *inputs: Tensor) -> Tensor:
+    """network(rows, *inputs), where N may be too large to compute all at once.
 
-    memories (N, K, d); inputs (N, ..) are what else the network takes. A part has at
-    most MAX_ROWS rows, and about MAX_NUMBERS numbers in its memories. Usually one part
-    is all. Otherwise activations are not kept, and the backward pass computes them
+    rows (N, K, d) are labels or memories; inputs (N, ..) are what else the network
+    takes. A part has at most MAX_ROWS rows and about MAX_NUMBERS numbers. Usually one
+    part is all. Otherwise activations are not kept, and the backward pass computes them
     again (checkpointing). At the authors' sizes with T = 256 that saves 90 GiB in L_dyn
     (in fp32, counted from shapes by experiments/memory.py).
     """
-    size = min(MAX_ROWS, max(1, MAX_NUMBERS // memories.shape[1:].numel()))
-    if len(memories) <= size:
-        return network(memories, *inputs)
+    size = min(MAX_ROWS, max(1, MAX_NUMBERS // rows.shape[1:].numel()))
+    if len(rows) <= size:
+        return network(rows, *inputs)
     results = []
-    for part in zip(*[tensor.split(size) for tensor in (memories, *inputs)]):
+    for part in zip(*[tensor.split(size) for tensor in (rows, *inputs)]):
         results.append(checkpoint(network, *part, use_reentrant=False))
     return torch.cat(results)
 
@@ -463,14 +467,14 @@ def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
     return nats / (y >= 0).sum().clamp(min=1)
 
 
-def read_loss(readout: Readout, memories: Tensor, batch: Batch) -> Tensor:
+def read_loss(readout: Readout, read_from: Tensor, batch: Batch) -> Tensor:
     """Mean cross-entropy of the readout, in nats, at all t from the first target on.
 
-    memories (B, T, K, d) are labels in SMT, and the RNN's own in DMT. Before the first
-    target nothing is asked, so leaving those times out only saves time.
+    read_from (B, T, K, d) are labels in SMT, and the RNN's memories in DMT. Before the
+    first target nothing is asked, so leaving those times out only saves time.
     """
     first = batch.first_target
-    logits = readout(memories[:, first:])  # (B, T - first, V)
+    logits = readout(read_from[:, first:])  # (B, T - first, V)
     return cross_entropy(logits, batch.y[:, first:])
 
 
@@ -491,8 +495,8 @@ def smt_loss(models: Models, batch: Batch, args: Namespace) -> tuple[Tensor, dic
 
     # L_dyn's weight grows from 0 to λ_dyn (ours). We think that L_dyn, too early, makes
     # the encoder write labels that hold little, as those are easy to predict. In copy
-    # the RNN answered 79 % after SMT with a growing weight, and 37 % with a constant
-    # one (one seed each; python experiments/ablations.py growth).
+    # the RNN gave 79 % right answers after SMT with a growing weight, and 37 % with a
+    # constant one (one seed each; python experiments/ablations.py growth).
     dynamics_weight = args.lambda_dyn * batch.progress
     loss = L_dec + dynamics_weight * L_dyn + L_read + args.lambda_unif * L_unif
     parts = {"decode": L_dec, "dynamics": L_dyn, "read": L_read, "uniformity": L_unif}
@@ -548,26 +552,25 @@ def uniformity_loss(m: Tensor, times: list[int]) -> Tensor:
 
     u_a and u_b are the same memory token of two sequences a and b at the same time,
     scaled to length 1. The mean is over all pairs a != b, memory tokens and times.
-    (ours: the paper pairs all tokens of all labels.)
     L_dec does not prevent labels that hardly differ, as the decoder can amplify small
     differences. L_dyn would then be small for a cell that ignores its input. This loss
     pushes the labels of different sequences apart, also those that could well be
     equal. So its weight is small.
     """
     B = len(m)
+    if B == 1:  # there is no pair
+        return m.new_zeros(())
     # A list as an index, m[:, times], would make the CPU wait for the GPU.
     chosen = torch.stack([m[:, t] for t in times])  # (J, B, K, d)
     u = F.normalize(chosen.float(), dim=-1)
     u = u.transpose(1, 2)  # (J, K, B, d)
-    # By default cdist uses a matrix product, which rounds small distances away.
+    # By default cdist may use a matrix product, which rounds small distances away.
     exact = "donot_use_mm_for_euclid_dist"
     distance = torch.cdist(u, u, compute_mode=exact)  # (J, K, B, B)
     closeness = (-2 * distance.square()).exp()
     others = 1 - torch.eye(B, device=u.device)  # 0 for a sequence with itself
-    pairs = max(1, B * (B - 1))
-    mean_of_pairs = (closeness * others).sum((-2, -1)) / pairs  # (J, K)
-    # For B = 1 there is no pair, and the clamp prevents log(0).
-    return mean_of_pairs.mean().clamp(min=1e-9).log()
+    mean_of_pairs = (closeness * others).sum((-2, -1)) / (B * (B - 1))  # (J, K)
+    return mean_of_pairs.mean().log()
 
 
 # ------------------------------------------------------------------ from SMT to the RNN

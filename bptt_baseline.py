@@ -622,7 +622,7 @@ def record(args: Namespace, state: dict, phase: str, figures: dict):
                 writer.add_scalar(f"{phase}/{name}", value, state["step"])
 
 
-def announce(args: Namespace, task, models: Models):
+def announce(args: Namespace, task, models: Models, state: dict):
     """Print what the run is: its task, sizes and settings."""
     say(f"{args.task}: T = {task.T}, V = {task.vocab}, {args.device}, {args.precision}")
     for name, network in models.items():
@@ -634,16 +634,21 @@ def announce(args: Namespace, task, models: Models):
         say(f"Options with defaults of this task: {', '.join(shown)}")
     if task.about():
         say(task.about())
+    if state["step"] > 0:
+        say(f"The run goes on after step {state['step']}.")
 
 
 def report(state: dict):
     """Print the figures of the RNN in the last line of the metrics."""
     line = state["metrics"][-1]
-    shown = [f"{line['phase']:5}  step {line['step']:5}  {line['seconds']:4.0f} s"]
+    shown = f"{line['phase']:5}  step {line['step']:5}  {line['seconds']:4.0f} s"
     for name, value in line.items():
+        if name in ("rnn_loss_2x", "rnn_loss_4x", "rnn_loss_8x"):  # --eval-length
+            say(shown)
+            shown = "sequences longer than in training:"
         if name.startswith(("rnn", "teacher", "drift")):
-            shown.append(f"{name} {value:.4f}")
-    say("  ".join(shown))
+            shown += f"  {name} {value:.4f}"
+    say(shown)
 
 
 def say(text: str):
@@ -1121,8 +1126,11 @@ def load_weights(models: Models, weights: dict):
     try:
         weights = {name: weights[name] for name in models.state_dict()}
         models.load_state_dict(weights)
-    except (KeyError, RuntimeError):
-        message = "the run lacks a network, or has one of another size"
+    except KeyError as error:
+        message = f"the run lacks {error}, as it was made without this network"
+        raise WrongInput(f"--init, --resume: {message}") from None
+    except RuntimeError:
+        message = "the run has a network of another size"
         raise WrongInput(f"--init, --resume: {message}") from None
 
 
@@ -1155,7 +1163,7 @@ def main(argv: list[str] | None = None) -> int:
                 longer = longer_tasks(args, task)
                 # All wrong input is found by now, before a directory is made.
                 with claim(args, run):
-                    announce(args, task, models)
+                    announce(args, task, models, run["state"])
                     train(args, task, models, run, longer)
             if process()[0] == 0:
                 say(show(models["rnn"], task, args.sample or 4, args))
@@ -1171,7 +1179,10 @@ def main(argv: list[str] | None = None) -> int:
         )
         make_parser([]).error(message)
     except KeyboardInterrupt:
-        print("stopped; --resume goes on if a checkpoint is there", file=sys.stderr)
+        message = (
+            "stopped; --resume goes on from checkpoint.pt in --out, if it is there"
+        )
+        print(message, file=sys.stderr)
         return 130
     return 0
 

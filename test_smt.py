@@ -1040,13 +1040,15 @@ def test_a_full_memory_gets_one_line(monkeypatch, capsys):
 
 
 # --------------------------------------------------------------------- the two programs
-def test_the_python_of_the_readme_runs(a_run, monkeypatch):
-    monkeypatch.setattr(smt, "Encoder", smt.Encoder)  # exercises put others there
-    shutil.copytree(a_run, "runs/copy-smt")
-    readme = (Path(smt.__file__).parent / "README.md").read_text()
+def test_the_python_of_the_readme_runs(monkeypatch):
+    encoder = smt.Encoder
+    root = Path(smt.__file__).parent
+    shutil.copytree(root / "results/copy", "results/copy")
+    readme = (root / "README.md").read_text()
     blocks = re.findall("```python\n(.*?)```", readme, re.DOTALL)
     assert len(blocks) == 3
     for block in blocks:
+        monkeypatch.setattr(smt, "Encoder", encoder)  # blocks put others there
         quick = re.sub(r"--(dmt-)?steps \d+|--eval-length 8", "", block)
         exec(quick.replace("--out", "--steps 2 --dmt-steps 0 --out"), {})
 

@@ -80,7 +80,8 @@ def draw_bptt(axes):
         axes,
         "BPTT",
         colour,
-        "The RNN runs; the gradient of the loss\ngoes back through all steps.",
+        "The RNN runs on its own memories $\\hat{m}$. The gradient\n"
+        "of the loss goes back through all steps.",
     )
     chain(axes, 1.5, colour, "\\hat{m}")
     box(axes, 4.75, 3.3, "loss of $y$", colour, width=1.2)
@@ -97,26 +98,24 @@ def draw_smt(axes):
         axes,
         "SMT",
         colour,
-        "Labels come from a Transformer. The RNN's step $f$\n"
-        "learns each $m_t \\to m_{t+1}$ by itself, all at once.",
+        "A Transformer writes labels $m$ that tell the future. The RNN's\n"
+        "step $f$ learns to get from each to the next, all at once.",
     )
-    axes.text(1.1, 4.0, "$x_0 \\,..\\, x_t$", ha="center", va="center")
-    box(axes, 1.1, 3.1, "encoder", colour, width=1.5)
-    arrow(axes, (1.1, 3.8), (1.1, 3.45))
-    box(axes, 1.1, 1.5, "$m_t$", colour)
-    arrow(axes, (1.1, 2.77), (1.1, 1.85), colour, width=2.5)
-    box(axes, 4.2, 1.5, "$m_{t+1}$", colour)
-    axes.text(4.2, 4.0, "$x_0 \\,..\\, x_{t+1}$", ha="center", va="center")
-    box(axes, 4.2, 3.1, "encoder", colour, width=1.5)
-    arrow(axes, (4.2, 3.8), (4.2, 3.45))
-    arrow(axes, (4.2, 2.77), (4.2, 1.85), colour, width=2.5)
-    arrow(axes, (1.55, 1.5), (3.75, 1.5), width=3)
-    axes.text(2.65, 1.72, "$f(m_t,\\, x_{t+1})$", ha="center")
-    box(axes, 1.1, 0.3, "decoder", colour, width=1.5)
-    arrow(axes, (1.1, 1.18), (1.1, 0.63))
-    arrow(axes, (1.88, 0.3), (2.6, 0.3))
+    for x, t in ((0.9, "t"), (4.5, "t+1")):
+        axes.text(x, 4.05, f"$x_0 \\,..\\, x_{{{t}}}$", ha="center", va="center")
+        arrow(axes, (x, 3.85), (x, 3.5))
+        box(axes, x, 3.15, "encoder", colour, width=1.5)
+        arrow(axes, (x, 2.82), (x, 1.88))
+        box(axes, x, 1.5, f"$m_{{{t}}}$", colour)
+    arrow(axes, (1.33, 1.5), (1.78, 1.5))
+    box(axes, 2.55, 1.5, "$f(m_t, x_{t+1})$", colour, width=1.5)
+    arrow(axes, (3.35, 1.5), (4.08, 1.5), colour, dashed=True, width=2.5)
+    axes.text(3.7, 1.65, "pulled", color=colour, ha="center", fontsize=12)
+    arrow(axes, (0.9, 1.17), (0.9, 0.65))
+    box(axes, 0.9, 0.3, "decoder", colour, width=1.5)
+    arrow(axes, (1.68, 0.3), (2.3, 0.3))
     axes.text(
-        3.75, 0.3, "the future: $y_t,\\, y_{t+1} \\,..$", ha="center", va="center"
+        3.68, 0.3, "the future: $y_t,\\, y_{t+1} \\,..$", ha="center", va="center"
     )
 
 
@@ -126,15 +125,19 @@ def draw_dmt(axes):
         axes,
         "DMT",
         colour,
-        "The RNN runs alone, and each memory is pulled to\n"
-        "its label. The gradient passes through H steps.",
+        "The RNN runs on its own memories $\\hat{m}$, and each is pulled\n"
+        "to its label. The gradient goes back to the last cut only.",
     )
     chain(axes, 1.1, colour, "\\hat{m}")
     for i, t in enumerate(("t-1", "t", "t+1", "t+2")):
         x = 0.7 + 1.35 * i
         box(axes, x, 3.2, f"$m_{{{t}}}$", COLOURS["smt"])
         arrow(axes, (x, 1.47), (x, 2.83), colour, dashed=True, width=2.5)
-    axes.text(2.72, 3.85, "labels, frozen", ha="center", color=COLOURS["smt"])
+    axes.text(2.72, 3.85, "labels of the encoder, frozen", ha="center")
+    axes.texts[-1].set_color(COLOURS["smt"])
+    for i in (0, 2):
+        begin, end = 2.05 + 1.35 * i, 0.7 + 1.35 * i
+        arrow(axes, (begin, 1.45), (end, 1.45), COLOURS["bptt"], 0.4, True, 2)
     axes.plot([2.72, 2.72], [0.6, 1.65], color="black", lw=2)
     axes.text(2.72, 0.33, "cut", ha="center", fontsize=12)
 
@@ -166,12 +169,16 @@ def run(directory: str, path: Path):
     metrics = [line for line in metrics if line["phase"] != "final"]
     figure, (above, below) = plt.subplots(2, 1, figsize=(8, 7), sharex=True)
     above.set(ylabel="share of right answers", ylim=(0, 1.03))
-    above.set_title("The RNN alone, on held-out sequences")
+    above.set_title(f"{directory}: answers on held-out sequences")
     below.set(xlabel="updates", ylabel="parts of the loss", yscale="log")
     if "teacher_acc" in metrics[0]:
         steps = [line["step"] for line in metrics]
         teacher = [line["teacher_acc"] for line in metrics]
         above.plot(steps, teacher, "--", color="#777777", lw=2, label="teacher")
+    end = [line["step"] for line in metrics if line["phase"] == "smt"]
+    for axes in (above, below):
+        if end and end[-1] < metrics[-1]["step"]:
+            axes.axvline(end[-1], color="black", lw=1)  # between SMT and DMT
     begin = None
     for phase in dict.fromkeys(line["phase"] for line in metrics):
         own = [line for line in metrics if line["phase"] == phase]
@@ -216,17 +223,22 @@ def digits(directory: str, path: Path):
     rnn, task = smt.load(directory)
     count, side = 10, task.side
     generator = torch.Generator().manual_seed(0)
-    rows = [
-        ("images of the file that nobody trained on", task.held_out("test", count)[1])
-    ]
-    for name, tokens, length in task.prompts(count):
+    _, images = task.held_out("test", count)
+    rows = [("held-out images", images)]
+    names = (
+        "the same, lower half drawn by the RNN alone",
+        "drawn by the RNN, from nothing",
+    )
+    for name, (_, tokens, length) in zip(names, task.prompts(count)):
         drawn = draw_on(rnn, tokens, length, generator)
-        rows.append((f"drawn by the RNN alone, {name}", drawn[:, 1:]))
+        rows.append((name, drawn[:, 1:]))
     figure, grid = plt.subplots(len(rows), count, figsize=(count, 1.25 * len(rows)))
     for (name, images), line in zip(rows, grid):
         for image, axes in zip(images, line):
             axes.imshow(image.view(side, side), cmap="gray", vmin=0)
             axes.axis("off")
+            if "lower half" in name:
+                axes.axhline(side // 2 - 0.5, color=COLOURS["dmt"], lw=1.5)
         line[0].set_title(name, loc="left", fontsize=13)
     figure.subplots_adjust(0.01, 0.02, 0.99, 0.9, wspace=0.05, hspace=0.4)
     figure.savefig(path, dpi=110)

@@ -39,6 +39,7 @@ import importlib.util
 import json
 import math
 import os
+import shlex
 import signal
 import sys
 import threading
@@ -544,7 +545,7 @@ def train_phase(phase: Phase, args, task, models: Models, run: dict, control_c):
         for name, optimizer in optimizers.items():
             optimizer.load_state_dict(run["optimizers"][name])
 
-    hidden = process()[0] > 0 or None  # None: hidden where there is no terminal
+    hidden = process()[0] > 0 or not has_terminal()
     total = phases(args)[-1].begin + phases(args)[-1].steps  # of all phases
     bar = tqdm(total=total, initial=state["step"], desc=phase.name, disable=hidden)
     several = process()[1] > 1
@@ -652,15 +653,22 @@ def report(state: dict):
 
 
 def say(text: str):
-    """Print in the first process. If nobody reads any more, the run goes on."""
+    """Print in the first process. If nobody can read it, the run goes on."""
     if process()[0] > 0:
         return
     try:
         tqdm.write(text)
         sys.stdout.flush()
-    except BrokenPipeError:  # a reader such as head has ended
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stdout.fileno())
+    except (OSError, ValueError, AttributeError):  # a reader such as head has ended
+        sys.stdout = open(os.devnull, "w")
+
+
+def has_terminal() -> bool:
+    """Whether someone sees a progress bar."""
+    try:
+        return sys.stderr.isatty()
+    except (ValueError, AttributeError):  # it is closed
+        return False
 
 
 class ControlC:
@@ -724,7 +732,6 @@ def distribute(models: Models, args: Namespace) -> nn.Module:
 
 # ------------------------------------------------------------------- the files of a run
 FORMAT = 6  # of checkpoint.pt; it grows when the content changes
-FILES = ("checkpoint.pt", "metrics.jsonl")
 
 
 def save(args: Namespace, models: Models, optimizers: dict, state: dict):
@@ -742,10 +749,10 @@ def save(args: Namespace, models: Models, optimizers: dict, state: dict):
     }
     try:
         out.mkdir(parents=True, exist_ok=True)
-        (out / "metrics.tmp").write_text("".join(lines))
-        os.replace(out / "metrics.tmp", out / "metrics.jsonl")
         torch.save(checkpoint, out / "checkpoint.tmp")
         os.replace(out / "checkpoint.tmp", out / "checkpoint.pt")
+        (out / "metrics.tmp").write_text("".join(lines))
+        os.replace(out / "metrics.tmp", out / "metrics.jsonl")
     except (OSError, RuntimeError) as error:  # torch.save raises the latter, too
         reason = str(error).splitlines()[0]
         raise WrongInput(f"--out {args.out}: can't write a file: {reason}") from None
@@ -772,16 +779,31 @@ def claim(args: Namespace, run: dict):
     except (OSError, NotImplementedError) as error:
         raise WrongInput(f"--out {args.out}: can't write a file: {error}") from None
     try:
-        holds_a_run = any((out / name).exists() for name in FILES)
-        if args.resume and read_run(args.out, "--resume")["state"] != run["state"]:
-            message = "another process has just gone on with this run; try again"
-            raise WrongInput(f"--resume: {message}")
-        if holds_a_run and not args.resume:
-            message = "holds a run; --resume it, or give another --out"
-            raise WrongInput(f"--out {args.out}: {message}")
+        check_directory(args, run)
         yield
     finally:
         lock.release()
+
+
+def check_directory(args: Namespace, run: dict):
+    """WrongInput if --out holds what would be overwritten, or not what is resumed.
+
+    A run that has not made its first save after an update has nothing to lose.
+    """
+    holds_a_run = (Path(args.out) / "checkpoint.pt").exists()
+    found = read_run(args.out, "--out")["state"] if holds_a_run else new_state()
+    if args.resume and found != run["state"]:
+        message = "another process has just gone on with this run; try again"
+        raise WrongInput(f"--resume: {message}")
+    if args.resume:
+        return
+    metrics = Path(args.out) / "metrics.jsonl"
+    if found["step"] > 0 or found["finished"]:
+        message = "holds a run; --resume it, or give another --out"
+        raise WrongInput(f"--out {args.out}: {message}")
+    if not holds_a_run and metrics.exists() and metrics.stat().st_size > 0:
+        message = "holds the metrics of a run; give another --out"
+        raise WrongInput(f"--out {args.out}: {message}")
 
 
 def read_run(directory: str, option: str) -> dict:
@@ -885,6 +907,7 @@ def make_parser(options: list[tuple], task=None) -> argparse.ArgumentParser:
     With a task, --help tells that task's defaults.
     """
     parser = argparse.ArgumentParser(
+        prog=Path(__file__).name,
         description=__doc__.splitlines()[0],
         usage="%(prog)s [--task NAME] [options]; see --help",
         argument_default=argparse.SUPPRESS,
@@ -928,7 +951,7 @@ def settings(argv: list[str] | None) -> tuple[Namespace, dict, dict | None]:
     look, _ = make_parser(options).parse_known_args(argv)
     name = getattr(look, "task", "copy")
     if name == "list":
-        print(list_tasks())
+        say(list_tasks())
         sys.exit(0)
     earlier, run, source = earlier_run(look, name)
     name = earlier.get("task", name)
@@ -1016,7 +1039,8 @@ def settle_device(args: Namespace):
     if args.device == "mps" and process()[1] > 1:
         raise WrongInput("--device mps: trains in one process only; leave torchrun out")
     if args.device == "cuda":
-        local_rank = int(os.environ.get("LOCAL_RANK", 0))
+        launched = distributed.is_torchelastic_launched()
+        local_rank = int(os.environ["LOCAL_RANK"]) if launched else 0
         gpus = torch.cuda.device_count()
         if local_rank >= gpus:
             message = f"this machine has {gpus} GPUs; give torchrun no more processes"
@@ -1036,6 +1060,9 @@ def idle_options(args: Namespace) -> dict[str, str]:
         idle["cell_depth"] = "with --cell gru, which has one layer"
     if args.sample:
         idle["compile"] = "with --sample, as only updates are compiled"
+        idle["eval_length"] = "with --sample"
+        if not TASKS[args.task].samples_need_data:
+            idle["data"] = "with --sample"
     if args.steps == 0:
         idle |= dict.fromkeys(("lr", "batch_size", "truncate"), "with --steps 0")
     return idle
@@ -1083,11 +1110,11 @@ def build(args: Namespace, task) -> Models:
 def start(args: Namespace, run: dict, source: dict | None) -> tuple:
     """The task, and the networks with the weights of the run or the source, if any."""
     task = make_task(args)
-    if not args.sample:
+    if not args.sample or task.samples_need_data:
         identity = task.identity()
-        if args.resume and identity != args.data_identity:
-            message = f"is not what the run began with, {args.data_identity}"
-            raise WrongInput(f"--data {args.data}: {message}; give that file")
+        if (args.resume or args.sample) and identity != args.data_identity:
+            was = args.data_identity or "no file"
+            raise WrongInput(f"--data {args.data}: the run began with {was}; give that")
         args.data_identity = identity
     check_memory(args, task)
     torch.manual_seed(args.seed)
@@ -1130,16 +1157,17 @@ def load_weights(models: Models, weights: dict):
         message = f"the run lacks {error}, as it was made without this network"
         raise WrongInput(f"--init, --resume: {message}") from None
     except RuntimeError:
-        message = "the run has a network of another size"
+        message = "a network has another size; leave out what changes sizes or T"
         raise WrongInput(f"--init, --resume: {message}") from None
 
 
 def next_commands(args: Namespace) -> str:
     """What can be done with a finished run."""
+    out = shlex.quote(args.out)
     return (
-        f"The run is in {args.out}. To see more samples, or its curves:\n"
-        f"  python {Path(__file__).name} --sample 9 --out {args.out}\n"
-        f"  python experiments/figures.py run {args.out}"
+        f"The run is in {out}. To see more samples, or its curves:\n"
+        f"  python {Path(__file__).name} --sample 9 --out {out}\n"
+        f"  python experiments/figures.py run {out}"
     )
 
 
@@ -1172,20 +1200,22 @@ def main(argv: list[str] | None = None) -> int:
     except WrongInput as error:
         make_parser([]).error(str(error))
     except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-        message = (
-            "--batch-size: the memory is full; give a smaller one, or smaller sizes"
-        )
-        make_parser([]).error(message)
+        if is_out_of_memory(error):
+            message = "the memory is full; give a smaller one, or smaller sizes"
+            make_parser([]).error(f"--batch-size: {message}")
+        if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+            reason = str(error).splitlines()[0]
+            make_parser([]).error(f"--compile: the compiler failed: {reason}")
+        raise
     except KeyboardInterrupt:
-        message = (
-            "stopped; --resume goes on from checkpoint.pt in --out, if it is there"
-        )
+        message = "stopped; --resume goes on from the last checkpoint, if there is one"
         print(message, file=sys.stderr)
         return 130
     return 0
 
 
 if __name__ == "__main__":
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:  # a terminal that lacks a character shows its code
+            stream.reconfigure(errors="backslashreplace")
     sys.exit(main())

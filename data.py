@@ -12,6 +12,7 @@ A task is a class with
   batch(B, generator)        B training sequences: x, y
   held_out(split, rows)      rows fixed sequences for "val" or "test": x, y
   longer(times)              the same task with longer sequences, or None
+  samples_need_data  whether samples begin with something of a file
   identity()                 length and hash of the data, "" if all is generated
   about()                    a sentence about the data, "" if all is generated
   show(x, y, answers)        a text that shows sequences with the answers of the RNN
@@ -28,6 +29,7 @@ import gzip
 import hashlib
 import io
 import os
+import re
 import string
 import struct
 from functools import cached_property
@@ -40,7 +42,7 @@ from torch import Generator, Tensor
 
 LETTERS = string.digits + string.ascii_letters  # how tokens are shown
 HELD_OUT_SEED = {"val": 1, "test": 2}  # the same sequences for each run and device
-# How files begin that are no text, and the bytes that are in no text.
+# How files begin that are often taken for text, and the bytes that are in no text.
 NO_TEXT = {
     "compressed (gzip)": b"\x1f\x8b",
     "compressed (zip)": b"PK\x03\x04",
@@ -48,8 +50,8 @@ NO_TEXT = {
     "compressed (xz)": b"\xfd7zXZ",
     "compressed (zstd)": b"\x28\xb5\x2f\xfd",
     "a PDF": b"%PDF-",
-    "UTF-16 or UTF-32": b"\xff\xfe",
-    "UTF-16 (big-endian)": b"\xfe\xff",
+    "in UTF-16 or UTF-32": b"\xff\xfe",
+    "in UTF-16 (big-endian)": b"\xfe\xff",
 }
 CONTROLS = {*range(32)} - {*b"\t\n\v\f\r\b\x1b"}
 
@@ -79,6 +81,8 @@ def filename(text: str) -> str:
     """An option's kind: the name of a file or a directory."""
     if not text:
         raise argparse.ArgumentTypeError("'' is no name; give one, or leave it out")
+    if "\0" in text:
+        raise argparse.ArgumentTypeError("no name has a zero byte")
     return text
 
 
@@ -108,7 +112,7 @@ class Task:
     """
 
     options, sizes, recipe, length_option = [], {}, {}, "length"
-    fixed_length = True
+    fixed_length, samples_need_data = True, False
 
     def __init__(self, **options):
         vars(self).update(options)
@@ -413,7 +417,7 @@ class Text:
             "dmt_lr": 2e-3,
         }
     }
-    fixed_length = False
+    fixed_length, samples_need_data = False, False
     start, vocab = 256, 257  # tokens 0 .. 255 are the bytes
 
     def __init__(self, data: str | None, length: int, prompt="", write=256, **_):
@@ -505,7 +509,7 @@ class Pixels:
             "dmt_lr": 1e-3,
         }
     }
-    fixed_length = True
+    fixed_length, samples_need_data = True, True
 
     def __init__(self, data: str | None, side: int, levels: int, **_):
         self.data, self.side, self.levels = data, side, levels
@@ -579,7 +583,7 @@ class Pixels:
         """What samples begin with: (name, tokens (rows, S), length to write up to)."""
         x, _ = self.held_out("test", rows)
         upper_half = x[:, : 1 + self.side * (self.side // 2)]
-        nothing = x[:, :1]
+        nothing = torch.full((rows, 1), self.start)
         end = 1 + self.T
         return [("upper half given", upper_half, end), ("from nothing", nothing, end)]
 
@@ -613,8 +617,9 @@ def read_bytes(path: str) -> bytes:
         raise WrongInput(f"--data {path}: is not a file; give a readable file")
     try:
         return Path(path).read_bytes()
-    except OSError as error:
-        message = f"can't be read ({error.strerror}); give a readable file"
+    except (OSError, MemoryError) as error:
+        reason = getattr(error, "strerror", "the memory is too small")
+        message = f"can't be read ({reason}); give a readable file"
         raise WrongInput(f"--data {path}: {message}") from None
 
 
@@ -624,18 +629,20 @@ def sha256(content: Tensor) -> str:
 
 
 def read_text(path: str) -> bytes:
-    """The bytes of a text in UTF-8 or the like; WrongInput if it is something else."""
+    """The bytes of a text in UTF-8, without its mark; WrongInput if it is none."""
     raw = read_bytes(path)
-    found = ""
+    controls = CONTROLS.intersection(raw)
+    found = f"holds the byte {min(controls)}, which no text has" if controls else ""
+    try:
+        raw.decode()
+    except UnicodeDecodeError as error:
+        found = f"is no UTF-8 at byte {error.start}"
+    if not found:
+        return raw.removeprefix(b"\xef\xbb\xbf")
     for kind, start in NO_TEXT.items():
         if raw.startswith(start):
             found = f"is {kind}"
-    controls = CONTROLS.intersection(raw[:100_000])
-    if not found and controls:
-        found = f"holds the byte {min(controls)}, which no text has"
-    if found:
-        raise WrongInput(f"--data {path}: {found}; give a text in UTF-8")
-    return raw
+    raise WrongInput(f"--data {path}: {found}; give a text in UTF-8")
 
 
 def default_text() -> bytes:
@@ -652,32 +659,43 @@ def read_images(path: str) -> tuple[str, np.ndarray]:
     """The images in a .npz, .npy or idx file, uint8 (N, H, W), and their array's name.
 
     Of several arrays of images in a .npz it is the first one with "train" in its name,
-    or the first. WrongInput if there is none, or if its values aren't 0 .. 255.
+    or the first. WrongInput if there is none.
     """
-    wanted = "give grey images uint8 (N, H, W), 20 or more, as .npz, .npy or idx"
+    raw = read_bytes(path)
     try:
-        arrays = decode_arrays(read_bytes(path))
-    except WrongInput:
-        raise
+        arrays = decode_arrays(raw)
     except Exception:  # readers raise errors of many kinds on damaged files
-        raise WrongInput(f"--data {path}: holds no arrays; {wanted}") from None
-    images = {}
+        arrays = {}
+    found, images = [], {}
     for name, array in arrays.items():
         if array.ndim == 4 and 1 in (array.shape[1], array.shape[3]):  # one colour
             array = array.squeeze(1 if array.shape[1] == 1 else 3)
-        if array.dtype == np.uint8 and array.ndim == 3:
-            if len(array) >= 20 and array.size > 0:
-                images[name] = array
+        problem = no_images(array)
+        if problem:
+            found.append(f"{name} {problem}".strip())
+        else:
+            images[name] = array
     if not images:
-        found = ", ".join(f"{a.dtype} {a.shape}" for a in arrays.values())
-        message = f"holds {found or 'no arrays'}"
-        raise WrongInput(f"--data {path}: {message}; {wanted}")
-    name = min(images, key=lambda name: "train" not in name.lower())
-    highest = images[name].max()
-    if highest < 128:
-        message = f"has values of 0 .. {highest}; scale them to 0 .. 255"
-        raise WrongInput(f"--data {path}: {message}")
+        message = "; ".join(found) or "no arrays"
+        wanted = "give grey images uint8 (N, H, W) of 0 .. 255 as .npz, .npy or idx"
+        raise WrongInput(f"--data {path}: holds {message}; {wanted}")
+    name = min(images, key=lambda name: "train" not in re.split("[^a-z]", name.lower()))
     return name, images[name]
+
+
+def no_images(array: np.ndarray) -> str:
+    """Why these are no images, with what was found; "" if they are."""
+    kind = f"{array.dtype} {array.shape}"
+    if array.dtype != np.uint8 or array.ndim != 3:
+        return kind
+    count, height, width = array.shape
+    if count < 20:
+        return f"{kind}: fewer than 20 images"
+    if min(height, width) < 4 or max(height, width) > 3 * min(height, width):
+        return f"{kind}: {height} x {width} is no image's size"
+    if array.max() < 128:
+        return f"{kind} with values of 0 .. {array.max()}"
+    return ""
 
 
 def decode_arrays(raw: bytes) -> dict[str, np.ndarray]:
@@ -694,9 +712,11 @@ def decode_arrays(raw: bytes) -> dict[str, np.ndarray]:
     arrays = {}
     for name in loaded.files:
         try:
-            arrays[name] = loaded[name]
+            array = loaded[name]
         except ValueError:  # Python objects, which are never loaded
             continue
+        if isinstance(array, np.ndarray):  # other files in the zip come as bytes
+            arrays[name] = array
     return arrays
 
 

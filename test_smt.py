@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 import threading
+import zipfile
 from pathlib import Path
 
 import filelock
@@ -609,15 +610,14 @@ def test_the_answers_of_the_generated_tasks(name):
 
 
 def test_text_is_shifted_behind_a_start_token_and_held_out(tmp_path):
-    content = bytes(range(101, 201)) * 10
-    Path("text").write_bytes(content)
+    content = "".join(map(chr, range(256, 306))).encode() * 10  # 100 bytes, 10 times
+    Path("text").write_bytes(b"\xef\xbb\xbf" + content)
     task = data.Text("text", length=10)
     x, y = task.batch(200, torch.Generator().manual_seed(0))
     assert (x[:, 0] == 256).all() and torch.equal(x[:, 1:], y[:, :-1])
     assert all(bytes(row) in content[:900] for row in y.tolist())
     splits = [task.held_out(split, 1000)[1].tolist() for split in ("val", "test")]
-    assert splits[0][0] == list(range(101, 111))
-    assert splits[1][0] == list(range(111, 121))
+    assert splits[0][0] == list(content[:10]) and splits[1][0] == list(content[10:20])
     assert len(splits[0]) == len(splits[1]) == 5
     assert task.draw(torch.tensor([256, 72, 105])) == "Hi"
     assert task.draw(torch.tensor([27, 91, 10, 9, 255])) == "\ufffd[\n\t\ufffd"
@@ -652,11 +652,16 @@ def test_the_images_of_a_file_are_found_among_its_arrays():
     np.savez("one.npz", x_test=255 - images, x_train=images, **others)
     np.savez("colours.npz", rgb=np.stack(3 * [images], 3), grey=images[:, None])
     np.save("wide.npy", images[:, :, :4])
+    one_hot = np.full((40, 1, 10), 255, np.uint8)
+    np.savez("many.npz", train_y=one_hot, constraints=255 - images, train_x=images)
+    with zipfile.ZipFile("many.npz", "a") as archive:
+        archive.writestr("README.txt", "not an array")
     end = "of 8 x 8, resized to 4 x 4; they use 3 of 3 levels."
     sentences = {
         "one.npz": f"one.npz, array x_train: 40 {end}",
         "colours.npz": f"colours.npz, array grey: 40 {end}",
         "wide.npy": f"wide.npy: 40 {end.replace('8 x 8', '8 x 4')}",
+        "many.npz": f"many.npz, array train_x: 40 {end}",
     }
     for name, sentence in sentences.items():
         task = data.Pixels(name, side=4, levels=3)
@@ -851,6 +856,26 @@ def test_a_directory_belongs_to_one_process(capsys):
     assert smt.main(run) == 0
 
 
+def test_a_run_that_failed_before_its_first_update_can_begin_anew(monkeypatch):
+    run = [*TINY_SMT, *COPY, *"--steps 2 --dmt-steps 1 --out run".split()]
+    with monkeypatch.context() as patch:
+        patch.setattr(smt, "update", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            smt.main(run)
+    assert smt.main([*run, "--seed", "1"]) == 0
+    assert smt.read_run("run", "--out")["config"]["seed"] == 1
+
+
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_a_closed_stream_does_not_end_the_run(stream, monkeypatch):
+    run = [*TINY_SMT, *COPY, *"--steps 2 --dmt-steps 1".split()]
+    closed = io.StringIO()
+    closed.close()
+    for out, value in (("none", None), ("closed", closed)):
+        monkeypatch.setattr(sys, stream, value)
+        assert smt.main([*run, "--out", out]) == 0
+
+
 def test_a_run_that_another_process_went_on_with_is_not_resumed(monkeypatch, capsys):
     run = [*TINY_SMT, *COPY, *"--steps 2 --dmt-steps 1 --out run".split()]
     smt.main(run)
@@ -880,7 +905,7 @@ def test_data_may_move_but_not_change(capsys):
     with pytest.raises(SystemExit) as stop:
         smt.main([*again, "moved"])
     assert stop.value.code == 2
-    assert "--data moved: is not what the run began with" in capsys.readouterr().err
+    assert "--data moved: the run began with" in capsys.readouterr().err
 
 
 def test_a_notebook_or_a_thread_can_train():
@@ -922,7 +947,11 @@ WRONG = {
     "--lr": ["--lr 0", "--lr nan", "--lr -1"],
     "--steps": ["--steps -1", "--steps 1.5", "--steps 0"],
     "--preset": ["--preset paper --init taken"],
-    "--eval-length": ["--task recall --eval-length 2", "--eval-length 3"],
+    "--eval-length": [
+        "--task recall --eval-length 2",
+        "--eval-length 3",
+        "--sample 1 --out taken --eval-length 2",
+    ],
     "--lambda-dyn": ["--lambda-dyn -1", "--lambda-dyn inf"],
     "--device": ["--device gpu", "--device xpu"],
     "--truncate": ["--truncate 0"],
@@ -939,6 +968,9 @@ WRONG = {
         "--task pixels --data of16levels.npy",
         "--task text --data utf16",
         "--task text --data packed",
+        "--task text --data latin1",
+        "--sample 1 --out taken --data short",
+        "--task pixels --data photo.npy",
         "--task pixels --data colours.npy",
         "--task pixels --data objects.npz",
         "--task text --data zeros",
@@ -998,6 +1030,8 @@ def test_wrong_input_gets_one_line_that_names_the_option(option, call, a_run, ca
     np.save("colours.npy", np.full((30, 8, 8, 3), 255, np.uint8))
     np.savez("objects.npz", x=np.array(["a", 1], object))
     Path("utf16").write_text("to be or not " * 100, encoding="utf-16")
+    Path("latin1").write_text("déjà vu " * 1000, encoding="latin-1")
+    np.save("photo.npy", np.full((48, 64, 3), 255, np.uint8))
     Path("packed").write_bytes(gzip.compress(b"to be or not " * 100))
     Path("zeros").write_bytes(bytes(5000))
     Path("damaged").mkdir()

@@ -881,7 +881,12 @@ RUN = [
     ("compile", False, bool, "compile Transformers and cells, for updates"),
     ("eval-every", 100, whole(1), "steps between evaluations, which save the run"),
     ("eval-length", 1, [1, 2, 4, 8], "at the end test sequences up to so much longer"),
-    ("out", None, filename, f"directory of the run; if not given, runs/TASK-{METHOD}"),
+    (
+        "out",
+        None,
+        filename,
+        f"directory of the run; else runs/TASK-{METHOD}, with cell and seed if given",
+    ),
     ("init", None, filename, "directory of a run: begin with its networks and sizes"),
     ("resume", False, bool, "go on with the run in --out"),
     ("sample", 0, whole(1, MAX_ROWS), "show this many samples of the run in --out"),
@@ -1018,8 +1023,9 @@ def keep_what_was(given: dict, earlier: dict, task):
 
 
 def default_out(look: Namespace, task: str) -> str:
-    """The directory of the run, as given or by the name of the task."""
-    return getattr(look, "out", f"runs/{task}-{METHOD}")
+    """The directory of the run, as given or by task, method, cell and seed."""
+    given = [str(getattr(look, name)) for name in ("cell", "seed") if name in look]
+    return getattr(look, "out", "runs/" + "-".join([task, METHOD, *given]))
 
 
 def settle_device(args: Namespace):

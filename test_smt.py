@@ -844,6 +844,15 @@ def test_two_processes_train_on_the_mean_of_their_gradients(monkeypatch):
         torch.testing.assert_close(found[name], value, atol=1e-4, rtol=1e-3)
 
 
+def test_runs_of_other_cells_and_seeds_have_directories_of_their_own():
+    sizes = [*TINY_SMT, *COPY, "--steps", "1", "--dmt-steps", "1"]
+    for more in ([], ["--seed", "2"], ["--cell", "gru", "--seed", "2"]):
+        assert smt.main([*sizes, *more]) == 0
+    names = sorted(path.name for path in Path("runs").iterdir())
+    assert names == ["copy-smt", "copy-smt-2", "copy-smt-gru-2"]
+    assert smt.main(["--resume", "--seed", "2"]) == 0
+
+
 def test_a_directory_belongs_to_one_process(capsys):
     run = [*TINY_SMT, *COPY, *"--steps 2 --dmt-steps 1 --out run".split()]
     Path("run").mkdir()

@@ -106,17 +106,15 @@ def table_of_methods(runs: dict[str, dict]) -> str:
     rows = []
     for task in ("copy", "text"):
         for cell, called in CELLS.items():
-            name = f"{task}, seed {0 if task == 'copy' else 2}"
-            ours = runs[name if cell == "mlp" else f"smt, {task}, {cell}"]
+            ours = runs[f"smt, {task}, {cell}"]
             theirs = runs[f"bptt, {task}, {cell}"]
             last = up_to(ours, "step", math.inf)
             by_seconds = up_to(theirs, "seconds", last["seconds"])
             by_depth = up_to(theirs, "depth", last["depth"])
-            best = min(last["rnn_loss"], by_seconds["rnn_loss"], by_depth["rnn_loss"])
-            found = []
-            for line in (last, by_seconds, by_depth):
-                text = shown(task, line)
-                found.append(f"**{text}**" if line["rnn_loss"] == best else text)
+            lines = (last, by_seconds, by_depth)
+            best = shown(task, min(lines, key=lambda line: line["rnn_loss"]))
+            found = [shown(task, line) for line in lines]
+            found = [f"**{text}**" if text == best else text for text in found]
             seconds, depth = f"{last['seconds']:.0f}", f"{last['depth']:,}"
             end = [seconds, depth, *found[1:], option(theirs, "--lr")]
             rows.append([f"{task}, {called}", found[0], *end])

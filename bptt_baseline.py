@@ -148,7 +148,7 @@ class Transformer(nn.Module):
 
 
 def in_parts(network: Callable, rows: Tensor, *inputs: Tensor) -> Tensor:
-    """network(rows, *inputs), where N may be too large to compute all at once.
+    """Exactly network(rows, *inputs), also where N is too large to do it at once.
 
     rows (N, K, d) are labels or memories; inputs (N, ..) are what else the network
     takes. A part has at most MAX_ROWS rows and about MAX_NUMBERS numbers. Usually one

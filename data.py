@@ -212,6 +212,7 @@ class Retrieval(Task):
         ("length", 64, LENGTH, "symbols in a sequence"),
         ("distractors", 0, whole(0, 25_000), "marked symbols that must be forgotten"),
     ]
+    sizes = {"width": 64}
     recipe = {"smt": {"decoded": 2, "steps": 300, "dmt_steps": 200}}
     letters = "01234567>-?"
     marker, other_marker, query = 8, 9, 10

@@ -12,9 +12,10 @@ networks and trains them together:
   targets. So the label has to hold what these depend on.
 - The RNN's cell learns single steps: from a label and the next input it must make the
   next label. Each step starts from a label of the encoder, and not from what the cell
-  made before. So no step waits for another. All T are rows of one batch. What is
-  needed later than Tf has to be in a later label. The cell can make that from earlier
-  ones only if they hold it, too, so these steps also shape the labels.
+  made before. So no step waits for another. All T are rows of one batch.
+What is needed only after the next Tf targets has to be in a later label. The cell must
+make each label from the one before it, so the one before has to hold it, too, and so on
+back in time. The loss of the steps tells the encoder so.
 The gradient from a target to an input passes decoder and encoder. Their depth does not
 grow with T, so there is no chain of T steps in which it could fade. The price is paid
 in training only: two more networks, attention that costs T^2, and the activations of
@@ -31,7 +32,7 @@ So SMT never unrolls the RNN, and DMT does. With --truncate 1, as in the paper, 
 gradient is cut after every step, and nothing is backpropagated through time. By default
 it is cut every 64 steps (ours), so that an error also teaches the earlier step that
 lost something. That is truncated backpropagation through time (BPTT), and full BPTT
-where T <= 64. --dmt-steps 0 leaves DMT out.
+where T <= 64, of the distance to a label at every step. --dmt-steps 0 leaves DMT out.
 
 At inference encoder and decoder are not needed. The RNN starts from the label of the
 empty prefix. A new input costs one step and one readout, and the memory keeps its size.
@@ -77,12 +78,12 @@ Glossary
 An update of SMT: train encoder, decoder, rnn.cell and rnn.embed
     m_∅, m_0 .. m_{T-1} = encoder(x)                    one causal pass (ours)
     L_dec  = mean cross_entropy(decoder(m_t, x_{t+1} .. x_{t+Tf-1}), y_t .. y_{t+Tf-1})
-                                                        at J random t; J > 1 is (ours)
+                            at J random t whose windows reach a target; J > 1 is (ours)
     L_dyn  = mean square of step(m_{t-1}, x_t) - m_t    at all t; m_{-1} is m_∅
     L_read = mean cross_entropy(readout(m_t), y_t)      at all t with a target (ours)
     L_unif = log mean exp(-2 |u_a - u_b|^2)             at the t of L_dec; u_a, u_b are
-                            the same token of two sequences' labels (ours: the paper
-                            pairs all tokens of all labels), scaled to length 1
+                            the same token at the same t in two sequences, scaled to
+                            length 1 (ours: the paper pairs all tokens of all labels)
     minimise L_dec + progress λ_dyn L_dyn + L_read + λ_unif L_unif
                             progress (ours): the encoder learns first what labels must
                             hold, then to make them easy to follow
@@ -114,7 +115,8 @@ An update of DMT: train rnn.cell, rnn.embed and rnn.readout
     pixels have it by default. --task NAME --help shows all defaults of a task.
 
 Read on down to dmt_loss. All the rest is the program around the method: train_phase
-calls the losses. The README says what each part that is ours gains.
+makes the updates, and Models.forward calls the losses that phases() names. The README
+says what each part that is ours gains.
 """
 
 import argparse
@@ -231,7 +233,7 @@ class Transformer(nn.Module):
 
 
 def in_parts(network: Callable, rows: Tensor, *inputs: Tensor) -> Tensor:
-    """network(rows, *inputs), where N may be too large to compute all at once.
+    """Exactly network(rows, *inputs), also where N is too large to do it at once.
 
     rows (N, K, d) are labels or memories; inputs (N, ..) are what else the network
     takes. A part has at most MAX_ROWS rows and about MAX_NUMBERS numbers. Usually one
@@ -542,10 +544,10 @@ def dynamics_loss(rnn: RNN, m_before: Tensor, m: Tensor, x: Tensor) -> Tensor:
     Nothing is detached. The gradient reaches the encoder through both labels, so the
     encoder learns to write labels that the cell can follow.
     """
-    memory = m_before.flatten(0, 1)  # (B T, K, d)
+    before = m_before.flatten(0, 1)  # (B T, K, d)
     inputs = x.flatten()  # (B T,)
-    stepped = in_parts(rnn.step, memory, inputs)  # (B T, K, d)
-    return F.mse_loss(stepped, m.flatten(0, 1))
+    stepped = in_parts(rnn.step, before, inputs)  # rnn.step(before, inputs)
+    return F.mse_loss(stepped, m.flatten(0, 1))  # both (B T, K, d)
 
 
 def uniformity_loss(m: Tensor, times: list[int]) -> Tensor:

@@ -112,6 +112,8 @@ def draw_smt(axes):
     arrow(axes, (3.35, 1.5), (4.08, 1.5), colour, dashed=True, width=2.5)
     axes.text(3.7, 1.65, "pulled", color=colour, ha="center", fontsize=12)
     arrow(axes, (0.9, 1.17), (0.9, 0.65))
+    arrow(axes, (0.9, -0.33), (0.9, -0.03))
+    axes.text(1.05, -0.3, "$x_{t+1} \\,..$", va="center")
     box(axes, 0.9, 0.3, "decoder", colour, width=1.5)
     arrow(axes, (1.68, 0.3), (2.3, 0.3))
     axes.text(
@@ -157,7 +159,7 @@ PARTS = {  # as the metrics name them: the name in the picture, the line's style
     "decode": ("decoding the future", "-"),
     "read": ("readout", "--"),
     "dynamics": ("one step of the RNN", "-."),
-    "uniformity": ("uniformity, without its sign", ":"),
+    "uniformity": ("minus uniformity", ":"),
     "labels": ("distance to the labels", "-"),
 }
 
@@ -167,7 +169,7 @@ def run(directory: str, path: Path):
     lines = (Path(directory) / "metrics.jsonl").read_text().splitlines()
     metrics = [json.loads(line) for line in lines]
     metrics = [line for line in metrics if line["phase"] != "final"]
-    figure, (above, below) = plt.subplots(2, 1, figsize=(8, 7), sharex=True)
+    figure, (above, below) = plt.subplots(2, 1, figsize=(10, 7), sharex=True)
     above.set(ylabel="share of right answers", ylim=(0, 1.03))
     above.set_title(f"{directory}: answers on held-out sequences")
     below.set(xlabel="updates", ylabel="parts of the loss", yscale="log")
@@ -178,14 +180,15 @@ def run(directory: str, path: Path):
     end = [line["step"] for line in metrics if line["phase"] == "smt"]
     for axes in (above, below):
         if end and end[-1] < metrics[-1]["step"]:
-            axes.axvline(end[-1], color="black", lw=1)  # between SMT and DMT
+            axes.axvline(end[-1], color="black", lw=1)
+            axes.set_xlabel("updates: SMT to the left of the line, DMT to the right")
     begin = None
     for phase in dict.fromkeys(line["phase"] for line in metrics):
         own = [line for line in metrics if line["phase"] == phase]
         draw_phase(above, below, phase, own, begin)
         begin = own[-1]
     for axes in (above, below):
-        axes.legend(fontsize=11)
+        axes.legend(fontsize=10, loc="upper left", bbox_to_anchor=(1.02, 1))
     figure.tight_layout()
     figure.savefig(path, dpi=110)
 

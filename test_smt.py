@@ -496,7 +496,7 @@ def test_a_compiled_run_makes_few_graphs(monkeypatch):
     usual = torch.nn.Module.compile
     compile_quickly = lambda network: usual(network, backend=as_it_is)  # noqa: E731
     monkeypatch.setattr(torch.nn.Module, "compile", compile_quickly)
-    argv = [*TINY_SMT, *COPY, "--compile", "--steps", "4", "--dmt-steps", "4"]
+    argv = [*TINY_SMT, *COPY, "--compile", "--steps", "2", "--dmt-steps", "2"]
     assert smt.main([*argv, "--eval-every", "1"]) == 0
     assert 3 <= len(graphs) <= 12
     assert not torch._dynamo.utils.counters["unimplemented"]
@@ -804,8 +804,8 @@ def test_a_loss_that_is_not_finite_ends_the_run(program, monkeypatch, capsys):
 @pytest.mark.parametrize("program", PROGRAMS.values(), ids=PROGRAMS)
 def test_a_small_run_learns(program):
     tiny = "--task copy --length 2 --delay 2 --dim 32 --memory-tokens 2"
-    more = " --width 32 --decoded 2 --dmt-steps 60" if program is smt else ""
-    run = f"{tiny}{more} --steps 200 --eval-every 1000 --device cpu --out run"
+    more = " --width 32 --decoded 2 --dmt-steps 40" if program is smt else ""
+    run = f"{tiny}{more} --steps 180 --eval-every 1000 --device cpu --out run"
     program.main(run.split())
     final = json.loads(open("run/metrics.jsonl").readlines()[-1])
     assert final["rnn_acc"] > 0.97

@@ -22,5 +22,5 @@ def test_live_memory_counts_what_is_alive():
 @pytest.mark.parametrize("name", memory.PROGRAMS)
 def test_an_update_keeps_the_activations_of_all_times(name):
     short, _ = memory.peak_bytes(name, [*TINY, "--length", "2"])
-    long, phase = memory.peak_bytes(name, [*TINY, "--length", "20"])
-    assert long > 1.5 * short and phase.name == name
+    long, phase = memory.peak_bytes(name, [*TINY, "--length", "12"])
+    assert long > 1.2 * short and phase.name == name

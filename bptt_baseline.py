@@ -34,13 +34,18 @@ An update of BPTT: train the RNN
     minimise L_read
 """
 
+import signal
+
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+    # While torch is imported, Ctrl-C ends the program without a traceback.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 import argparse
 import importlib.util
 import json
 import math
 import os
 import shlex
-import signal
 import sys
 import threading
 import time
@@ -1221,6 +1226,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:  # a terminal that lacks a character shows its code
             stream.reconfigure(errors="backslashreplace")

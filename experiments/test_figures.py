@@ -4,9 +4,9 @@ import pytest
 
 pytest.importorskip("matplotlib")
 
-import bptt_baseline  # noqa: E402
-import figures  # noqa: E402
-import smt  # noqa: E402
+import bptt_baseline
+import figures
+import smt
 
 TINY = "--dim 16 --memory-tokens 2 --width 16 --encoder-depth 1 --batch-size 4".split()
 RUN = "--steps 4 --dmt-steps 2 --eval-every 2 --device cpu --out run".split()

@@ -182,6 +182,7 @@ class Copy(Task):
         ("delay", 32, whole(0, 100_000), "blanks before the answer"),
         ("reverse", False, bool, "answer in reverse order"),
     ]
+    sizes = {"width": 64}
     length_option = "delay"
     letters = "01234567.|"
     blank, delimiter = 8, 9

@@ -602,13 +602,13 @@ def set_trained(models: Models, phase: str):
     SMT trains encoder, decoder, rnn.cell and rnn.embed. DMT trains rnn.cell, rnn.embed
     and rnn.readout. Neither trains rnn.empty_memory.
     """
-    in_smt = phase == "smt"
-    models["encoder"].requires_grad_(in_smt)
-    models["decoder"].requires_grad_(in_smt)
+    in_dmt = phase == "dmt"
+    models["encoder"].requires_grad_(not in_dmt)
+    models["decoder"].requires_grad_(not in_dmt)
     rnn = models["rnn"]
     rnn.cell.requires_grad_(True)
     rnn.embed.requires_grad_(True)
-    rnn.readout.requires_grad_(not in_smt)
+    rnn.readout.requires_grad_(in_dmt)
     rnn.empty_memory.requires_grad_(False)
 
 
@@ -905,7 +905,7 @@ def train_phase(phase: Phase, args, task, models: Models, run: dict, control_c):
         stop = in_any_process(control_c.pressed, args)
         means = mean_parts(parts, phase.name, step + 1)  # it waits for the device
         state["seconds"] += time.perf_counter() - clock
-        if phase.name == "smt":
+        if phase.name != "dmt":
             hand_over_to_rnn(models)
         if due:
             figures = evaluate(models, task, "val", 256)

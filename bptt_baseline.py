@@ -172,7 +172,7 @@ def in_parts(network: Callable, rows: Tensor, *inputs: Tensor) -> Tensor:
 
 # ------------------------------------------------------------------------------ readout
 class Readout(nn.Module):
-    """g: a small Transformer over the tokens of a memory. The decoder contains one.
+    """g: a small Transformer over the tokens of a memory.
 
     m_t (.., K, d) -> logits of y_t (.., V), read at the last memory token.
     """
@@ -555,7 +555,8 @@ def train_phase(phase: Phase, args, task, models: Models, run: dict, control_c):
     bar = tqdm(total=total, initial=state["step"], desc=phase.name, disable=hidden)
     several = process()[1] > 1
     parts, clock = [], time.perf_counter()
-    for step in range(state["step"], end):
+    first, began = state["step"], clock
+    for step in range(first, end):
         done = step - phase.begin
         set_rates(optimizers, done, phase.steps)
         progress = done / phase.steps
@@ -564,6 +565,10 @@ def train_phase(phase: Phase, args, task, models: Models, run: dict, control_c):
         state["step"] = step + 1
         state["depth"] += layers_in_a_row(phase.name, task.T, args)
         bar.update()
+        if step + 1 == first + 20:
+            each = (time.perf_counter() - began) / 20
+            message = f"{end - first} updates, about {each * (end - first):.0f} s"
+            say(f"{phase.name}: {message}")
         due = (done + 1) % args.eval_every == 0 or step + 1 == end
         # Several processes have to stop at the same step, so they agree when due.
         if not due and (several or not control_c.pressed):
@@ -863,10 +868,15 @@ NETWORKS = [
     ("decoder-depth", 1, whole(1, 1000), "layers of decoder and readout"),
 ]
 TRAINING = [
-    ("steps", 1500, whole(0), "updates of BPTT"),
-    ("lr", 2e-3, number(1e-12), "AdamW's peak rate; Muon's is five times it"),
+    ("steps", 1500, whole(0), f"updates of {METHOD}"),
+    (
+        "lr",
+        2e-3,
+        number(1e-12),
+        f"AdamW's peak rate in {METHOD}; Muon's is five times it",
+    ),
     ("truncate", 10**6, whole(1), "H, steps that the gradient passes through"),
-    ("batch-size", 32, whole(1, MAX_ROWS), "sequences in an update"),
+    ("batch-size", 32, whole(1, MAX_ROWS), f"sequences in an update of {METHOD}"),
     ("seed", 0, whole(0), "seed of weights, data and all other draws"),
 ]
 RUN = [

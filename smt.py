@@ -57,7 +57,7 @@ Glossary
                              rnn.cell, scale to RMS 1
   g          readout         m_t -> logits of y_t: the decoder without a future. SMT
                              trains decoder.readout, DMT its copy, rnn.readout
-  λ_dyn      lambda_dyn      weight of L_dyn at the end of SMT
+  λ_dyn      lambda_dyn      weight of L_dyn
   λ_unif     lambda_unif     weight of L_unif
   progress   progress        share of the phase's updates that are done, from 0 up to 1
   Tf         future          targets that are decoded from a label, y_t among them;
@@ -76,7 +76,7 @@ Glossary
   (--steps) and the training loop call it a step, as is usual.
 
 An update of SMT: train encoder, decoder, rnn.cell and rnn.embed
-    m_∅, m_0 .. m_{T-1} = encoder(x)                    one causal pass (ours)
+    m_∅, m_0 .. m_{T-1} = encoder(x)
     L_dec  = mean cross_entropy(decoder(m_t, x_{t+1} .. x_{t+Tf-1}), y_t .. y_{t+Tf-1})
                             at J random t whose windows reach a target; J > 1 is (ours)
     L_dyn  = mean square of step(m_{t-1}, x_t) - m_t    at all t; m_{-1} is m_∅
@@ -104,9 +104,9 @@ An update of DMT: train rnn.cell, rnn.embed and rnn.readout
     L_labels = mean square of m̂_t - m_t                        at all t
     L_read   = mean cross_entropy(readout(detach(m̂_t)), y_t)   at all t with a target
     minimise L_labels + L_read
-    L_labels trains f, and L_read trains rnn.readout. The decoder is not used. The
-    encoder is frozen: without L_dec, labels that move could lose what they hold. m_∅ is
-    frozen, too, as it is the label of the empty prefix already.
+    L_labels trains f, and L_read trains rnn.readout. The encoder is frozen, as labels
+    that move could lose what they hold. m_∅ is frozen, too, as it is the label of the
+    empty prefix already.
 
     Variant --attach-readout (ours): L_read also trains f, and L_labels fades out.
     L_read   = mean cross_entropy(readout(m̂_t), y_t)           at all t with a target
@@ -310,9 +310,9 @@ class Encoder(nn.Module):
         return F.rms_norm(labels, labels.shape[-1:])
 
 
-# ------------------------------------------------------------------ readout and decoder
+# ------------------------------------------------------------------------------ readout
 class Readout(nn.Module):
-    """g: a small Transformer over the tokens of a memory. The decoder contains one.
+    """g: a small Transformer over the tokens of a memory.
 
     m_t (.., K, d) -> logits of y_t (.., V), read at the last memory token.
     """
@@ -339,6 +339,7 @@ class Readout(nn.Module):
         return self.to_logits(self.norm(h))
 
 
+# ------------------------------------------------------------------------------ decoder
 class Decoder(nn.Module):
     """D: a readout that goes on into the future. The memory is a prefix of its tokens.
 
@@ -889,7 +890,8 @@ def train_phase(phase: Phase, args, task, models: Models, run: dict, control_c):
     bar = tqdm(total=total, initial=state["step"], desc=phase.name, disable=hidden)
     several = process()[1] > 1
     parts, clock = [], time.perf_counter()
-    for step in range(state["step"], end):
+    first, began = state["step"], clock
+    for step in range(first, end):
         done = step - phase.begin
         set_rates(optimizers, done, phase.steps)
         progress = done / phase.steps
@@ -898,6 +900,10 @@ def train_phase(phase: Phase, args, task, models: Models, run: dict, control_c):
         state["step"] = step + 1
         state["depth"] += layers_in_a_row(phase.name, task.T, args)
         bar.update()
+        if step + 1 == first + 20:
+            each = (time.perf_counter() - began) / 20
+            message = f"{end - first} updates, about {each * (end - first):.0f} s"
+            say(f"{phase.name}: {message}")
         due = (done + 1) % args.eval_every == 0 or step + 1 == end
         # Several processes have to stop at the same step, so they agree when due.
         if not due and (several or not control_c.pressed):
@@ -1203,15 +1209,20 @@ NETWORKS = [
 TRAINING = [
     ("future", 64, whole(1), "Tf, targets that are decoded from a label"),
     ("decoded", 8, whole(1, 1000), "J, labels of each sequence that are decoded"),
-    ("lambda-dyn", 5.0, number(0), "λ_dyn, weight of L_dyn at the end of SMT"),
+    ("lambda-dyn", 5.0, number(0), "λ_dyn, weight of L_dyn"),
     ("lambda-unif", 0.1, number(0), "λ_unif, weight of L_unif"),
-    ("steps", 500, whole(0), "updates of SMT"),
-    ("lr", 3e-3, number(1e-12), "AdamW's peak rate in SMT; Muon's is five times it"),
+    ("steps", 500, whole(0), f"updates of {METHOD}"),
+    (
+        "lr",
+        3e-3,
+        number(1e-12),
+        f"AdamW's peak rate in {METHOD}; Muon's is five times it",
+    ),
     ("dmt-steps", 500, whole(0), "updates of DMT"),
     ("dmt-lr", 5e-4, number(1e-12), "AdamW's peak rate in DMT, Muon's likewise"),
     ("truncate", 64, whole(1), "H, steps that DMT's gradient passes through"),
     ("attach-readout", False, bool, "L_read reaches the cell; L_labels fades out"),
-    ("batch-size", 32, whole(1, MAX_ROWS), "sequences in an update of SMT"),
+    ("batch-size", 32, whole(1, MAX_ROWS), f"sequences in an update of {METHOD}"),
     ("dmt-batch-size", 32, whole(1, MAX_ROWS), "sequences in an update of DMT"),
     ("seed", 0, whole(0), "seed of weights, data and all other draws"),
 ]

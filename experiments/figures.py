@@ -3,6 +3,7 @@
     python experiments/figures.py method        what SMT, DMT and BPTT do
     python experiments/figures.py run RUN       answers and losses of a run, by updates
     python experiments/figures.py digits RUN    what the RNN of a run of pixels draws
+    python experiments/figures.py delay         copy by three methods, by its delay
 
 It needs matplotlib: pip install matplotlib. A method has one colour in all pictures.
 """
@@ -21,9 +22,15 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
+import results
 import smt
 
-COLOURS = {"smt": "#0072B2", "dmt": "#009E73", "bptt": "#D55E00"}
+COLOURS = {
+    "smt": "#0072B2",
+    "dmt": "#009E73",
+    "bptt": "#D55E00",
+    "nextlat": "#CC79A7",
+}
 plt.rcParams.update({"font.size": 13, "savefig.facecolor": "white"})
 
 
@@ -57,10 +64,10 @@ def arrow(axes, begin, end, colour="#444444", bend=0.0, dashed=False, width=1.8)
 
 def panel(axes, title, colour, text):
     """An empty panel with a title above and a sentence below."""
-    axes.set(xlim=(0, 5.4), ylim=(-1.1, 4.4))
+    axes.set(xlim=(0, 5.4), ylim=(-1.3, 4.4))
     axes.axis("off")
     axes.set_title(title, color=colour, fontsize=16, fontweight="bold")
-    axes.text(2.7, -0.95, text, ha="center", va="bottom", fontsize=12)
+    axes.text(2.7, -1.2, text, ha="center", va="bottom", fontsize=12)
 
 
 def chain(axes, y, colour, name):
@@ -161,6 +168,7 @@ PARTS = {  # as the metrics name them: the name in the picture, the line's style
     "dynamics": ("one step of the RNN", "-."),
     "uniformity": ("minus uniformity", ":"),
     "labels": ("distance to the labels", "-"),
+    "kl": ("readout of guesses", ":"),
 }
 
 
@@ -247,15 +255,43 @@ def digits(directory: str, path: Path):
     figure.savefig(path, dpi=110)
 
 
+# ------------------------------------------------------------------------------- delay
+METHODS = {
+    "smt": "SMT, then DMT",
+    "nextlat": "NextLat, then DMT",
+    "bptt": "BPTT, as many seconds as SMT",
+}
+DELAYS = (32, 64, 128, 256)
+
+
+def delay(path: Path):
+    """Right answers of copy against its delay, of the runs in results/runs.jsonl."""
+    runs = results.read_runs()
+    figure, axes = plt.subplots(figsize=(8, 5))
+    for method, called in METHODS.items():
+        names = {D: f"{method}, copy, delay {D}" for D in DELAYS}
+        there = [D for D in DELAYS if names[D] in runs]
+        right = [100 * runs[names[D]]["final"]["rnn_acc"] for D in there]
+        axes.plot(there, right, "o-", color=COLOURS[method], lw=3, label=called)
+    axes.axhline(12.5, color="#777777", ls=":", lw=2, label="chance")
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(DELAYS, [str(D) for D in DELAYS])
+    axes.set(xlabel="delay in steps", ylabel="right answers of the RNN alone, %")
+    axes.set(ylim=(0, 103), title="Copying eight symbols after a delay")
+    axes.legend(fontsize=11)
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+
+
 def main(argv: list[str] | None = None, folder: Path = ROOT / "results"):
     what, *directory = sys.argv[1:] if argv is None else argv
     folder.mkdir(exist_ok=True)
-    pictures = {"method": method, "run": run, "digits": digits}
+    pictures = {"method": method, "run": run, "digits": digits, "delay": delay}
     pictures[what](*directory, folder / f"{what}.png")
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["method"] or (
+    if sys.argv[1:] in (["method"], ["delay"]) or (
         sys.argv[1:2] in (["run"], ["digits"]) and sys.argv[2:]
     ):
         main()

@@ -1,0 +1,440 @@
+"""The program around the method: devices, processes, files and the README."""
+
+import contextlib
+import io
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import bptt_baseline
+import data
+import filelock
+import nextlat
+import pytest
+import smt
+import torch
+import torch.nn.functional as F
+from test_smt import COPY, PROGRAMS, TINY_SMT, made, same, tiny, weights
+from test_smt import in_an_empty_folder  # noqa: F401
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+
+# ------------------------------------------------------------------ a GPU, without one
+class Gpu(TorchDispatchMode):
+    """Takes the device "meta", which keeps shapes and no data, for a GPU.
+
+    Operands on two devices are refused. copies counts what goes from one device to
+    another: there a GPU and the CPU may have to wait for each other. Anything else that
+    needs the data, such as .item() or a boolean index, is an error on "meta" itself.
+    """
+
+    copies = 0
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        leaves = tree_leaves((args, kwargs))
+        tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
+        devices = {tensor.device.type for tensor in tensors if tensor.ndim}
+        goal = torch.device(kwargs.get("device") or "cpu").type
+        copied = operation is torch.ops.aten._to_copy.default
+        if copied and kwargs.get("device") and {goal} != devices:
+            self.copies += 1
+            dtype = kwargs.get("dtype") or args[0].dtype
+            return torch.ones(args[0].shape, dtype=dtype, device=goal)
+        assert len(devices) < 2, f"{operation} has operands on {devices}"
+        for tensor in tensors:
+            assert not tensor.is_complex() and tensor.dtype != torch.float64, operation
+        return operation(*args, **kwargs)
+
+
+@pytest.mark.parametrize(
+    "program, name",
+    [(smt, name) for name in data.TASKS]
+    + [(p, name) for p in (bptt_baseline, nextlat) for name in ("copy", "text")],
+)
+def test_a_gpu_has_all_operands_and_a_step_waits_for_none(program, name):
+    short = {
+        "copy": "--delay 3",
+        "retrieval": "--length 8",
+        "recall": "--pairs 3",
+        "modular": "--pairs 4",
+        "text": "--length 8 --write 9",
+        "pixels": "--side 4",
+    }
+    sizes = short.get(name, "--length 8").split()
+    args, _, _ = program.settings([*tiny(program), "--task", name, *sizes])
+    task = program.make_task(args)
+    models = program.build(args, task).to("meta")
+    for phase in program.phases(args):
+        program.set_trained(models, phase.name)
+        optimizers = program.make_optimizers(models, phase.peak)
+        program.set_rates(optimizers, 1, 100)
+        batch = program.draw_batch(task, 4, 0, 0.5, args)
+        batch = batch._replace(x=batch.x.to("meta"), y=batch.y.to("meta"))
+        with Gpu() as gpu:
+            program.update(models, optimizers, phase.loss_of, batch, args)
+        assert gpu.copies == 0
+    x, y = task.held_out("val", 4)
+    with Gpu(), torch.no_grad():
+        logits = models["rnn"].readout(models["rnn"].rollout(x.to("meta")))
+        assert program.score(logits, y.to("meta")).shape == (3,)
+        if program is not bptt_baseline:
+            program.hand_over_to_rnn(models)
+        program.show(models["rnn"], task, 2, args)
+
+
+@pytest.mark.parametrize("program", PROGRAMS.values(), ids=PROGRAMS)
+@pytest.mark.parametrize(
+    "limit, value, parts",
+    [("MAX_ROWS", 3, [3, 3, 1]), ("MAX_NUMBERS", 64, [2, 2, 2, 1])],
+)
+def test_many_rows_come_in_parts(program, limit, value, parts, monkeypatch):
+    """The same result and gradient as at once, and fewer numbers kept for backward."""
+    args, task, models = made("--cell", "transformer", program=program)
+    rnn, x = models["rnn"], torch.arange(7) % task.vocab
+    memory = torch.randn(7, 2, 16, requires_grad=True)
+    usual, rows, kept = F.scaled_dot_product_attention, [], []
+
+    def counted(q, *args, **kwargs):
+        rows.append(len(q))
+        assert "attn_mask" not in kwargs  # a mask would keep CUDA from flash attention
+        return usual(q, *args, **kwargs)
+
+    def gradient() -> torch.Tensor:
+        kept.append(0)
+        keep = torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor)
+        with keep:
+            stepped = program.in_parts(rnn.step, memory, x)
+            logits = rnn.readout(stepped)
+        return torch.autograd.grad((stepped * memory).sum() + logits.sum(), memory)[0]
+
+    def count(tensor):
+        kept[-1] += tensor.numel()
+        return tensor
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", counted)
+    whole = gradient()
+    assert rows == [7, 7]  # of the cell and of the readout
+    monkeypatch.setattr(program, limit, value)
+    rows.clear()
+    torch.testing.assert_close(gradient(), whole)
+    assert rows[: 2 * len(parts)] == parts + parts
+    assert kept[1] < kept[0] / 4
+
+
+def test_a_compiled_run_makes_few_graphs(monkeypatch):
+    """Three networks, four graphs each at most, and no more for evaluation."""
+    graphs = []
+
+    def as_it_is(graph, inputs):
+        graphs.append(graph)
+        return graph
+
+    usual = torch.nn.Module.compile
+    compile_quickly = lambda network: usual(network, backend=as_it_is)  # noqa: E731
+    monkeypatch.setattr(torch.nn.Module, "compile", compile_quickly)
+    argv = [*TINY_SMT, *COPY, "--compile", "--steps", "2", "--dmt-steps", "2"]
+    assert smt.main([*argv, "--eval-every", "1"]) == 0
+    assert 3 <= len(graphs) <= 12
+    assert not torch._dynamo.utils.counters["unimplemented"]
+
+
+class Precision(TorchFunctionMode):
+    """Notes the precision of what norms and losses take."""
+
+    losses = {F.mse_loss, F.smooth_l1_loss, F.cross_entropy, F.kl_div, torch.cdist}
+    noted = {F.rms_norm, *losses}
+
+    def __init__(self):
+        super().__init__()
+        self.seen = {}
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if function in self.noted:
+            self.seen.setdefault(function.__name__, set()).add(args[0].dtype)
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("cell", smt.CELLS)
+@pytest.mark.parametrize("program", PROGRAMS.values(), ids=PROGRAMS)
+def test_in_bf16_norms_and_losses_are_in_fp32(program, cell):
+    args, task, models = made("--cell", cell, "--precision", "bf16", program=program)
+    # On CUDA the GRU's result is in bf16.
+    models["rnn"].cell.register_forward_hook(
+        lambda _, inputs, memory: memory.bfloat16()
+    )
+    for phase in program.phases(args):
+        program.set_trained(models, phase.name)
+        optimizers = program.make_optimizers(models, phase.peak)
+        program.set_rates(optimizers, 1, 100)
+        batch = program.draw_batch(task, 4, 0, 0.5, args)
+        with Precision() as precision:
+            program.update(models, optimizers, phase.loss_of, batch, args)
+        others = {
+            "smt": {"mse_loss", "cdist"},
+            "dmt": {"mse_loss"},
+            "nextlat": {"smooth_l1_loss", "kl_div"},
+            "bptt": set(),
+        }
+        wanted = {"rms_norm", "cross_entropy"} | others[phase.name]
+        assert precision.seen.keys() == wanted
+        for seen in precision.seen.values():
+            assert seen == {torch.float32}
+
+
+@pytest.mark.parametrize("name", ["text", "pixels"])
+def test_samples_go_on_from_what_is_given_and_repeat(name, capsys):
+    Path("text").write_bytes(b"to be or not to be. " * 40)
+    options = {"text": "--data text --length 8", "pixels": "--side 6"}[name]
+    run = f"--task {name} {options} --steps 1 --dmt-steps 1 --out run".split()
+    smt.main(TINY_SMT + run)
+    capsys.readouterr()
+    shown = []
+    prompt = ["--prompt", "to be"] if name == "text" else []
+    for _ in range(2):
+        smt.main(["--out", "run", "--sample", "2", "--task", name, *prompt])
+        shown.append(capsys.readouterr().out)
+    assert shown[0] == shown[1]
+    smt.main(["--out", "run", "--sample", "2", "--seed", "5", *prompt])
+    assert capsys.readouterr().out != shown[0]
+    assert shown[0].count("--- ") == (2 if name == "text" else 4)
+    if name == "text":
+        assert "--- sample\nto be" in shown[0]
+
+
+def test_ctrl_c_saves_after_the_step_and_the_run_goes_on(monkeypatch, capsys):
+    run = [*TINY_SMT, *COPY, "--steps", "5", "--dmt-steps", "1"]
+    smt.main([*run, "--out", "whole"])
+    usual, taken = smt.update, []
+
+    def update(*inputs):
+        taken.append(True)
+        if len(taken) == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+        return usual(*inputs)
+
+    monkeypatch.setattr(smt, "update", update)
+    assert smt.main([*run, "--out", "parts"]) == 130
+    assert smt.read_run("parts", "test")["state"]["step"] == 3
+    assert "--resume" in capsys.readouterr().err
+    assert smt.main(["--resume", "--out", "parts"]) == 0
+    assert same(weights("whole"), weights("parts"))
+
+
+def test_init_begins_with_the_networks_of_another_run():
+    smt.main([*TINY_SMT, *COPY, "--steps", "2", "--dmt-steps", "1", "--out", "run"])
+    smt.main("--init run --steps 0 --dmt-steps 0 --out copy".split())
+    assert same(weights("run"), weights("copy"))
+    bptt_baseline.main("--init run --steps 0 --device cpu --out bptt".split())
+    found = weights("bptt")
+    assert all(torch.equal(found[name], weights("run")[name]) for name in found)
+
+
+def test_two_processes_train_on_the_mean_of_their_gradients(monkeypatch):
+    run = [*TINY_SMT, *COPY, *"--steps 2 --dmt-steps 2 --out run".split()]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    program = Path(smt.__file__)
+    call = [*torchrun, "--nproc-per-node=2", str(program), *run]
+    subprocess.run(call, check=True, env=environment, capture_output=True)
+
+    args, task, models = made(*run[len(TINY_SMT) + len(COPY) :][:4])
+    for phase in smt.phases(args):
+        smt.set_trained(models, phase.name)
+        optimizers = smt.make_optimizers(models, phase.peak)
+        for step in range(phase.steps):
+            smt.set_rates(optimizers, step, phase.steps)
+            models.zero_grad()
+            for rank in range(2):
+                monkeypatch.setattr(smt, "process", lambda rank=rank: (rank, 2))
+                B, at = phase.batch_size, phase.begin + step
+                batch = smt.draw_batch(task, B, at, step / 2, args)
+                assert len(batch.x) == (2 if phase.name == "smt" else 4)
+                (phase.loss_of(models, batch, args)[0] / 2).backward()
+            torch.nn.utils.clip_grad_norm_(models.parameters(), 1.0)
+            with smt.FullPrecision():
+                for optimizer in optimizers.values():
+                    optimizer.step()
+        if phase.name == "smt":
+            smt.hand_over_to_rnn(models)
+    found = weights("run")
+    for name, value in models.state_dict().items():
+        torch.testing.assert_close(found[name], value, atol=1e-4, rtol=1e-3)
+
+
+def test_runs_of_other_cells_and_seeds_have_directories_of_their_own():
+    sizes = [*TINY_SMT, *COPY, "--steps", "1", "--dmt-steps", "1"]
+    for more in ([], ["--seed", "2"], ["--cell", "gru", "--seed", "2"]):
+        assert smt.main([*sizes, *more]) == 0
+    names = sorted(path.name for path in Path("runs").iterdir())
+    assert names == ["copy-smt", "copy-smt-2", "copy-smt-gru-2"]
+    assert smt.main(["--resume", "--seed", "2"]) == 0
+
+
+def test_a_directory_belongs_to_one_process(capsys):
+    run = [*TINY_SMT, *COPY, *"--steps 2 --dmt-steps 1 --out run".split()]
+    Path("run").mkdir()
+    with filelock.FileLock("run/lock"):
+        with pytest.raises(SystemExit) as stop:
+            smt.main(run)
+        assert stop.value.code == 2
+        assert "--out run: another process" in capsys.readouterr().err
+        assert os.listdir("run") == ["lock"]
+    assert smt.main(run) == 0
+
+
+def test_a_run_that_failed_before_its_first_update_can_begin_anew(monkeypatch):
+    run = [*TINY_SMT, *COPY, *"--steps 2 --dmt-steps 1 --out run".split()]
+    with monkeypatch.context() as patch:
+        patch.setattr(smt, "update", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            smt.main(run)
+    assert smt.main([*run, "--seed", "1"]) == 0
+    assert smt.read_run("run", "--out")["config"]["seed"] == 1
+
+
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_a_closed_stream_does_not_end_the_run(stream, monkeypatch):
+    run = [*TINY_SMT, *COPY, *"--steps 2 --dmt-steps 1".split()]
+    closed = io.StringIO()
+    closed.close()
+    for out, value in (("none", None), ("closed", closed)):
+        monkeypatch.setattr(sys, stream, value)
+        assert smt.main([*run, "--out", out]) == 0
+
+
+def test_a_run_that_another_process_went_on_with_is_not_resumed(monkeypatch, capsys):
+    run = [*TINY_SMT, *COPY, *"--steps 2 --dmt-steps 1 --out run".split()]
+    smt.main(run)
+    usual = smt.start
+
+    def start(args, run, source):  # meanwhile the checkpoint changes
+        run["state"]["step"] -= 1
+        return usual(args, run, source)
+
+    monkeypatch.setattr(smt, "start", start)
+    with pytest.raises(SystemExit):
+        smt.main(["--resume", "--out", "run"])
+    assert "--resume: another process" in capsys.readouterr().err
+
+
+def test_data_may_move_but_not_change(capsys):
+    Path("text").write_bytes(b"to be or not to be. " * 40)
+    options = "--task text --data text --length 8 --steps 1 --dmt-steps 1 --out run"
+    assert smt.main(TINY_SMT + options.split()) == 0
+    Path("text").rename("moved")
+    assert smt.main("--sample 1 --out run".split()) == 0
+    rnn, task = smt.load("run")  # the file is not needed yet
+    again = "--resume --out run --data".split()
+    assert smt.main([*again, "moved"]) == 0
+    Path("moved").write_bytes(b"to be or not to bee " * 40)
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stop:
+        smt.main([*again, "moved"])
+    assert stop.value.code == 2
+    assert "--data moved: the run began with" in capsys.readouterr().err
+
+
+def test_a_notebook_or_a_thread_can_train():
+    run = [*TINY_SMT, *COPY, *"--steps 2 --dmt-steps 1 --out run".split()]
+    written, status = io.StringIO(), []
+    with contextlib.redirect_stdout(written):
+        thread = threading.Thread(target=lambda: status.append(smt.main(run)))
+        thread.start()
+        thread.join()
+    assert status == [0] and "rnn_acc" in written.getvalue()
+
+
+def test_several_processes_without_torchrun_get_one_line(monkeypatch, capsys):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(SystemExit) as stop:
+        smt.main([*TINY_SMT, *COPY])
+    assert stop.value.code == 2 and "torchrun" in capsys.readouterr().err
+
+
+def test_a_reader_that_ends_does_not_end_the_run():
+    run = [*TINY_SMT, *COPY, *"--steps 6 --dmt-steps 2 --out run".split()]
+    call = [sys.executable, smt.__file__, *run]
+    with subprocess.Popen(
+        call, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as process:
+        process.stdout.readline()
+        process.stdout.close()
+    assert process.returncode == 0
+    assert smt.read_run("run", "--out")["state"]["finished"]
+
+
+def test_a_task_has_steps_of_its_own_for_smt_alone():
+    for program, steps in ((smt, 400), (bptt_baseline, 1500)):
+        args, _, _ = program.settings(["--task", "parity", "--device", "cpu"])
+        assert args.steps == steps
+        args, _, _ = program.settings(["--task", "stack", "--device", "cpu"])
+        assert args.cell_depth == 2  # a size belongs to both
+
+
+def test_a_full_memory_gets_one_line(monkeypatch, capsys):
+    def train(*_):
+        raise error
+
+    monkeypatch.setattr(smt, "train", train)
+    full = "DefaultCPUAllocator: can't allocate memory: you tried to allocate 4 bytes"
+    for error in (torch.OutOfMemoryError("CUDA"), MemoryError(), RuntimeError(full)):
+        with pytest.raises(SystemExit) as stop:
+            smt.main([*TINY_SMT, *COPY])
+        assert stop.value.code == 2
+        assert "--batch-size: the memory is full" in capsys.readouterr().err
+    error = RuntimeError("another")
+    with pytest.raises(RuntimeError, match="another"):
+        smt.main([*TINY_SMT, *COPY])
+
+
+# --------------------------------------------------------------------- the two programs
+def test_the_python_of_the_readme_runs(monkeypatch):
+    encoder = smt.Encoder
+    root = Path(smt.__file__).parent
+    shutil.copytree(root / "results/copy", "results/copy")
+    readme = (root / "README.md").read_text()
+    blocks = re.findall("```python\n(.*?)```", readme, re.DOTALL)
+    assert len(blocks) == 3
+    for block in blocks:
+        monkeypatch.setattr(smt, "Encoder", encoder)  # blocks put others there
+        quick = re.sub(r"--(dmt-)?steps \d+|--eval-length 8", "", block)
+        exec(quick.replace("--out", "--steps 2 --dmt-steps 0 --out"), {})
+
+
+def test_the_commands_of_the_readme_run_in_their_order(capsys):
+    root = Path(smt.__file__).parent
+    commands = re.findall(r"python smt\.py ([^`\n]*)", (root / "README.md").read_text())
+    commands = [c for c in commands if "TASK" not in c and "torchrun" not in c]
+    assert len(commands) == 4
+    shutil.copytree(root / "results/copy", "results/copy")
+    Path("input.txt").write_text("To be, or not to be. " * 100)
+    for command in commands:
+        argv = shlex.split(command)
+        if "--sample" not in argv:
+            argv += [*TINY_SMT, "--steps", "2", "--dmt-steps", "1"]
+        assert smt.main(argv) == 0, command
+    assert "--- sample\nROMEO:" in capsys.readouterr().out
+
+
+def test_a_run_of_another_machine_can_be_sampled(capsys):
+    steps = "--steps 1 --dmt-steps 1 --out there".split()
+    assert smt.main([*TINY_SMT, *COPY, *steps]) == 0
+    capsys.readouterr()
+    run = torch.load("there/checkpoint.pt", weights_only=True)
+    run["config"]["ranks"] = 4
+    run["config"]["precision"] = "bf16"  # as auto was on the machine of the run
+    Path("run").mkdir()
+    torch.save(run, "run/checkpoint.pt")
+    call = "--sample 2 --precision auto --device cpu --out run".split()
+    assert smt.settings(call)[0].precision == "bf16"
+    assert smt.main(call) == 0
+    assert capsys.readouterr().out.count("RNN:") == 2

@@ -1,0 +1,1482 @@
+"""Next-Latent Prediction (NextLat) in the place of Supervised Memory Training (SMT).
+
+After Teoh et al., Next-Latent Prediction Transformers Learn Compact World Models,
+arXiv:2511.05963. Read smt.py first: `diff smt.py nextlat.py` shows what differs.
+Here no decoder looks into the future. The encoder learns to predict the next target,
+and what it has to keep for later it learns from the RNN alone: from each label the RNN
+goes on for A steps, each from its own guess, and must guess the labels of these times.
+The guessed labels are detached, so they are not drawn together, and no loss of
+uniformity is needed. The readout must say of a guess what it says of the label.
+In the paper the memory is the Transformer's state. Here it is K tokens of d numbers,
+written as in SMT (ours), so that the RNN and DMT are the same. Left out is the paper's
+self-speculative decoding.
+
+Glossary
+  symbol     here            shape and meaning
+  x, y       x, y            (B, T) inputs and targets; y_t is to be predicted from
+                             x_0 .. x_t; y_t = -1: nothing is asked there
+  m_∅, m_t   labels          (B, T + 1, K, d); labels[:, 0] is m_∅, the label of the
+                             empty prefix, the same for all sequences;
+                             labels[:, t + 1] is m_t, the label of x_0 .. x_t
+             m, m_before     (B, T, K, d) labels[:, 1:] and labels[:, :-1]: m[:, t] is
+                             m_t, and m_before[:, t] is m_{t-1}
+  m̂_t        memory          (B, K, d) the RNN's own memory of x_0 .. x_t. Where a
+                             network takes a memory, a label fits, too.
+             memories        (B, T, K, d) those of all times: memories[:, t] is m̂_t
+  E          encoder         x -> labels
+  f          rnn.step        m_{t-1} or m̂_{t-1}, x_t -> a guess of m_t: embed x_t,
+                             rnn.cell, scale to RMS 1
+  g          readout         m_t -> logits of y_t; DMT trains its copy, rnn.readout
+  λ_dyn      lambda_dyn      weight of L_dyn
+  λ_kl       lambda_kl       weight of L_kl
+  progress   progress        share of the phase's updates that are done, from 0 up to 1
+  A          horizon         steps ahead that the RNN makes from a label
+  H          truncate        the most RNN steps that DMT's gradient passes through
+  B          batch_size, dmt_batch_size   sequences in an update
+  N, S                       any number of rows; any number of tokens in a row
+  T          task.T          times in a sequence
+  V          task.vocab      size of the vocabulary of x and y
+  K          memory_tokens   tokens of a memory
+  d          dim             size of a memory token
+  W          width           size of a token of the encoder
+  A task (data.py) draws batches x, y and says how they are shown. A step is one
+  application of the RNN. An update is one application of the optimisers; only options
+  (--steps) and the training loop call it a step, as is usual.
+
+An update of NextLat: train encoder, readout, rnn.cell and rnn.embed
+    m_∅, m_0 .. m_{T-1} = encoder(x)
+    L_read = mean cross_entropy(readout(m_t), y_t)      at all t with a target
+    for a in 0 .. A - 1:
+        guess_{t+a} = step(m_{t-1} if a is 0, else guess_{t+a-1}; x_{t+a})
+    L_dyn  = mean smooth_l1(guess_{t+a}, detach(m_{t+a}))               at all t, a
+    L_kl   = mean KL(detach(readout(m_{t+a})), readout(guess_{t+a}))
+                            at all a, and t + a from the first target on
+    minimise L_read + λ_dyn L_dyn + λ_kl L_kl
+
+After NextLat: rnn.empty_memory = m_∅, rnn.readout = a copy of readout
+
+An update of DMT: train rnn.cell, rnn.embed and rnn.readout
+    m_∅, m_0 .. m_{T-1} = encoder(x)
+    cuts = every H-th t, the first of them random; none if H >= T     H > 1 is (ours)
+    m̂ = rnn.empty_memory
+    for t in 0 .. T - 1:
+        if t in cuts: m̂ = detach(m̂)
+        m̂ = step(m̂, x_t)
+        m̂_t = m̂
+    L_labels = mean square of m̂_t - m_t                        at all t
+    L_read   = mean cross_entropy(readout(detach(m̂_t)), y_t)   at all t with a target
+    minimise L_labels + L_read
+    L_labels trains f, and L_read trains rnn.readout. The encoder is frozen, as labels
+    that move could lose what they hold. m_∅ is frozen, too, as it is the label of the
+    empty prefix already.
+
+    Variant --attach-readout (ours): L_read also trains f, and L_labels fades out.
+    L_read   = mean cross_entropy(readout(m̂_t), y_t)           at all t with a target
+    minimise 0.1 (1 - progress) L_labels + L_read
+    So DMT ends as truncated BPTT from the targets. The tasks stack, parity, text and
+    pixels have it by default. --task NAME --help shows all defaults of a task.
+
+Read on down to dmt_loss. All the rest is the program around the method: train_phase
+makes the updates, and Models.forward calls the losses that phases() names. The README
+says what each part that is ours gains.
+"""
+
+import signal
+
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+    # While torch is imported, Ctrl-C ends the program without a traceback.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+import argparse
+import importlib.util
+import json
+import math
+import os
+import shlex
+import sys
+import threading
+import time
+from argparse import Namespace
+from collections.abc import Callable
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import NamedTuple
+
+import filelock
+import numpy as np
+import torch
+import torch.distributed as distributed
+import torch.nn.functional as F
+from torch import Generator, Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.overrides import TorchFunctionMode
+from torch.utils.checkpoint import checkpoint
+from tqdm import tqdm
+
+from data import TASKS, WrongInput, filename, list_tasks, number, whole
+
+METHOD = "nextlat"
+HEAD_SIZE = 16  # numbers in an attention head
+MAX_ROWS = 65_535  # in a call of attention; some CUDA kernels fail with more
+MAX_NUMBERS = 2**22  # in the memories that a network takes at once; see in_parts
+
+
+# -------------------------------------------------------------------------- Transformer
+def rotary(h: Tensor) -> Tensor:
+    """Rotary positions: turn pairs of numbers by an angle that grows with the position.
+
+    h (N, heads, S, head size) -> the same shape. Positions enter the product of a
+    turned query and a turned key only by their distance. In the encoder x_t is at
+    position t + 1, behind the start token. In readout, cell and decoder the memory
+    tokens come first. The cell's input, or the decoder's, follow.
+    """
+    S, head_size = h.shape[-2:]
+    position = torch.arange(S, device=h.device)
+    exponent = torch.arange(0, head_size, 2, device=h.device) / head_size
+    angle = position[:, None] / 10000.0**exponent  # (S, head size / 2)
+    cos, sin = angle.cos(), angle.sin()
+    first, second = h.chunk(2, -1)  # each (N, heads, S, head size / 2)
+    turned_first = first * cos - second * sin
+    turned_second = second * cos + first * sin
+    return torch.cat([turned_first, turned_second], -1).type_as(h)
+
+
+def attention(qkv: Tensor, causal: bool) -> Tensor:
+    """Attention of several heads: qkv (N, S, 3 width) -> (N, S, width)."""
+    qkv = qkv.unflatten(2, (3, -1, HEAD_SIZE))  # (N, S, 3, heads, head size)
+    q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (N, heads, S, head size)
+    q, k = rotary(q), rotary(k)
+    h = F.scaled_dot_product_attention(q, k, v, is_causal=causal)  # as q
+    return h.transpose(1, 2).flatten(2)  # the heads side by side (N, S, width)
+
+
+def mlp(width: int, hidden: int, out: int) -> nn.Module:
+    """An MLP behind a norm, for residual branches: (.., width) -> (.., out)."""
+    return nn.Sequential(
+        nn.RMSNorm(width),
+        nn.Linear(width, hidden),
+        nn.GELU(),
+        nn.Linear(hidden, out),
+    )
+
+
+class Block(nn.Module):
+    """A Transformer block: h (N, S, width) -> (N, S - keep_from, width).
+
+    The tokens before keep_from are attended to, and they are not returned.
+    """
+
+    def __init__(self, width: int, causal: bool):
+        super().__init__()
+        self.causal = causal
+        self.norm = nn.RMSNorm(width)
+        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.out = nn.Linear(width, width, bias=False)
+        self.mlp = mlp(width, 4 * width, width)
+
+    def forward(self, h: Tensor, keep_from: int = 0) -> Tensor:
+        qkv = self.qkv(self.norm(h))  # (N, S, 3 width)
+        attended = attention(qkv, self.causal)  # (N, S, width)
+        # From here on no token sees another, so those that nobody reads can go.
+        h, attended = h[:, keep_from:], attended[:, keep_from:]
+        h = h + self.out(attended)
+        return h + self.mlp(h)
+
+
+class Transformer(nn.Module):
+    """Blocks one after another: h (N, S, width) -> (N, S - keep_from, width).
+
+    Only the last block leaves tokens out: those before keep_from, which nobody reads.
+    """
+
+    def __init__(self, width: int, depth: int, causal: bool):
+        super().__init__()
+        self.blocks = nn.ModuleList(Block(width, causal) for _ in range(depth))
+
+    def forward(self, h: Tensor, keep_from: int = 0) -> Tensor:
+        for block in self.blocks[:-1]:
+            h = block(h)
+        return self.blocks[-1](h, keep_from)
+
+
+def in_parts(network: Callable, rows: Tensor, *inputs: Tensor) -> Tensor:
+    """Exactly network(rows, *inputs), also where N is too large to do it at once.
+
+    rows (N, K, d) are labels or memories; inputs (N, ..) are what else the network
+    takes. A part has at most MAX_ROWS rows and about MAX_NUMBERS numbers. Usually one
+    part is all. Otherwise activations are not kept, and the backward pass computes them
+    again (checkpointing). At the authors' sizes with T = 256 that saves 90 GiB in L_dyn
+    (in fp32, counted from shapes by experiments/memory.py).
+    """
+    size = min(MAX_ROWS, max(1, MAX_NUMBERS // rows.shape[1:].numel()))
+    if len(rows) <= size:
+        return network(rows, *inputs)
+    results = []
+    for part in zip(*[tensor.split(size) for tensor in (rows, *inputs)]):
+        results.append(checkpoint(network, *part, use_reentrant=False))
+    return torch.cat(results)
+
+
+# --------------------------------------------- encoder: the labels of all times at once
+class Encoder(nn.Module):
+    """E: x (B, T) -> labels (B, T + 1, K, d).
+
+    The Transformer is causal, so one pass makes the labels of all prefixes. The paper's
+    encoder is bidirectional over x_0 .. x_t and needs a pass for each label.
+    length is T in tasks of fixed length. There each input also gets a learned embedding
+    of its time, the paper's timestamp. In other tasks length is None, and the encoder
+    has rotary positions only.
+    """
+
+    def __init__(self, args: Namespace, vocab: int, length: int | None):
+        super().__init__()
+        W, Kd = args.width, args.memory_tokens * args.dim
+        self.K = args.memory_tokens
+        self.start = vocab  # the token before x_0
+        self.embed = nn.Embedding(vocab + 1, W)
+        self.timestamps = nn.Embedding(length + 1, W) if length else None
+        self.short_conv = nn.Conv1d(W, W, 4, groups=W, bias=False)
+        nn.init.zeros_(self.short_conv.weight)  # at first it adds nothing
+        self.body = Transformer(W, args.encoder_depth, causal=True)
+        self.norm = nn.RMSNorm(W)
+        # The rest is what write() uses.
+        self.qkv = nn.Linear(W, 3 * Kd, bias=False)
+        self.from_state = nn.Linear(W, Kd)
+        self.mlp = mlp(args.dim, 4 * args.dim, args.dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        inputs = F.pad(x, (1, 0), value=self.start)  # (B, T + 1)
+        h = self.embed(inputs)  # (B, T + 1, W)
+        # A convolution shows each token the three before it, so that attention need
+        # not find them by their positions. (ours)
+        padded = F.pad(h.transpose(1, 2), (3, 0))  # (B, W, 3 + T + 1)
+        h = h + self.short_conv(padded).transpose(1, 2)
+        if self.timestamps is not None:
+            h = h + self.timestamps.weight[: h.shape[1]]
+        states = self.norm(self.body(h))  # (B, T + 1, W)
+        return self.write(states)
+
+    def write(self, states: Tensor) -> Tensor:
+        """The labels of all times: states (B, T + 1, W) -> (B, T + 1, K, d)."""
+        # With the default sizes a state (W = 128) is narrower than a label (K d = 256).
+        # To pass on more than a state can hold, K d / 16 heads gather from the states
+        # of the whole prefix. Each head writes 16 numbers of one memory token. (ours)
+        qkv = self.qkv(states)  # (B, T + 1, 3 K d)
+        gathered = attention(qkv, causal=True)  # (B, T + 1, K d)
+        labels = self.from_state(states) + gathered
+        labels = labels.float()  # memories are in fp32, also under --precision bf16
+        labels = labels.unflatten(2, (self.K, -1))  # (B, T + 1, K, d)
+        labels = labels + self.mlp(labels)  # each memory token by itself
+        # Each token is scaled to RMS 1, as in RNN.step. So the encoder can't lower
+        # L_dyn by shrinking the labels.
+        return F.rms_norm(labels, labels.shape[-1:])
+
+
+# ------------------------------------------------------------------------------ readout
+class Readout(nn.Module):
+    """g: a small Transformer over the tokens of a memory.
+
+    m_t (.., K, d) -> logits of y_t (.., V), read at the last memory token.
+    """
+
+    def __init__(self, args: Namespace, vocab: int):
+        super().__init__()
+        self.body = Transformer(args.dim, args.decoder_depth, causal=True)
+        self.norm = nn.RMSNorm(args.dim)
+        self.to_logits = nn.Linear(args.dim, vocab)
+
+    def forward(self, memory: Tensor) -> Tensor:
+        *leading, K, d = memory.shape
+        tokens = memory.reshape(-1, K, d)  # (N, K, d)
+        logits = in_parts(self.last_token, tokens)  # (N, V)
+        return logits.unflatten(0, leading)
+
+    def last_token(self, tokens: Tensor) -> Tensor:
+        """The memory's tokens (N, K, d) -> logits (N, V), read at the last token."""
+        h = self.body(tokens, keep_from=tokens.shape[1] - 1)  # (N, 1, d)
+        return self.head(h[:, 0])
+
+    def head(self, h: Tensor) -> Tensor:
+        """The last layer: h (.., d) -> (.., V)."""
+        return self.to_logits(self.norm(h))
+
+
+# ------------------------------------------------------------------------------ the RNN
+class MLPCell(nn.Module):
+    """The cell as MLPs over the flat memory.
+
+    memory (N, K, d) and e (N, d), the embedding of the next input -> (N, K, d).
+    """
+
+    def __init__(self, args: Namespace):
+        super().__init__()
+        d, Kd = args.dim, args.memory_tokens * args.dim
+        blocks = [mlp(Kd + d, 2 * Kd, Kd) for _ in range(args.cell_depth)]
+        self.blocks = nn.ModuleList(blocks)
+
+    def forward(self, memory: Tensor, e: Tensor) -> Tensor:
+        h = memory.flatten(1)  # (N, K d)
+        for block in self.blocks:
+            h = h + block(torch.cat([h, e], 1))
+        return h.view_as(memory)
+
+
+class TransformerCell(nn.Module):
+    """The cell as a Transformer over K + 1 tokens; shapes as in MLPCell.
+
+    This is the cell of the authors' preset, PAPER.
+    """
+
+    def __init__(self, args: Namespace):
+        super().__init__()
+        self.body = Transformer(args.dim, args.cell_depth, causal=False)
+
+    def forward(self, memory: Tensor, e: Tensor) -> Tensor:
+        h = torch.cat([memory, e[:, None]], 1)  # (N, K + 1, d)
+        h = self.body(h)
+        return h[:, :-1]  # all but the token of the input
+
+
+class GRUCell(nn.Module):
+    """The cell as a GRU of one layer over the flat memory; shapes as in MLPCell."""
+
+    def __init__(self, args: Namespace):
+        super().__init__()
+        self.gru = nn.GRUCell(args.dim, args.memory_tokens * args.dim)
+
+    def forward(self, memory: Tensor, e: Tensor) -> Tensor:
+        return self.gru(e, memory.flatten(1)).view_as(memory)
+
+
+# A new cell is an nn.Module made from args, maps the shapes of MLPCell and gets a name
+# here. RNN.step embeds the input for it and scales its result. If its depth is not
+# --cell-depth, layers_in_a_row and idle_options have to know.
+CELLS = {"mlp": MLPCell, "transformer": TransformerCell, "gru": GRUCell}
+
+
+class RNN(nn.Module):
+    """All that stays after training: f (embedding and cell), g and m_∅."""
+
+    def __init__(self, args: Namespace, vocab: int):
+        super().__init__()
+        self.embed = nn.Embedding(vocab, args.dim)
+        self.cell = CELLS[args.cell](args)
+        self.readout = Readout(args, vocab)
+        # m_∅. SMT copies it from the encoder; it is a Parameter for bptt_baseline.py.
+        self.empty_memory = nn.Parameter(torch.randn(args.memory_tokens, args.dim))
+
+    def step(self, memory: Tensor, x_t: Tensor) -> Tensor:
+        """memory (N, K, d), x_t (N,) -> the next memory (N, K, d), tokens of RMS 1."""
+        memory = self.cell(memory, self.embed(x_t))
+        return F.rms_norm(memory.float(), memory.shape[-1:])  # in fp32, always
+
+    def rollout(self, x: Tensor, cuts: range = range(0)) -> Tensor:
+        """The RNN alone, from m_∅ through x (N, S) -> its memories (N, S, K, d).
+
+        In training no gradient passes from a time in cuts to the times before it.
+        """
+        memory = self.empty_memory.expand(len(x), -1, -1)
+        memories = []
+        for t in range(x.shape[1]):
+            if t in cuts:
+                memory = memory.detach()
+            memory = self.step(memory, x[:, t])
+            memories.append(memory)
+        return torch.stack(memories, 1)
+
+
+# ------------------------------------------------------------ what an update works on
+class Batch(NamedTuple):
+    """The sequences of an update, and what else its loss depends on."""
+
+    x: Tensor  # (B, T)
+    y: Tensor  # (B, T)
+    first_target: int  # the first time at which any row has a target
+    generator: Generator  # on the CPU; all that a loss draws comes from it
+    progress: float  # share of the phase's updates that are done, 0 .. 1
+
+
+class Models(nn.ModuleDict):
+    """The networks by name. models(loss_of, batch, args) computes a loss.
+
+    Several processes share their gradients by DistributedDataParallel. That works only
+    if the loss is computed inside forward, so the loss is passed in.
+    """
+
+    def forward(self, loss_of: Callable, batch: Batch, args: Namespace):
+        return loss_of(self, batch, args)
+
+
+# ---------------------------------------------------------------- the loss of a readout
+def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
+    """Mean nats of the targets y >= 0; 0 if there is none. y (..), logits (.., V)."""
+    logits = logits.flatten(0, -2).float()  # (N, V)
+    y = y.flatten()  # (N,)
+    nats = F.cross_entropy(logits, y, ignore_index=-1, reduction="sum")
+    return nats / (y >= 0).sum().clamp(min=1)
+
+
+def read_loss(readout: Readout, read_from: Tensor, batch: Batch) -> Tensor:
+    """Mean cross-entropy of the readout, in nats, at all t from the first target on.
+
+    read_from (B, T, K, d) are labels in SMT, and the RNN's memories in DMT. Before the
+    first target nothing is asked, so leaving those times out only saves time.
+    """
+    first = batch.first_target
+    logits = readout(read_from[:, first:])  # (B, T - first, V)
+    return cross_entropy(logits, batch.y[:, first:])
+
+
+# --------------------------------------------------------------------- the NextLat loss
+def nextlat_loss(models: Models, batch: Batch, args: Namespace) -> tuple[Tensor, dict]:
+    """The loss of NextLat on a batch -> the loss, and its parts by name."""
+    readout, rnn = models["readout"], models["rnn"]
+    labels = models["encoder"](batch.x)  # (B, T + 1, K, d)
+    m = labels[:, 1:]  # m[:, t] is m_t; (B, T, K, d)
+    T = batch.x.shape[1]
+    asked = slice(batch.first_target - T, None)  # the times from the first target on
+    logits = readout(m[:, asked]).float()  # (B, asked, V)
+    L_read = cross_entropy(logits, batch.y[:, asked])
+
+    dynamics, kl = [], []
+    guess = labels[:, :-1]  # guess[:, t] is m_{t-1}
+    for a in range(min(args.horizon, T)):
+        # From here on guess[:, t] is a guess of m_{t+a}, made from m_{t-1}.
+        before = guess[:, : T - a]  # (B, T - a, K, d)
+        inputs = batch.x[:, a:]  # (B, T - a)
+        stepped = in_parts(rnn.step, before.flatten(0, 1), inputs.flatten())
+        guess = stepped.view_as(before)
+        dynamics.append(F.smooth_l1_loss(guess, m[:, a:].detach()))
+        q = readout(guess[:, asked]).float().log_softmax(-1)
+        p = logits[:, -q.shape[1] :].detach().log_softmax(-1)
+        kl.append(F.kl_div(q, p, log_target=True, reduction="none").sum(-1).mean())
+
+    L_dyn, L_kl = torch.stack(dynamics).mean(), torch.stack(kl).mean()
+    loss = L_read + args.lambda_dyn * L_dyn + args.lambda_kl * L_kl
+    return loss, {"read": L_read, "dynamics": L_dyn, "kl": L_kl}
+
+
+# ------------------------------------------------------------------ from SMT to the RNN
+@torch.no_grad()
+def hand_over_to_rnn(models: Models):
+    """From SMT to the RNN: m_∅ from the encoder, g from the decoder.
+
+    In SMT train_phase does this before it evaluates or saves, and so at the end, too.
+    What the RNN had as m_∅ and g before is overwritten.
+    """
+    rnn = models["rnn"]
+    empty_prefix = torch.zeros(1, 0, dtype=torch.long, device=rnn.empty_memory.device)
+    labels = models["encoder"](empty_prefix)  # (1, 1, K, d)
+    rnn.empty_memory.copy_(labels[0, 0])
+    rnn.readout.load_state_dict(models["readout"].state_dict())
+
+
+def set_trained(models: Models, phase: str):
+    """Let gradients reach only what a phase trains.
+
+    SMT trains encoder, decoder, rnn.cell and rnn.embed. DMT trains rnn.cell, rnn.embed
+    and rnn.readout. Neither trains rnn.empty_memory.
+    """
+    in_dmt = phase == "dmt"
+    models["encoder"].requires_grad_(not in_dmt)
+    models["readout"].requires_grad_(not in_dmt)
+    rnn = models["rnn"]
+    rnn.cell.requires_grad_(True)
+    rnn.embed.requires_grad_(True)
+    rnn.readout.requires_grad_(in_dmt)
+    rnn.empty_memory.requires_grad_(False)
+
+
+# ---------------------------------------------------------------------------------- DMT
+def random_cuts(batch: Batch, H: int) -> range:
+    """Every H-th time, from a random one on: there a rollout cuts the gradient.
+
+    The first cut is random, so that no place in the sequence is always cut.
+    T = 8, H = 3, first_cut = 2 cuts it so: x_0 x_1 | x_2 x_3 x_4 | x_5 x_6 x_7
+    """
+    T = batch.x.shape[1]
+    if H >= T:
+        return range(0)  # no cut
+    first_cut = torch.randint(1, H + 1, (1,), generator=batch.generator).item()
+    return range(first_cut, T, H)
+
+
+def dmt_loss(models: Models, batch: Batch, args: Namespace) -> tuple[Tensor, dict]:
+    """The RNN runs alone and is pulled to the labels -> the loss, its parts by name."""
+    with torch.no_grad():  # the encoder is frozen
+        m = models["encoder"](batch.x)[:, 1:]  # (B, T, K, d)
+
+    rnn = models["rnn"]
+    cuts = random_cuts(batch, args.truncate)
+    memories = rnn.rollout(batch.x, cuts)  # (B, T, K, d)
+
+    if args.attach_readout:
+        # The targets now train the cell, too, through up to H steps.
+        # L_labels fades out. We chose to start at 0.1: where labels jump from one input
+        # to the next, L_labels is large, and with a weight of 1 it drowns L_read.
+        labels_weight = 0.1 * (1 - batch.progress)  # (ours)
+        read_from = memories
+    else:
+        # The readout's loss does not reach the cell. Only the labels train it.
+        labels_weight = 1.0
+        read_from = memories.detach()
+
+    L_labels = F.mse_loss(memories, m)
+    L_read = read_loss(rnn.readout, read_from, batch)
+    loss = labels_weight * L_labels + L_read
+    return loss, {"labels": L_labels, "read": L_read}
+
+
+# --------------------------------------------------- evaluate and sample: the RNN alone
+@torch.no_grad()
+def score(logits: Tensor, y: Tensor) -> Tensor:
+    """Sums of nats, right answers and answers: logits (B, T, V), y (B, T) -> (3,)."""
+    flat = logits.flatten(0, 1).float()  # (B T, V)
+    nats = F.cross_entropy(flat, y.flatten(), ignore_index=-1, reduction="sum")
+    right = (logits.argmax(-1) == y).sum()  # y = -1 is never right
+    asked = (y >= 0).sum()
+    return torch.stack([nats, right, asked]).cpu().double()
+
+
+def drift(moments: list[Tensor]) -> Tensor:
+    """The MSE between memories and labels over the variance of the labels.
+
+    It is 0 if they are equal, and 1 if memories are as far off as the mean label would
+    be. moments are those of parts of the sequences, each (3, B, K, d): means over the
+    times of the squared error, the label and the squared label.
+    """
+    error, mean, square = torch.cat(moments, 1).mean(1)  # each (K, d)
+    variance = square - mean.square()
+    return error.sum() / variance.sum()
+
+
+@torch.no_grad()
+def evaluate(models: Models, task, split: str, rows: int) -> dict:
+    """Measure the RNN alone, and its teacher: the labels, read by decoder.readout.
+
+    Losses in nats and shares of right answers, both per target that is asked for.
+    """
+    encoder, readout, rnn = models["encoder"], models["readout"], models["rnn"]
+    alone = torch.zeros(3).double()
+    taught = torch.zeros(3).double()
+    moments = []
+    all_x, all_y = task.held_out(split, rows)
+    for x, y in zip(all_x.split(64), all_y.split(64)):  # 64 sequences at a time
+        x, y = x.to(rnn.empty_memory.device), y.to(rnn.empty_memory.device)
+        memories = rnn.rollout(x)  # (B, T, K, d)
+        alone += score(rnn.readout(memories), y)
+        stamps = encoder.timestamps
+        if stamps is not None and x.shape[1] >= stamps.num_embeddings:
+            continue  # the encoder has no timestamps for sequences of this length
+        m = encoder(x)[:, 1:]  # (B, T, K, d)
+        taught += score(readout(m), y)
+        error = (memories - m).square()
+        moment = torch.stack([error, m, m.square()])  # (3, B, T, K, d)
+        moments.append(moment.mean(2).cpu().double())
+    nats, right, asked = alone
+    figures = {"rnn_loss": nats / asked, "rnn_acc": right / asked}
+    if moments:
+        nats, right, asked = taught
+        figures |= {"teacher_loss": nats / asked, "teacher_acc": right / asked}
+        figures |= {"drift": drift(moments)}
+    return {name: float(value) for name, value in figures.items()}
+
+
+@torch.no_grad()
+def show(rnn: RNN, task, count: int, args: Namespace) -> str:
+    """Answers of the RNN alone on test sequences, or what it writes and draws."""
+    device = rnn.empty_memory.device
+    if not hasattr(task, "prompts"):
+        x, y = task.held_out("test", count)
+        answers = rnn.readout(rnn.rollout(x.to(device))).argmax(-1).cpu()
+        return task.show(x, y, answers)
+    lines = []
+    for name, tokens, length in task.prompts(count):  # (count, S)
+        # Other prompts have other draws, too.
+        numbers = np.random.SeedSequence((args.seed, *tokens.flatten().tolist()))
+        generator = Generator().manual_seed(int(numbers.generate_state(1)[0]))
+        memory = rnn.rollout(tokens.to(device))[:, -1]
+        while tokens.shape[1] < length:  # a new token costs one step and one readout
+            logits = rnn.readout(memory).float() / args.temperature  # (count, V)
+            p = logits.softmax(-1).cpu()
+            token = torch.multinomial(p, 1, generator=generator)  # (count, 1)
+            tokens = torch.cat([tokens, token], 1)
+            memory = rnn.step(memory, token[:, 0].to(device))
+        lines += [f"--- {name}\n{task.draw(sample)}" for sample in tokens]
+    return "\n".join(lines)
+
+
+# ----------------------------------------------------------------- optimisers and draws
+class FullPrecision(TorchFunctionMode):
+    """Makes torch.optim.Muon (torch 2.9 to 2.13) compute in fp32, on a CPU.
+
+    Muon calls .bfloat16() on each gradient, and has no option against it. In this mode
+    that call returns a copy in fp32. On a CPU without bfloat16 products Muon would take
+    30 times as long.
+    """
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if function is Tensor.bfloat16:
+            return args[0].clone()  # Muon changes it in place
+        return function(*args, **(kwargs or {}))
+
+
+def make_optimizers(models: Models, peak: float) -> dict:
+    """Muon for the matrices inside the networks, AdamW for the rest; its rate is peak.
+
+    The rest are embeddings, last layers, the short convolution, norms, biases and
+    rnn.empty_memory. At equal rates both change a matrix by equal amounts
+    ("match_rms_adamw"). Here Muon's rate is five times AdamW's. The authors used AdamW
+    for all, so Muon is (ours).
+    """
+    outer = ("embed.weight", "timestamps.weight", "to_logits.weight", "empty_memory")
+    inside, rest = [], []
+    for name, p in models.named_parameters():
+        if not p.requires_grad:
+            continue
+        if p.ndim == 2 and not name.endswith(outer):
+            inside.append(p)
+        else:
+            rest.append(p)
+    muon_group = {"params": inside, "peak": 5 * peak}
+    adamw_group = {"params": rest, "peak": peak}
+    return {
+        "muon": torch.optim.Muon(
+            [muon_group], weight_decay=0.1, adjust_lr_fn="match_rms_adamw"
+        ),
+        "adamw": torch.optim.AdamW([adamw_group], weight_decay=0.1, betas=(0.9, 0.95)),
+    }
+
+
+def set_rates(optimizers: dict, step: int, steps: int):
+    """Learning rates: a rise over 2 % of the steps, then half a cosine down to 0."""
+    rise = min(1, (step + 1) / (0.02 * steps + 1))
+    fall = (1 + math.cos(math.pi * step / steps)) / 2
+    for optimizer in optimizers.values():
+        group = optimizer.param_groups[0]
+        group["lr"] = group["peak"] * rise * fall
+
+
+def draw_batch(task, B: int, step: int, progress: float, args: Namespace) -> Batch:
+    """The batch of a step: B sequences. Each process (rank) draws rows of its own.
+
+    All draws depend only on (seed, step, rank), so that a run can be resumed.
+    """
+    rank, ranks = process()
+    numbers = np.random.SeedSequence((args.seed, step, rank))
+    generator = Generator().manual_seed(int(numbers.generate_state(1)[0]))
+    x, y = task.batch(B // ranks, generator)
+    asked = (y >= 0).any(0).tolist()
+    first = asked.index(True) if True in asked else len(asked) - 1
+    if args.device == "cuda":
+        x, y = x.pin_memory(), y.pin_memory()  # copied without waiting for the device
+    x = x.to(args.device, non_blocking=True)
+    y = y.to(args.device, non_blocking=True)
+    return Batch(x, y, first, generator, progress)
+
+
+# -------------------------------------------------------------------- the training loop
+class Phase(NamedTuple):
+    """A part of a run: its loss, first step, number of steps, peak rate and batch."""
+
+    name: str
+    loss_of: Callable
+    begin: int
+    steps: int
+    peak: float  # AdamW's highest learning rate
+    batch_size: int
+
+
+def phases(args: Namespace) -> list[Phase]:
+    """The phases of a run, in order."""
+    return [
+        Phase("nextlat", nextlat_loss, 0, args.steps, args.lr, args.batch_size),
+        Phase(
+            "dmt",
+            dmt_loss,
+            args.steps,
+            args.dmt_steps,
+            args.dmt_lr,
+            args.dmt_batch_size,
+        ),
+    ]
+
+
+def layers_in_a_row(phase: str, T: int, args: Namespace) -> int:
+    """How many layers of an update have to run one after another."""
+    cell = 1 if args.cell == "gru" else args.cell_depth
+    encoder = args.encoder_depth + 1  # the last one writes the labels
+    if phase == "nextlat":
+        return encoder + args.horizon * cell + args.decoder_depth
+    return max(encoder, T * cell + args.decoder_depth)
+
+
+def longer_tasks(args: Namespace, task) -> dict:
+    """The task with 2, 4, 8 times the length, as far as --eval-length asks for it."""
+    longer = {
+        factor: task.longer(factor)
+        for factor in (2, 4, 8)
+        if factor <= args.eval_length
+    }
+    if None in longer.values():
+        message = f"sequences of {args.task} have one length"
+        raise WrongInput(f"--eval-length {args.eval_length}: {message}; leave it out")
+    for longer_task in longer.values():
+        longer_task.identity()  # reads the data now, and finds if it is too short
+    return longer
+
+
+def train(args: Namespace, task, models: Models, run: dict, longer: dict):
+    """Train from where the run stands, then measure the RNN on the test split."""
+    state = run["state"]
+    if state["step"] == 0:
+        save(args, models, {}, state)  # finds now if it can't write
+    with ControlC() as control_c:
+        for phase in phases(args):
+            if state["step"] < phase.begin + phase.steps:
+                train_phase(phase, args, task, models, run, control_c)
+        if in_any_process(control_c.pressed, args):  # during the last evaluation
+            raise KeyboardInterrupt
+    lengths_measured = run.get("config", {}).get("eval_length")
+    if not state["finished"] or args.eval_length != lengths_measured:
+        figures = evaluate(models, task, "test", 1024)
+        for factor, longer_task in longer.items():
+            values = evaluate(models, longer_task, "test", 1024)
+            figures |= {f"{name}_{factor}x": value for name, value in values.items()}
+        state["finished"] = True
+        record(args, state, "final", figures)
+        save(args, models, {}, state)
+        report(state)
+
+
+def train_phase(phase: Phase, args, task, models: Models, run: dict, control_c):
+    """Train through the rest of a phase; evaluate and save every so many steps."""
+    state, end = run["state"], phase.begin + phase.steps
+    set_trained(models, phase.name)
+    network = distribute(models, args)
+    optimizers = make_optimizers(models, phase.peak)
+    if state["step"] > phase.begin:
+        for name, optimizer in optimizers.items():
+            optimizer.load_state_dict(run["optimizers"][name])
+
+    hidden = process()[0] > 0 or not has_terminal()
+    total = phases(args)[-1].begin + phases(args)[-1].steps  # of all phases
+    bar = tqdm(total=total, initial=state["step"], desc=phase.name, disable=hidden)
+    several = process()[1] > 1
+    parts, clock = [], time.perf_counter()
+    first, began = state["step"], clock
+    for step in range(first, end):
+        done = step - phase.begin
+        set_rates(optimizers, done, phase.steps)
+        progress = done / phase.steps
+        batch = draw_batch(task, phase.batch_size, step, progress, args)
+        parts.append(update(network, optimizers, phase.loss_of, batch, args))
+        state["step"] = step + 1
+        state["depth"] += layers_in_a_row(phase.name, task.T, args)
+        bar.update()
+        if step + 1 == first + 20:
+            each = (time.perf_counter() - began) / 20
+            message = f"{end - first} updates, about {each * (end - first):.0f} s"
+            say(f"{phase.name}: {message}")
+        due = (done + 1) % args.eval_every == 0 or step + 1 == end
+        # Several processes have to stop at the same step, so they agree when due.
+        if not due and (several or not control_c.pressed):
+            continue
+        stop = in_any_process(control_c.pressed, args)
+        means = mean_parts(parts, phase.name, step + 1)  # it waits for the device
+        state["seconds"] += time.perf_counter() - clock
+        if phase.name != "dmt":
+            hand_over_to_rnn(models)
+        if due:
+            figures = evaluate(models, task, "val", 256)
+            record(args, state, phase.name, means | figures)
+            shown = {"rnn_acc": figures["rnn_acc"]} | means
+            bar.set_postfix({name: f"{value:.3g}" for name, value in shown.items()})
+        save(args, models, optimizers, state)
+        if due:
+            report(state)
+        if stop:
+            raise KeyboardInterrupt
+        parts, clock = [], time.perf_counter()
+    bar.close()
+
+
+def update(network, optimizers: dict, loss_of, batch: Batch, args: Namespace) -> dict:
+    """One step of the optimisers -> the parts of the loss and the gradient's norm."""
+    bf16 = args.precision == "bf16"
+    autocast = torch.autocast(args.device, torch.bfloat16, enabled=bf16)
+    with torch.compiler.set_stance("default"), autocast:
+        loss, parts = network(loss_of, batch, args)
+    network.zero_grad()
+    loss.backward()
+    parts["gradient_norm"] = nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+    on_cpu = args.device == "cpu"
+    with FullPrecision() if on_cpu else nullcontext():
+        for optimizer in optimizers.values():
+            optimizer.step()
+    return {name: part.detach() for name, part in parts.items()}
+
+
+def mean_parts(parts: list[dict], phase: str, step: int) -> dict:
+    """Means of the parts of steps up to this one; WrongInput if one is not finite."""
+    means = {}
+    for name in parts[0]:
+        values = torch.stack([part[name] for part in parts]).tolist()
+        for at, value in enumerate(values, step + 1 - len(values)):
+            if not math.isfinite(value):
+                message = f"{name} became {value} at step {at}, in phase {phase}"
+                advice = "begin anew with a lower rate and another --out"
+                raise WrongInput(f"--lr, --dmt-lr: {message}; {advice}")
+        means[name] = sum(values) / len(values)
+    return means
+
+
+def record(args: Namespace, state: dict, phase: str, figures: dict):
+    """Add a line to the metrics of a run, and to TensorBoard's if it is installed."""
+    line = {"phase": phase, "step": state["step"]}
+    line |= {"seconds": state["seconds"], "depth": state["depth"]}
+    state["metrics"].append(line | figures)
+    if importlib.util.find_spec("tensorboard") and process()[0] == 0:
+        from torch.utils.tensorboard import SummaryWriter
+
+        with SummaryWriter(args.out) as writer:
+            for name, value in figures.items():
+                writer.add_scalar(f"{phase}/{name}", value, state["step"])
+
+
+def announce(args: Namespace, task, models: Models, state: dict):
+    """Print what the run is: its task, sizes and settings."""
+    say(f"{args.task}: T = {task.T}, V = {task.vocab}, {args.device}, {args.precision}")
+    for name, network in models.items():
+        numbers = sum(p.numel() for p in network.parameters())
+        say(f"{name}: {numbers:,} parameters")
+    special = special_defaults(task)
+    if special:
+        shown = [f"{name} {getattr(args, name)}" for name in special]
+        say(f"Options with defaults of this task: {', '.join(shown)}")
+    if task.about():
+        say(task.about())
+    if state["step"] > 0:
+        say(f"The run goes on after step {state['step']}.")
+
+
+def report(state: dict):
+    """Print the figures of the RNN in the last line of the metrics."""
+    line = state["metrics"][-1]
+    shown = f"{line['phase']:5}  step {line['step']:5}  {line['seconds']:4.0f} s"
+    for name, value in line.items():
+        if name in ("rnn_loss_2x", "rnn_loss_4x", "rnn_loss_8x"):  # --eval-length
+            say(shown)
+            shown = "sequences longer than in training:"
+        if name.startswith(("rnn", "teacher", "drift")):
+            shown += f"  {name} {value:.4f}"
+    say(shown)
+
+
+def say(text: str):
+    """Print in the first process. If nobody can read it, the run goes on."""
+    if process()[0] > 0:
+        return
+    try:
+        tqdm.write(text)
+        sys.stdout.flush()
+    except (OSError, ValueError, AttributeError):  # a reader such as head has ended
+        sys.stdout = open(os.devnull, "w")
+
+
+def has_terminal() -> bool:
+    """Whether someone sees a progress bar."""
+    try:
+        return sys.stderr.isatty()
+    except (ValueError, AttributeError):  # it is closed
+        return False
+
+
+class ControlC:
+    """Inside this context Ctrl-C only sets pressed, so that the step can end.
+
+    A second Ctrl-C stops at once.
+    """
+
+    def __enter__(self):
+        self.pressed = False
+        self.usual = signal.getsignal(signal.SIGINT)
+        # Only the main thread may set a handler; background jobs may ignore SIGINT.
+        self.main = threading.current_thread() is threading.main_thread()
+        if self.main and self.usual is not signal.SIG_IGN:
+            signal.signal(signal.SIGINT, self.press)
+        return self
+
+    def press(self, *_):
+        self.pressed = True
+        print("stopping after this step; Ctrl-C again stops at once", file=sys.stderr)
+        signal.signal(signal.SIGINT, self.usual)
+
+    def __exit__(self, *_):
+        if self.main:
+            signal.signal(signal.SIGINT, self.usual)
+
+
+# -------------------------------------------------------------------- several processes
+def process() -> tuple[int, int]:
+    """This process's number, and how many there are, as torchrun sets them."""
+    if not distributed.is_torchelastic_launched():
+        return 0, 1
+    return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+
+
+def in_any_process(flag: bool, args: Namespace) -> bool:
+    """Whether the flag is set in any process; all of them have to call this."""
+    if not distributed.is_initialized():  # one process, or nothing left to train
+        return flag
+    flags = torch.tensor(float(flag), device=args.device)
+    distributed.all_reduce(flags)
+    return flags.item() > 0
+
+
+def distribute(models: Models, args: Namespace) -> nn.Module:
+    """The models; with several processes their gradients are the mean over all.
+
+    Each process has the losses of its own rows. So L_unif compares the rows of one
+    process, and the parts of the loss in the metrics are those of the first.
+    """
+    if process()[1] == 1:
+        return models
+    backend, device, device_ids = "gloo", None, None
+    if args.device == "cuda":
+        gpu = torch.cuda.current_device()
+        backend, device, device_ids = "nccl", torch.device("cuda", gpu), [gpu]
+    if not distributed.is_initialized():
+        distributed.init_process_group(backend, device_id=device)
+    return DistributedDataParallel(models, device_ids=device_ids)
+
+
+# ------------------------------------------------------------------- the files of a run
+FORMAT = 6  # of checkpoint.pt; it grows when the content changes
+
+
+def save(args: Namespace, models: Models, optimizers: dict, state: dict):
+    """Write checkpoint.pt and metrics.jsonl, each whole or not at all."""
+    if process()[0] > 0:
+        return
+    out = Path(args.out)
+    lines = [json.dumps(line) + "\n" for line in state["metrics"]]
+    checkpoint = {
+        "format": FORMAT,
+        "config": vars(args),
+        "state": state,
+        "models": models.state_dict(),
+        "optimizers": {name: o.state_dict() for name, o in optimizers.items()},
+    }
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        torch.save(checkpoint, out / "checkpoint.tmp")
+        os.replace(out / "checkpoint.tmp", out / "checkpoint.pt")
+        (out / "metrics.tmp").write_text("".join(lines))
+        os.replace(out / "metrics.tmp", out / "metrics.jsonl")
+    except (OSError, RuntimeError) as error:  # torch.save raises the latter, too
+        reason = str(error).splitlines()[0]
+        raise WrongInput(f"--out {args.out}: can't write a file: {reason}") from None
+
+
+@contextmanager
+def claim(args: Namespace, run: dict):
+    """Inside this context no other process can claim the directory of the run.
+
+    The lock belongs to this process and ends with it, also if it is killed. WrongInput
+    if another process has it, or if the directory is not as the options want it.
+    """
+    if process()[0] > 0:  # the first process claims it for all
+        yield
+        return
+    out = Path(args.out)
+    lock = filelock.FileLock(out / "lock")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        lock.acquire(blocking=False)
+    except filelock.Timeout:
+        message = "another process is writing there; give another --out"
+        raise WrongInput(f"--out {args.out}: {message}") from None
+    except (OSError, NotImplementedError) as error:
+        raise WrongInput(f"--out {args.out}: can't write a file: {error}") from None
+    try:
+        check_directory(args, run)
+        yield
+    finally:
+        lock.release()
+
+
+def check_directory(args: Namespace, run: dict):
+    """WrongInput if --out holds what would be overwritten, or not what is resumed.
+
+    A run that has not made its first save after an update has nothing to lose.
+    """
+    holds_a_run = (Path(args.out) / "checkpoint.pt").exists()
+    found = read_run(args.out, "--out")["state"] if holds_a_run else new_state()
+    if args.resume and found != run["state"]:
+        message = "another process has just gone on with this run; try again"
+        raise WrongInput(f"--resume: {message}")
+    if args.resume:
+        return
+    metrics = Path(args.out) / "metrics.jsonl"
+    if found["step"] > 0 or found["finished"]:
+        message = "holds a run; --resume it, or give another --out"
+        raise WrongInput(f"--out {args.out}: {message}")
+    if not holds_a_run and metrics.exists() and metrics.stat().st_size > 0:
+        message = "holds the metrics of a run; give another --out"
+        raise WrongInput(f"--out {args.out}: {message}")
+
+
+def read_run(directory: str, option: str) -> dict:
+    """Read a checkpoint, tensors and plain values; WrongInput if there is none."""
+    checkpoint = Path(directory) / "checkpoint.pt"
+    if not os.path.isfile(checkpoint):
+        message = f"{directory} holds no run; name the --out of an earlier one"
+        raise WrongInput(f"{option}: {message}")
+    try:
+        run = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        known = run["format"] == FORMAT and set(run["state"]) == set(new_state())
+    except Exception:  # damaged files make torch raise errors of many kinds
+        message = f"{checkpoint} is damaged, or another program wrote it"
+        raise WrongInput(f"{option}: {message}") from None
+    if not known:
+        message = f"another version of this program wrote {checkpoint}"
+        raise WrongInput(f"{option}: {message}")
+    return run
+
+
+def new_state() -> dict:
+    """How far a new run is. depth counts the layers that ran one after another."""
+    return {
+        "step": 0,
+        "seconds": 0.0,
+        "depth": 0,
+        "metrics": [],
+        "finished": False,
+    }
+
+
+def load(directory: str, device: str = "cpu") -> tuple:
+    """A trained run's RNN and its task: rnn, task = smt.load("runs/copy-smt")."""
+    run = read_run(directory, "load")
+    args = Namespace(**run["config"])
+    if args.method != METHOD:
+        raise WrongInput(f"load: {args.method} made {directory}, not {METHOD}")
+    task = make_task(args)
+    rnn = RNN(args, task.vocab)
+    load_weights(Models({"rnn": rnn}), run["models"])
+    return rnn.to(device).requires_grad_(False), task
+
+
+# --------------------------------------------------------------------- the command line
+
+# Options as (name, default, kind, meaning). Those of the task are in data.py.
+NETWORKS = [
+    ("cell", "mlp", [*CELLS], "f, the RNN's update"),
+    ("memory-tokens", 4, whole(1, 4096), "K, tokens of a memory"),
+    ("dim", 64, whole(16, 65536), "d, numbers in a memory token, a multiple of 16"),
+    ("cell-depth", 1, whole(1, 1000), "layers of the cell (the GRU has one)"),
+    ("decoder-depth", 1, whole(1, 1000), "layers of decoder and readout"),
+    ("width", 128, whole(16, 65536), "W, width of the encoder, a multiple of 16"),
+    ("encoder-depth", 2, whole(1, 1000), "layers of the encoder"),
+]
+TRAINING = [
+    ("horizon", 8, whole(1, 1000), "steps ahead that the RNN makes from a label"),
+    ("lambda-dyn", 1.0, number(0), "λ_dyn, weight of L_dyn"),
+    ("lambda-kl", 1.0, number(0), "λ_kl, weight of L_kl"),
+    ("steps", 500, whole(0), f"updates of {METHOD}"),
+    (
+        "lr",
+        3e-3,
+        number(1e-12),
+        f"AdamW's peak rate in {METHOD}; Muon's is five times it",
+    ),
+    ("dmt-steps", 500, whole(0), "updates of DMT"),
+    ("dmt-lr", 5e-4, number(1e-12), "AdamW's peak rate in DMT, Muon's likewise"),
+    ("truncate", 64, whole(1), "H, steps that DMT's gradient passes through"),
+    ("attach-readout", False, bool, "L_read reaches the cell; L_labels fades out"),
+    ("batch-size", 32, whole(1, MAX_ROWS), f"sequences in an update of {METHOD}"),
+    ("dmt-batch-size", 32, whole(1, MAX_ROWS), "sequences in an update of DMT"),
+    ("seed", 0, whole(0), "seed of weights, data and all other draws"),
+]
+RUN = [
+    ("preset", None, ["paper"], "the authors' sizes, rates, loss weights and H"),
+    (
+        "device",
+        "auto",
+        str,
+        "cuda, mps, cpu; auto takes an accelerator if there is one",
+    ),
+    (
+        "precision",
+        "auto",
+        ["auto", "fp32", "bf16"],
+        "auto is bf16 on a GPU that computes in it, else fp32",
+    ),
+    ("compile", False, bool, "compile Transformers and cells, for updates"),
+    ("eval-every", 100, whole(1), "steps between evaluations, which save the run"),
+    ("eval-length", 1, [1, 2, 4, 8], "at the end test sequences up to so much longer"),
+    (
+        "out",
+        None,
+        filename,
+        f"directory of the run; else runs/TASK-{METHOD}, with cell and seed if given",
+    ),
+    ("init", None, filename, "directory of a run: begin with its networks and sizes"),
+    ("resume", False, bool, "go on with the run in --out"),
+    ("sample", 0, whole(1, MAX_ROWS), "show this many samples of the run in --out"),
+]
+# The authors' sizes, rates and weights, from their notebook, and the paper's H. All
+# else that is marked (ours) stays: their optimiser was AdamW, for example, and their
+# λ_dyn did not grow. Their heads have 32 numbers, and ours have HEAD_SIZE.
+PAPER = {
+    "cell": "transformer",
+    "memory_tokens": 16,
+    "dim": 256,
+    "cell_depth": 8,
+    "decoder_depth": 4,
+    "width": 256,
+    "encoder_depth": 8,
+    "steps": 150_000,
+    "lr": 3e-4,
+    "dmt_steps": 1500,
+    "dmt_lr": 3e-5,
+    "truncate": 1,
+    "attach_readout": False,
+    "batch_size": 128,
+    "dmt_batch_size": 32,
+}
+# What may change when a run goes on, as it belongs to the machine and not to the run.
+MACHINE = {"device", "compile", "out", "resume", "sample"}
+MACHINE |= {"prompt", "write", "temperature"}  # options of samples
+
+
+def make_parser(options: list[tuple], task=None) -> argparse.ArgumentParser:
+    """A parser of these options. Its result holds only those that are given.
+
+    With a task, --help tells that task's defaults.
+    """
+    parser = argparse.ArgumentParser(
+        prog=Path(__file__).name,
+        description=__doc__.splitlines()[0],
+        usage="%(prog)s [--task NAME] [options]; see --help",
+        argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,
+        add_help=task is not None,
+    )
+    tasks = f"{', '.join(TASKS)}; list describes them (default: copy)"
+    parser.add_argument("--task", help=tasks)
+    for name, default, kind, meaning in options:
+        how = {"type": kind}
+        if kind is bool:
+            how = {"action": argparse.BooleanOptionalAction}  # also --no-NAME
+        if isinstance(kind, list):
+            how = {"choices": kind, "type": type(kind[0])}
+        if task is not None:
+            default = special_defaults(task).get(python_name(name), default)
+        has_default = default is not None and default is not False
+        text = f"{meaning} (default: {default})" if has_default else meaning
+        parser.add_argument(f"--{name}", help=text, **how)
+    return parser
+
+
+def python_name(option: str) -> str:
+    """The name of an option as an attribute of args."""
+    return option.replace("-", "_")
+
+
+def special_defaults(task) -> dict:
+    """The defaults that belong to a task, where they differ from the general ones."""
+    names = [python_name(name) for name, *_ in NETWORKS + TRAINING]
+    special = task.sizes | task.recipe.get("smt", {})
+    return {name: value for name, value in special.items() if name in names}
+
+
+def settings(argv: list[str] | None) -> tuple[Namespace, dict, dict | None]:
+    """The options -> args, the run (new, or to go on with), the run to begin from.
+
+    Later ones win: defaults, the task's, the preset, an earlier run, what is given.
+    """
+    options = NETWORKS + TRAINING + RUN
+    look, _ = make_parser(options).parse_known_args(argv)
+    name = getattr(look, "task", "copy")
+    if name == "list":
+        say(list_tasks())
+        sys.exit(0)
+    earlier, run, source = earlier_run(look, name)
+    name = earlier.get("task", name)
+    if name not in TASKS:
+        raise WrongInput(f"--task {name}: give one of {', '.join(TASKS)}, or list")
+
+    task = TASKS[name]
+    options += task.options
+    given = vars(make_parser(options, task).parse_args(argv))
+    keep_what_was(given, earlier, task)
+    config = {"task": name, "method": METHOD, "ranks": process()[1]}
+    config |= {python_name(name): default for name, default, *_ in options}
+    config |= special_defaults(task)
+    if source is not None:  # the task as it was
+        names = [python_name(name) for name, *_ in task.options]
+        config |= {name: source["config"][name] for name in names}
+    if "preset" in given:
+        config |= PAPER
+    config |= earlier
+    config |= given
+    config["out"] = default_out(look, name)
+    args = Namespace(**config)
+    settle_device(args)
+    check(args, given)
+    return args, run, source
+
+
+def earlier_run(look: Namespace, task: str) -> tuple[dict, dict, dict | None]:
+    """What an earlier run settles, the run to go on with, the run to begin from."""
+    if getattr(look, "resume", False) or hasattr(look, "sample"):
+        out = default_out(look, task)
+        run = read_run(out, "--resume or --sample")
+        if run["config"]["method"] != METHOD:
+            message = f"{run['config']['method']} made this run, not {METHOD}"
+            raise WrongInput(f"--out {out}: {message}")
+        kept = {k: v for k, v in run["config"].items() if k not in MACHINE}
+        return kept, run, None
+    new = {"state": new_state()}
+    if hasattr(look, "init"):
+        source = read_run(look.init, "--init")
+        names = ["task", *[python_name(name) for name, *_ in NETWORKS]]
+        kept = {
+            name: source["config"][name] for name in names if name in source["config"]
+        }
+        return kept, new, source
+    return {}, new, None
+
+
+def keep_what_was(given: dict, earlier: dict, task):
+    """WrongInput if a given option differs from the earlier run and may not."""
+    # The data may have another path; start() makes sure that they are the same.
+    may_change = MACHINE | {"data", "eval_length"}
+    if "sample" in given and hasattr(task, "prompts"):
+        may_change |= {"seed"}  # samples are drawn anew
+    for option, value in given.items():
+        if option in may_change or option not in earlier:
+            continue
+        if value == "auto":  # it was settled when the run began
+            given[option] = earlier[option]
+        elif value != earlier[option]:
+            shown = f"--{option.replace('_', '-')} {value}"
+            message = f"the earlier run has {earlier[option]}, and that can't change"
+            raise WrongInput(f"{shown}: {message}; leave it out")
+
+
+def default_out(look: Namespace, task: str) -> str:
+    """The directory of the run, as given or by task, method, cell and seed."""
+    given = [str(getattr(look, name)) for name in ("cell", "seed") if name in look]
+    return getattr(look, "out", "runs/" + "-".join([task, METHOD, *given]))
+
+
+def settle_device(args: Namespace):
+    """Settle device and precision; WrongInput if the machine lacks them."""
+    started = os.environ.get("WORLD_SIZE", "1")
+    if started != "1" and not distributed.is_torchelastic_launched():
+        message = "several processes have to be started by torchrun"
+        raise WrongInput(f"WORLD_SIZE={started}: {message}; otherwise unset it")
+    there = ["cpu"]
+    if torch.accelerator.is_available():
+        there.insert(0, torch.accelerator.current_accelerator().type)
+    if args.device not in ("auto", *there):
+        message = f"this machine has {' and '.join(there)}"
+        raise WrongInput(f"--device {args.device}: {message}")
+    if args.device == "auto":
+        args.device = there[0]
+    if args.device == "mps" and process()[1] > 1:
+        raise WrongInput("--device mps: trains in one process only; leave torchrun out")
+    if args.device == "cuda":
+        launched = distributed.is_torchelastic_launched()
+        local_rank = int(os.environ["LOCAL_RANK"]) if launched else 0
+        gpus = torch.cuda.device_count()
+        if local_rank >= gpus:
+            message = f"this machine has {gpus} GPUs; give torchrun no more processes"
+            raise WrongInput(f"--device cuda: {message}")
+        torch.cuda.set_device(local_rank)
+    if args.precision == "auto":
+        args.precision = "fp32"
+        if args.device == "cuda":
+            native = torch.cuda.is_bf16_supported(including_emulation=False)
+            args.precision = "bf16" if native else "fp32"  # emulation is slow
+
+
+def idle_options(args: Namespace) -> dict[str, str]:
+    """Options that nothing reads, each with the reason."""
+    idle = {}
+    if args.cell == "gru":
+        idle["cell_depth"] = "with --cell gru, which has one layer"
+    if args.sample:
+        idle["compile"] = "with --sample, as only updates are compiled"
+        idle["eval_length"] = "with --sample"
+        if not TASKS[args.task].samples_need_data:
+            idle["data"] = "with --sample"
+    if args.steps == 0:
+        smt = ("lr", "batch_size", "horizon", "lambda_dyn", "lambda_kl")
+        idle |= dict.fromkeys(smt, "with --steps 0")
+    if args.dmt_steps == 0:
+        dmt = ("dmt_lr", "dmt_batch_size", "truncate", "attach_readout")
+        idle |= dict.fromkeys(dmt, "with --dmt-steps 0")
+    return idle
+
+
+def check(args: Namespace, given: dict):
+    """WrongInput if options don't go together."""
+    widths = [name for name in ("dim", "width") if name in args]  # BPTT has one of them
+    for name in widths:
+        size = getattr(args, name)
+        if size % HEAD_SIZE:
+            raise WrongInput(f"--{name} {size}: give a multiple of {HEAD_SIZE}")
+    batch_sizes = [name for name in ("batch_size", "dmt_batch_size") if name in args]
+    for name in batch_sizes:
+        size = getattr(args, name)
+        if size % args.ranks:
+            option = name.replace("_", "-")
+            message = f"give a multiple of {args.ranks}, the number of processes"
+            raise WrongInput(f"--{option} {size}: {message}")
+    if args.resume and args.ranks != process()[1]:
+        message = f"the run has {args.ranks} processes, and these are {process()[1]}"
+        raise WrongInput(f"--resume: {message}; give torchrun the same number")
+    if "preset" in given and "init" in given:
+        raise WrongInput("--preset paper: its sizes are not those of --init; give one")
+    for name, reason in idle_options(args).items():
+        if name in given:
+            option = name.replace("_", "-")
+            raise WrongInput(f"--{option}: has no effect {reason}; leave it out")
+    if args.steps == 0 and args.dmt_steps > 0 and args.init is None:
+        raise WrongInput("--steps 0: DMT needs labels; give some steps, or --init RUN")
+    if args.resume and args.sample:
+        raise WrongInput("--sample: shows the run and does not --resume it; give one")
+
+
+def make_task(args: Namespace):
+    """The task with the options that belong to it."""
+    names = [python_name(name) for name, *_ in TASKS[args.task].options]
+    return TASKS[args.task](**{name: getattr(args, name) for name in names})
+
+
+def build(args: Namespace, task) -> Models:
+    """The networks, freshly initialised."""
+    encoder = Encoder(args, task.vocab, task.T if task.fixed_length else None)
+    readout = Readout(args, task.vocab)
+    rnn = RNN(args, task.vocab)
+    return Models({"encoder": encoder, "readout": readout, "rnn": rnn})
+
+
+def start(args: Namespace, run: dict, source: dict | None) -> tuple:
+    """The task, and the networks with the weights of the run or the source, if any."""
+    task = make_task(args)
+    if not args.sample or task.samples_need_data:
+        identity = task.identity()
+        if (args.resume or args.sample) and identity != args.data_identity:
+            was = args.data_identity or "no file"
+            raise WrongInput(f"--data {args.data}: the run began with {was}; give that")
+        args.data_identity = identity
+    check_memory(args, task)
+    torch.manual_seed(args.seed)
+    models = build(args, task)
+    if args.sample:  # it needs no other network
+        models = Models({"rnn": models["rnn"]})
+    weights = (source or run).get("models")
+    if weights is not None:
+        load_weights(models, weights)
+    models.to(args.device)
+    if args.compile:
+        for network in models.modules():
+            if isinstance(network, (Block, *CELLS.values())):
+                network.compile()
+    return task, models
+
+
+def check_memory(args: Namespace, task):
+    """WrongInput if weights, gradients and optimisers alone need more than there is."""
+    with torch.device("meta"):  # shapes without numbers
+        numbers = sum(p.numel() for p in build(args, task).parameters())
+    needed = 3 * 4 * numbers  # a weight, its gradient and a moment, in fp32
+    if args.device == "cuda":
+        there = torch.cuda.get_device_properties("cuda").total_memory
+    elif hasattr(os, "sysconf"):
+        there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    else:  # Windows does not say
+        return
+    if needed > there:
+        message = f"training needs over {needed >> 30} GiB of {there >> 30}"
+        raise WrongInput(f"--dim, --width: {message}; give smaller sizes")
+
+
+def load_weights(models: Models, weights: dict):
+    """Load the weights of these networks; WrongInput if they don't fit."""
+    try:
+        weights = {name: weights[name] for name in models.state_dict()}
+        models.load_state_dict(weights)
+    except KeyError as error:
+        message = f"the run lacks {error}, as it was made without this network"
+        raise WrongInput(f"--init, --resume: {message}") from None
+    except RuntimeError:
+        message = "a network has another size; leave out what changes sizes or T"
+        raise WrongInput(f"--init, --resume: {message}") from None
+
+
+def next_commands(args: Namespace) -> str:
+    """What can be done with a finished run."""
+    out = shlex.quote(args.out)
+    return (
+        f"The run is in {out}. To see more samples, or its curves:\n"
+        f"  python {Path(__file__).name} --sample 9 --out {out}\n"
+        f"  python experiments/figures.py run {out}"
+    )
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether the error says that there is no more memory, on the GPU or the CPU."""
+    kinds = (torch.OutOfMemoryError, MemoryError)
+    return isinstance(error, kinds) or "allocate memory" in str(error)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Train and show samples; with --sample, only show samples.
+
+    The exit status is 0, 2 for wrong input (one line says what), 130 for Ctrl-C.
+    """
+    try:
+        args, run, source = settings(argv)
+        task, models = start(args, run, source)
+        # Only updates are compiled. Evaluation and samples have sizes of their own.
+        with torch.compiler.set_stance("force_eager"):
+            if not args.sample:
+                longer = longer_tasks(args, task)
+                # All wrong input is found by now, before a directory is made.
+                with claim(args, run):
+                    announce(args, task, models, run["state"])
+                    train(args, task, models, run, longer)
+            if process()[0] == 0:
+                say(show(models["rnn"], task, args.sample or 4, args))
+            if not args.sample:
+                say(next_commands(args))
+    except WrongInput as error:
+        make_parser([]).error(str(error))
+    except (RuntimeError, MemoryError) as error:
+        if is_out_of_memory(error):
+            message = "the memory is full; give a smaller one, or smaller sizes"
+            make_parser([]).error(f"--batch-size: {message}")
+        if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+            reason = str(error).splitlines()[0]
+            make_parser([]).error(f"--compile: the compiler failed: {reason}")
+        raise
+    except KeyboardInterrupt:
+        message = "stopped; --resume goes on from the last checkpoint, if there is one"
+        print(message, file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:  # a terminal that lacks a character shows its code
+            stream.reconfigure(errors="backslashreplace")
+    sys.exit(main())

@@ -280,7 +280,7 @@ def test_dynamics_draws_both_labels(monkeypatch):
 
 def test_the_nextlat_loss_by_hand():
     """T = 7, and the RNN makes up to two steps from each label."""
-    args, task, models = made("--horizon", "2", program=nextlat)
+    args, task, models = made("--horizon", "2", "--lambda-kl", "0.5", program=nextlat)
     batch = batch_of(args, task)
     nextlat.set_trained(models, "nextlat")
     loss, parts = nextlat.nextlat_loss(models, batch, args)
@@ -483,6 +483,22 @@ def test_a_killed_run_resumes_to_the_same_weights(program, killed, monkeypatch):
     assert same(weights("whole"), weights("parts"))
     phases = [json.loads(line)["phase"] for line in open("parts/metrics.jsonl")]
     assert phases == [json.loads(line)["phase"] for line in open("whole/metrics.jsonl")]
+
+
+def test_depth_counts_the_layers_that_wait_for_one_another():
+    """T = 7; the encoder has a layer and one that writes, the cell two."""
+    depths = {}
+    for name, program in PROGRAMS.items():
+        args, _, _ = made("--cell-depth", "2", program=program)
+        for phase in program.phases(args):
+            depths[name, phase.name] = program.layers_in_a_row(phase.name, 7, args)
+    assert depths == {
+        ("smt", "smt"): 2 + 2,
+        ("smt", "dmt"): 7 * 2 + 1,
+        ("bptt", "bptt"): 7 * 2 + 1,
+        ("nextlat", "nextlat"): 2 + 8 * 2 + 1,
+        ("nextlat", "dmt"): 7 * 2 + 1,
+    }
 
 
 def test_a_seed_gives_the_same_weights_again_and_another_seed_others():

@@ -179,17 +179,19 @@ def run(directory: str, path: Path):
     metrics = [line for line in metrics if line["phase"] != "final"]
     figure, (above, below) = plt.subplots(2, 1, figsize=(10, 7), sharex=True)
     above.set(ylabel="share of right answers", ylim=(0, 1.03))
-    above.set_title(f"{directory}: answers on held-out sequences")
+    config = smt.read_run(directory, "run")["config"]
+    title = f"{config['task']}, seed {config['seed']}: answers on held-out sequences"
+    above.set_title(title)
     below.set(xlabel="updates", ylabel="parts of the loss", yscale="log")
     if "teacher_acc" in metrics[0]:
         steps = [line["step"] for line in metrics]
         teacher = [line["teacher_acc"] for line in metrics]
         above.plot(steps, teacher, "--", color="#777777", lw=2, label="teacher")
     end = [line["step"] for line in metrics if line["phase"] == "smt"]
-    for axes in (above, below):
-        if end and end[-1] < metrics[-1]["step"]:
+    if end and end[-1] < metrics[-1]["step"]:
+        below.set_xlabel("updates: SMT to the left of the line, DMT to the right")
+        for axes in (above, below):
             axes.axvline(end[-1], color="black", lw=1)
-            axes.set_xlabel("updates: SMT to the left of the line, DMT to the right")
     begin = None
     for phase in dict.fromkeys(line["phase"] for line in metrics):
         own = [line for line in metrics if line["phase"] == phase]

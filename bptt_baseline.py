@@ -37,7 +37,7 @@ An update of BPTT: train the RNN
 import signal
 
 if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
-    # While torch is imported, Ctrl-C ends the program without a traceback.
+    # Not part of the method: while torch is imported, Ctrl-C ends without a traceback.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 import argparse
@@ -68,7 +68,7 @@ from tqdm import tqdm
 
 from data import TASKS, WrongInput, filename, list_tasks, number, whole
 
-METHOD = "bptt"
+METHOD = "bptt"  # as files and tasks name it
 HEAD_SIZE = 16  # numbers in an attention head
 MAX_ROWS = 65_535  # in a call of attention; some CUDA kernels fail with more
 MAX_NUMBERS = 2**22  # in the memories that a network takes at once; see in_parts
@@ -79,9 +79,9 @@ def rotary(h: Tensor) -> Tensor:
     """Rotary positions: turn pairs of numbers by an angle that grows with the position.
 
     h (N, heads, S, head size) -> the same shape. Positions enter the product of a
-    turned query and a turned key only by their distance. In the encoder x_t is at
-    position t + 1, behind the start token. In readout, cell and decoder the memory
-    tokens come first. The cell's input, or the decoder's, follow.
+    turned query and a turned key only by their difference. In the encoder the start
+    token has position 0, and x_t has t + 1. In readout, cell and decoder the memory
+    tokens come first, and inputs follow.
     """
     S, head_size = h.shape[-2:]
     position = torch.arange(S, device=h.device)
@@ -99,7 +99,8 @@ def attention(qkv: Tensor, causal: bool) -> Tensor:
     qkv = qkv.unflatten(2, (3, -1, HEAD_SIZE))  # (N, S, 3, heads, head size)
     q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (N, heads, S, head size)
     q, k = rotary(q), rotary(k)
-    h = F.scaled_dot_product_attention(q, k, v, is_causal=causal)  # as q
+    h = F.scaled_dot_product_attention(q, k, v, is_causal=causal)
+    # h (N, heads, S, head size)
     return h.transpose(1, 2).flatten(2)  # the heads side by side (N, S, width)
 
 
@@ -153,19 +154,19 @@ class Transformer(nn.Module):
 
 
 def in_parts(network: Callable, rows: Tensor, *inputs: Tensor) -> Tensor:
-    """Exactly network(rows, *inputs), also where N is too large to do it at once.
+    """The same as network(rows, *inputs), in parts if N is too large to do it at once.
 
     rows (N, K, d) are labels or memories; inputs (N, ..) are what else the network
-    takes. A part has at most MAX_ROWS rows and about MAX_NUMBERS numbers. Usually one
-    part is all. Otherwise activations are not kept, and the backward pass computes them
-    again (checkpointing). At the authors' sizes with T = 256 that saves 90 GiB in L_dyn
-    (in fp32, counted from shapes by experiments/memory.py).
+    takes. A part has at most MAX_ROWS rows and MAX_NUMBERS numbers, but at least one
+    row. Usually one part is enough. Otherwise activations are not kept, and the
+    backward pass computes them again (checkpointing). At the authors' sizes that saves
+    90 GiB in L_dyn (T = 256, fp32, counted from shapes by experiments/memory.py).
     """
-    size = min(MAX_ROWS, max(1, MAX_NUMBERS // rows.shape[1:].numel()))
-    if len(rows) <= size:
+    rows_per_part = min(MAX_ROWS, max(1, MAX_NUMBERS // rows.shape[1:].numel()))
+    if len(rows) <= rows_per_part:
         return network(rows, *inputs)
     results = []
-    for part in zip(*[tensor.split(size) for tensor in (rows, *inputs)]):
+    for part in zip(*[tensor.split(rows_per_part) for tensor in (rows, *inputs)]):
         results.append(checkpoint(network, *part, use_reentrant=False))
     return torch.cat(results)
 
@@ -246,9 +247,8 @@ class GRUCell(nn.Module):
         return self.gru(e, memory.flatten(1)).view_as(memory)
 
 
-# A new cell is an nn.Module made from args, maps the shapes of MLPCell and gets a name
-# here. RNN.step embeds the input for it and scales its result. If its depth is not
-# --cell-depth, layers_in_a_row and idle_options have to know.
+# A new cell is a class like those above, and it gets a name here. RNN.step embeds the
+# input for it and scales its result.
 CELLS = {"mlp": MLPCell, "transformer": TransformerCell, "gru": GRUCell}
 
 
@@ -260,7 +260,7 @@ class RNN(nn.Module):
         self.embed = nn.Embedding(vocab, args.dim)
         self.cell = CELLS[args.cell](args)
         self.readout = Readout(args, vocab)
-        # m_∅. SMT copies it from the encoder; it is a Parameter for bptt_baseline.py.
+        # m_∅. hand_over_to_rnn copies it from the encoder, and bptt_baseline.py trains it.
         self.empty_memory = nn.Parameter(torch.randn(args.memory_tokens, args.dim))
 
     def step(self, memory: Tensor, x_t: Tensor) -> Tensor:
@@ -497,7 +497,10 @@ def phases(args: Namespace) -> list[Phase]:
 
 
 def layers_in_a_row(phase: str, T: int, args: Namespace) -> int:
-    """How many layers of an update have to run one after another."""
+    """How many layers of an update have to run one after another.
+
+    A new cell whose depth is not --cell-depth has to be named here and in idle_options.
+    """
     cell = 1 if args.cell == "gru" else args.cell_depth
     return T * cell + args.decoder_depth
 
@@ -741,7 +744,7 @@ def distribute(models: Models, args: Namespace) -> nn.Module:
 
 
 # ------------------------------------------------------------------- the files of a run
-FORMAT = 6  # of checkpoint.pt; it grows when the content changes
+FORMAT = 7  # of checkpoint.pt; it grows when the content changes
 
 
 def save(args: Namespace, models: Models, optimizers: dict, state: dict):

@@ -214,7 +214,7 @@ class Retrieval(Task):
         ("distractors", 0, whole(0, 25_000), "marked symbols that must be forgotten"),
     ]
     sizes = {"width": 64}
-    recipe = {"smt": {"decoded": 2, "steps": 300, "dmt_steps": 200}}
+    recipe = {"smt": {"windows": 2, "steps": 300, "dmt_steps": 200}}
     letters = "01234567>-?"
     marker, other_marker, query = 8, 9, 10
 
@@ -293,7 +293,7 @@ class Recall(Task):
         "smt": {
             "steps": 2500,
             "lr": 2e-3,
-            "decoded": 16,
+            "windows": 16,
             "dmt_steps": 1500,
             "dmt_lr": 1e-3,
         }

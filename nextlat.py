@@ -66,25 +66,27 @@ An update of DMT: train rnn.cell, rnn.embed and rnn.readout
     L_labels = mean square of m̂_t - m_t                        at all t
     L_read   = mean cross_entropy(readout(detach(m̂_t)), y_t)   at all t with a target
     minimise L_labels + L_read
-    L_labels trains f, and L_read trains rnn.readout. The encoder is frozen, as labels
-    that move could lose what they hold. m_∅ is frozen, too, as it is the label of the
-    empty prefix already.
+    L_labels trains f, and L_read trains rnn.readout. The encoder is frozen: no loss of
+    DMT asks that labels hold anything, so labels that move could become easy to follow
+    and empty. m_∅ is frozen, too, as it is the label of the empty prefix already.
 
     Variant --attach-readout (ours): L_read also trains f, and L_labels fades out.
     L_read   = mean cross_entropy(readout(m̂_t), y_t)           at all t with a target
     minimise 0.1 (1 - progress) L_labels + L_read
-    So DMT ends as truncated BPTT from the targets. The tasks stack, parity, text and
+    So DMT ends as truncated BPTT from the targets. The paper's DMT is --truncate 1
+    without this variant. The tasks stack, parity, text and
     pixels have it by default. --task NAME --help shows all defaults of a task.
 
-Read on down to dmt_loss. All the rest is the program around the method: train_phase
-makes the updates, and Models.forward calls the losses that phases() names. The README
-says what each part that is ours gains.
+Read on down to dmt_loss, or begin with the losses and look the networks up as you need
+them. All the rest is the program around the method: train_phase makes the updates, and
+Models.forward calls the losses that phases() names. experiments/README.md says what the
+parts that are ours gain.
 """
 
 import signal
 
 if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
-    # While torch is imported, Ctrl-C ends the program without a traceback.
+    # Not part of the method: while torch is imported, Ctrl-C ends without a traceback.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 import argparse
@@ -115,7 +117,7 @@ from tqdm import tqdm
 
 from data import TASKS, WrongInput, filename, list_tasks, number, whole
 
-METHOD = "nextlat"
+METHOD = "nextlat"  # as files and tasks name it
 HEAD_SIZE = 16  # numbers in an attention head
 MAX_ROWS = 65_535  # in a call of attention; some CUDA kernels fail with more
 MAX_NUMBERS = 2**22  # in the memories that a network takes at once; see in_parts
@@ -126,9 +128,9 @@ def rotary(h: Tensor) -> Tensor:
     """Rotary positions: turn pairs of numbers by an angle that grows with the position.
 
     h (N, heads, S, head size) -> the same shape. Positions enter the product of a
-    turned query and a turned key only by their distance. In the encoder x_t is at
-    position t + 1, behind the start token. In readout, cell and decoder the memory
-    tokens come first. The cell's input, or the decoder's, follow.
+    turned query and a turned key only by their difference. In the encoder the start
+    token has position 0, and x_t has t + 1. In readout, cell and decoder the memory
+    tokens come first, and inputs follow.
     """
     S, head_size = h.shape[-2:]
     position = torch.arange(S, device=h.device)
@@ -146,7 +148,8 @@ def attention(qkv: Tensor, causal: bool) -> Tensor:
     qkv = qkv.unflatten(2, (3, -1, HEAD_SIZE))  # (N, S, 3, heads, head size)
     q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (N, heads, S, head size)
     q, k = rotary(q), rotary(k)
-    h = F.scaled_dot_product_attention(q, k, v, is_causal=causal)  # as q
+    h = F.scaled_dot_product_attention(q, k, v, is_causal=causal)
+    # h (N, heads, S, head size)
     return h.transpose(1, 2).flatten(2)  # the heads side by side (N, S, width)
 
 
@@ -200,19 +203,19 @@ class Transformer(nn.Module):
 
 
 def in_parts(network: Callable, rows: Tensor, *inputs: Tensor) -> Tensor:
-    """Exactly network(rows, *inputs), also where N is too large to do it at once.
+    """The same as network(rows, *inputs), in parts if N is too large to do it at once.
 
     rows (N, K, d) are labels or memories; inputs (N, ..) are what else the network
-    takes. A part has at most MAX_ROWS rows and about MAX_NUMBERS numbers. Usually one
-    part is all. Otherwise activations are not kept, and the backward pass computes them
-    again (checkpointing). At the authors' sizes with T = 256 that saves 90 GiB in L_dyn
-    (in fp32, counted from shapes by experiments/memory.py).
+    takes. A part has at most MAX_ROWS rows and MAX_NUMBERS numbers, but at least one
+    row. Usually one part is enough. Otherwise activations are not kept, and the
+    backward pass computes them again (checkpointing). At the authors' sizes that saves
+    90 GiB in L_dyn (T = 256, fp32, counted from shapes by experiments/memory.py).
     """
-    size = min(MAX_ROWS, max(1, MAX_NUMBERS // rows.shape[1:].numel()))
-    if len(rows) <= size:
+    rows_per_part = min(MAX_ROWS, max(1, MAX_NUMBERS // rows.shape[1:].numel()))
+    if len(rows) <= rows_per_part:
         return network(rows, *inputs)
     results = []
-    for part in zip(*[tensor.split(size) for tensor in (rows, *inputs)]):
+    for part in zip(*[tensor.split(rows_per_part) for tensor in (rows, *inputs)]):
         results.append(checkpoint(network, *part, use_reentrant=False))
     return torch.cat(results)
 
@@ -239,10 +242,10 @@ class Encoder(nn.Module):
         nn.init.zeros_(self.short_conv.weight)  # at first it adds nothing
         self.body = Transformer(W, args.encoder_depth, causal=True)
         self.norm = nn.RMSNorm(W)
-        # The rest is what write() uses.
-        self.qkv = nn.Linear(W, 3 * Kd, bias=False)
-        self.from_state = nn.Linear(W, Kd)
-        self.mlp = mlp(args.dim, 4 * args.dim, args.dim)
+        # These make labels of the body's tokens; see write_labels.
+        self.label_qkv = nn.Linear(W, 3 * Kd, bias=False)
+        self.label_from_token = nn.Linear(W, Kd)
+        self.label_mlp = mlp(args.dim, 4 * args.dim, args.dim)
 
     def forward(self, x: Tensor) -> Tensor:
         inputs = F.pad(x, (1, 0), value=self.start)  # (B, T + 1)
@@ -253,20 +256,20 @@ class Encoder(nn.Module):
         h = h + self.short_conv(padded).transpose(1, 2)
         if self.timestamps is not None:
             h = h + self.timestamps.weight[: h.shape[1]]
-        states = self.norm(self.body(h))  # (B, T + 1, W)
-        return self.write(states)
+        h = self.norm(self.body(h))  # (B, T + 1, W)
+        return self.write_labels(h)
 
-    def write(self, states: Tensor) -> Tensor:
-        """The labels of all times: states (B, T + 1, W) -> (B, T + 1, K, d)."""
-        # With the default sizes a state (W = 128) is narrower than a label (K d = 256).
-        # To pass on more than a state can hold, K d / 16 heads gather from the states
-        # of the whole prefix. Each head writes 16 numbers of one memory token. (ours)
-        qkv = self.qkv(states)  # (B, T + 1, 3 K d)
+    def write_labels(self, h: Tensor) -> Tensor:
+        """The labels of all times: h (B, T + 1, W) -> (B, T + 1, K, d)."""
+        # By default a token of the encoder (W = 128) is narrower than a label (K d =
+        # 256). To pass on more than a token can hold, K d / 16 heads gather from the
+        # tokens of the whole prefix. Each writes 16 numbers of one memory token. (ours)
+        qkv = self.label_qkv(h)  # (B, T + 1, 3 K d)
         gathered = attention(qkv, causal=True)  # (B, T + 1, K d)
-        labels = self.from_state(states) + gathered
+        labels = self.label_from_token(h) + gathered
         labels = labels.float()  # memories are in fp32, also under --precision bf16
         labels = labels.unflatten(2, (self.K, -1))  # (B, T + 1, K, d)
-        labels = labels + self.mlp(labels)  # each memory token by itself
+        labels = labels + self.label_mlp(labels)  # each memory token by itself
         # Each token is scaled to RMS 1, as in RNN.step. So the encoder can't lower
         # L_dyn by shrinking the labels.
         return F.rms_norm(labels, labels.shape[-1:])
@@ -348,9 +351,8 @@ class GRUCell(nn.Module):
         return self.gru(e, memory.flatten(1)).view_as(memory)
 
 
-# A new cell is an nn.Module made from args, maps the shapes of MLPCell and gets a name
-# here. RNN.step embeds the input for it and scales its result. If its depth is not
-# --cell-depth, layers_in_a_row and idle_options have to know.
+# A new cell is a class like those above, and it gets a name here. RNN.step embeds the
+# input for it and scales its result.
 CELLS = {"mlp": MLPCell, "transformer": TransformerCell, "gru": GRUCell}
 
 
@@ -362,7 +364,7 @@ class RNN(nn.Module):
         self.embed = nn.Embedding(vocab, args.dim)
         self.cell = CELLS[args.cell](args)
         self.readout = Readout(args, vocab)
-        # m_∅. SMT copies it from the encoder; it is a Parameter for bptt_baseline.py.
+        # m_∅. SMT copies it from the encoder. It is a Parameter, as BPTT trains it.
         self.empty_memory = nn.Parameter(torch.randn(args.memory_tokens, args.dim))
 
     def step(self, memory: Tensor, x_t: Tensor) -> Tensor:
@@ -444,8 +446,8 @@ def nextlat_loss(models: Models, batch: Batch, args: Namespace) -> tuple[Tensor,
         # From here on guess[:, t] is a guess of m_{t+a}, made from m_{t-1}.
         before = guess[:, : T - a]  # (B, T - a, K, d)
         inputs = batch.x[:, a:]  # (B, T - a)
-        stepped = in_parts(rnn.step, before.flatten(0, 1), inputs.flatten())
-        guess = stepped.view_as(before)
+        guess = in_parts(rnn.step, before.flatten(0, 1), inputs.flatten())
+        guess = guess.view_as(before)  # (B, T - a, K, d)
         dynamics.append(F.smooth_l1_loss(guess, m[:, a:].detach()))
         q = readout(guess[:, asked]).float().log_softmax(-1)
         p = logits[:, -q.shape[1] :].detach().log_softmax(-1)
@@ -461,8 +463,8 @@ def nextlat_loss(models: Models, batch: Batch, args: Namespace) -> tuple[Tensor,
 def hand_over_to_rnn(models: Models):
     """From SMT to the RNN: m_∅ from the encoder, g from the decoder.
 
-    In SMT train_phase does this before it evaluates or saves, and so at the end, too.
-    What the RNN had as m_∅ and g before is overwritten.
+    During SMT, train_phase calls this before each evaluation and each save, the last of
+    them at the end.
     """
     rnn = models["rnn"]
     empty_prefix = torch.zeros(1, 0, dtype=torch.long, device=rnn.empty_memory.device)
@@ -512,8 +514,8 @@ def dmt_loss(models: Models, batch: Batch, args: Namespace) -> tuple[Tensor, dic
 
     if args.attach_readout:
         # The targets now train the cell, too, through up to H steps.
-        # L_labels fades out. We chose to start at 0.1: where labels jump from one input
-        # to the next, L_labels is large, and with a weight of 1 it drowns L_read.
+        # L_labels fades out. We chose to start at 0.1: in some tasks labels change much
+        # with each input. There L_labels is large, and at 1 it would outweigh L_read.
         labels_weight = 0.1 * (1 - batch.progress)  # (ours)
         read_from = memories
     else:
@@ -703,7 +705,10 @@ def phases(args: Namespace) -> list[Phase]:
 
 
 def layers_in_a_row(phase: str, T: int, args: Namespace) -> int:
-    """How many layers of an update have to run one after another."""
+    """How many layers of an update have to run one after another.
+
+    A new cell whose depth is not --cell-depth has to be named here and in idle_options.
+    """
     cell = 1 if args.cell == "gru" else args.cell_depth
     encoder = args.encoder_depth + 1  # the last one writes the labels
     if phase == "nextlat":
@@ -952,7 +957,7 @@ def distribute(models: Models, args: Namespace) -> nn.Module:
 
 
 # ------------------------------------------------------------------- the files of a run
-FORMAT = 6  # of checkpoint.pt; it grows when the content changes
+FORMAT = 7  # of checkpoint.pt; it grows when the content changes
 
 
 def save(args: Namespace, models: Models, optimizers: dict, state: dict):

@@ -8,31 +8,35 @@ An RNN must learn what to remember, and how to update it. SMT gives the two to d
 networks and trains them together:
 - The encoder, a Transformer, reads a prefix x_0 .. x_t and writes a memory of it, the
   label m_t. It is causal, so one pass writes the labels of all prefixes (ours).
-- The decoder gets a label and the inputs that follow, and must predict the next Tf
-  targets. So the label has to hold what these depend on.
+- The decoder gets a label and the inputs that follow, and must predict the targets
+  of the next Tf times. So the label has to hold what these depend on.
 - The RNN's cell learns single steps: from a label and the next input it must make the
   next label. Each step starts from a label of the encoder, and not from what the cell
   made before. So no step waits for another. All T are rows of one batch.
-What is needed only after the next Tf targets has to be in a later label. The cell must
-make each label from the one before it, so the one before has to hold it, too, and so on
-back in time. The loss of the steps tells the encoder so.
-The gradient from a target to an input passes decoder and encoder. Their depth does not
-grow with T, so there is no chain of T steps in which it could fade. The price is paid
-in training only: two more networks, attention that costs T^2, and the activations of
-all steps at once, which full backpropagation through time keeps, too.
+An input may matter only for a target that comes more than Tf times later. A label near
+the target must hold it, as the decoder needs it there. The cell must make this label
+from the one before and from an input that does not show it. So the label before must
+hold it, too, and so on back in time. The loss of the steps also trains the encoder, and
+so it teaches this to the labels between, over many updates.
+No gradient passes through a chain of T steps, in which it could fade. From a decoded
+target it passes decoder and encoder, whose depth does not grow with T, and from a label
+to the one before it passes one step. The price is paid in training only: two more
+networks, attention that costs T^2, and the activations of all steps at once, which full
+backpropagation through time keeps, too.
 
-When the RNN runs by itself, it starts each step from its own memory. That is a little
-wrong, and SMT has not taught the cell to go on from there. So errors can add up: the
-RNN drifts. DAgger Memory Training (DMT), the second phase, lets the RNN run on its own
-memories and pulls each to the label of the same prefix. DAgger comes from imitation
-learning: the learner acts, and the teacher says what would have been right there. A
-label depends on inputs only, so it stays the target wherever the RNN has drifted to.
+When the RNN runs alone, each step starts from the memory that it made itself, which is
+never exactly the label. SMT has shown exact labels to the cell, and nothing else. So
+errors can add up: the RNN drifts. DAgger Memory Training (DMT), the second phase, lets
+the RNN run on its own memories and pulls each to the label of the same prefix. DAgger
+comes from imitation learning: the learner acts, and the teacher says what would have
+been right there. A label depends on inputs only, so it stays the target wherever the
+RNN has drifted to.
 
 So SMT never unrolls the RNN, and DMT does. With --truncate 1, as in the paper, DMT's
 gradient is cut after every step, and nothing is backpropagated through time. By default
-it is cut every 64 steps (ours), so that an error also teaches the earlier step that
-lost something. That is truncated backpropagation through time (BPTT), and full BPTT
-where T <= 64, of the distance to a label at every step. --dmt-steps 0 leaves DMT out.
+it is cut every 64 steps (ours), so that an error also trains the earlier steps that
+caused it. This is truncated backpropagation through time (BPTT), and full BPTT where
+T <= 64. Its loss is the distance to the labels. --dmt-steps 0 leaves DMT out.
 
 At inference encoder and decoder are not needed. The RNN starts from the label of the
 empty prefix. A new input costs one step and one readout, and the memory keeps its size.
@@ -60,9 +64,9 @@ Glossary
   λ_dyn      lambda_dyn      weight of L_dyn
   λ_unif     lambda_unif     weight of L_unif
   progress   progress        share of the phase's updates that are done, from 0 up to 1
-  Tf         future          targets that are decoded from a label, y_t among them;
+  Tf         future          times in a window: y_t .. y_{t+Tf-1} are decoded from m_t;
                              fewer at the end of a sequence
-  J          decoded         labels of each sequence that are decoded
+  J          windows         labels of each sequence that are decoded in an update
   H          truncate        the most RNN steps that DMT's gradient passes through
   B          batch_size, dmt_batch_size   sequences in an update
   N, S                       any number of rows; any number of tokens in a row
@@ -78,7 +82,8 @@ Glossary
 An update of SMT: train encoder, decoder, rnn.cell and rnn.embed
     m_∅, m_0 .. m_{T-1} = encoder(x)
     L_dec  = mean cross_entropy(decoder(m_t, x_{t+1} .. x_{t+Tf-1}), y_t .. y_{t+Tf-1})
-                            at J random t whose windows reach a target; J > 1 is (ours)
+                            at J random t, none so early that its window ends before
+                            the first target; J > 1 is (ours)
     L_dyn  = mean square of step(m_{t-1}, x_t) - m_t    at all t; m_{-1} is m_∅
     L_read = mean cross_entropy(readout(m_t), y_t)      at all t with a target (ours)
     L_unif = log mean exp(-2 |u_a - u_b|^2)             at the t of L_dec; u_a, u_b are
@@ -88,7 +93,8 @@ An update of SMT: train encoder, decoder, rnn.cell and rnn.embed
                             progress (ours): the encoder learns first what labels must
                             hold, then to make them easy to follow
     All four losses train the encoder. L_dec also trains the decoder, L_read also the
-    decoder's readout, and L_dyn also f: rnn.cell and rnn.embed.
+    decoder's readout, and L_dyn also f: rnn.cell and rnn.embed. m_∅ is never decoded or
+    read, so L_dyn alone trains it.
 
 After SMT: rnn.empty_memory = m_∅, rnn.readout = a copy of decoder.readout
     The decoder keeps its own: evaluate() reads the labels with it.
@@ -104,25 +110,27 @@ An update of DMT: train rnn.cell, rnn.embed and rnn.readout
     L_labels = mean square of m̂_t - m_t                        at all t
     L_read   = mean cross_entropy(readout(detach(m̂_t)), y_t)   at all t with a target
     minimise L_labels + L_read
-    L_labels trains f, and L_read trains rnn.readout. The encoder is frozen, as labels
-    that move could lose what they hold. m_∅ is frozen, too, as it is the label of the
-    empty prefix already.
+    L_labels trains f, and L_read trains rnn.readout. The encoder is frozen: no loss of
+    DMT asks that labels hold anything, so labels that move could become easy to follow
+    and empty. m_∅ is frozen, too, as it is the label of the empty prefix already.
 
     Variant --attach-readout (ours): L_read also trains f, and L_labels fades out.
     L_read   = mean cross_entropy(readout(m̂_t), y_t)           at all t with a target
     minimise 0.1 (1 - progress) L_labels + L_read
-    So DMT ends as truncated BPTT from the targets. The tasks stack, parity, text and
+    So DMT ends as truncated BPTT from the targets. The paper's DMT is --truncate 1
+    without this variant. The tasks stack, parity, text and
     pixels have it by default. --task NAME --help shows all defaults of a task.
 
-Read on down to dmt_loss. All the rest is the program around the method: train_phase
-makes the updates, and Models.forward calls the losses that phases() names. The README
-says what each part that is ours gains.
+Read on down to dmt_loss, or begin with the losses and look the networks up as you need
+them. All the rest is the program around the method: train_phase makes the updates, and
+Models.forward calls the losses that phases() names. experiments/README.md says what the
+parts that are ours gain.
 """
 
 import signal
 
 if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
-    # While torch is imported, Ctrl-C ends the program without a traceback.
+    # Not part of the method: while torch is imported, Ctrl-C ends without a traceback.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 import argparse
@@ -153,7 +161,7 @@ from tqdm import tqdm
 
 from data import TASKS, WrongInput, filename, list_tasks, number, whole
 
-METHOD = "smt"
+METHOD = "smt"  # as files and tasks name it
 HEAD_SIZE = 16  # numbers in an attention head
 MAX_ROWS = 65_535  # in a call of attention; some CUDA kernels fail with more
 MAX_NUMBERS = 2**22  # in the memories that a network takes at once; see in_parts
@@ -164,9 +172,9 @@ def rotary(h: Tensor) -> Tensor:
     """Rotary positions: turn pairs of numbers by an angle that grows with the position.
 
     h (N, heads, S, head size) -> the same shape. Positions enter the product of a
-    turned query and a turned key only by their distance. In the encoder x_t is at
-    position t + 1, behind the start token. In readout, cell and decoder the memory
-    tokens come first. The cell's input, or the decoder's, follow.
+    turned query and a turned key only by their difference. In the encoder the start
+    token has position 0, and x_t has t + 1. In readout, cell and decoder the memory
+    tokens come first, and inputs follow.
     """
     S, head_size = h.shape[-2:]
     position = torch.arange(S, device=h.device)
@@ -184,7 +192,8 @@ def attention(qkv: Tensor, causal: bool) -> Tensor:
     qkv = qkv.unflatten(2, (3, -1, HEAD_SIZE))  # (N, S, 3, heads, head size)
     q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (N, heads, S, head size)
     q, k = rotary(q), rotary(k)
-    h = F.scaled_dot_product_attention(q, k, v, is_causal=causal)  # as q
+    h = F.scaled_dot_product_attention(q, k, v, is_causal=causal)
+    # h (N, heads, S, head size)
     return h.transpose(1, 2).flatten(2)  # the heads side by side (N, S, width)
 
 
@@ -238,19 +247,19 @@ class Transformer(nn.Module):
 
 
 def in_parts(network: Callable, rows: Tensor, *inputs: Tensor) -> Tensor:
-    """Exactly network(rows, *inputs), also where N is too large to do it at once.
+    """The same as network(rows, *inputs), in parts if N is too large to do it at once.
 
     rows (N, K, d) are labels or memories; inputs (N, ..) are what else the network
-    takes. A part has at most MAX_ROWS rows and about MAX_NUMBERS numbers. Usually one
-    part is all. Otherwise activations are not kept, and the backward pass computes them
-    again (checkpointing). At the authors' sizes with T = 256 that saves 90 GiB in L_dyn
-    (in fp32, counted from shapes by experiments/memory.py).
+    takes. A part has at most MAX_ROWS rows and MAX_NUMBERS numbers, but at least one
+    row. Usually one part is enough. Otherwise activations are not kept, and the
+    backward pass computes them again (checkpointing). At the authors' sizes that saves
+    90 GiB in L_dyn (T = 256, fp32, counted from shapes by experiments/memory.py).
     """
-    size = min(MAX_ROWS, max(1, MAX_NUMBERS // rows.shape[1:].numel()))
-    if len(rows) <= size:
+    rows_per_part = min(MAX_ROWS, max(1, MAX_NUMBERS // rows.shape[1:].numel()))
+    if len(rows) <= rows_per_part:
         return network(rows, *inputs)
     results = []
-    for part in zip(*[tensor.split(size) for tensor in (rows, *inputs)]):
+    for part in zip(*[tensor.split(rows_per_part) for tensor in (rows, *inputs)]):
         results.append(checkpoint(network, *part, use_reentrant=False))
     return torch.cat(results)
 
@@ -277,10 +286,10 @@ class Encoder(nn.Module):
         nn.init.zeros_(self.short_conv.weight)  # at first it adds nothing
         self.body = Transformer(W, args.encoder_depth, causal=True)
         self.norm = nn.RMSNorm(W)
-        # The rest is what write() uses.
-        self.qkv = nn.Linear(W, 3 * Kd, bias=False)
-        self.from_state = nn.Linear(W, Kd)
-        self.mlp = mlp(args.dim, 4 * args.dim, args.dim)
+        # These make labels of the body's tokens; see write_labels.
+        self.label_qkv = nn.Linear(W, 3 * Kd, bias=False)
+        self.label_from_token = nn.Linear(W, Kd)
+        self.label_mlp = mlp(args.dim, 4 * args.dim, args.dim)
 
     def forward(self, x: Tensor) -> Tensor:
         inputs = F.pad(x, (1, 0), value=self.start)  # (B, T + 1)
@@ -291,20 +300,20 @@ class Encoder(nn.Module):
         h = h + self.short_conv(padded).transpose(1, 2)
         if self.timestamps is not None:
             h = h + self.timestamps.weight[: h.shape[1]]
-        states = self.norm(self.body(h))  # (B, T + 1, W)
-        return self.write(states)
+        h = self.norm(self.body(h))  # (B, T + 1, W)
+        return self.write_labels(h)
 
-    def write(self, states: Tensor) -> Tensor:
-        """The labels of all times: states (B, T + 1, W) -> (B, T + 1, K, d)."""
-        # With the default sizes a state (W = 128) is narrower than a label (K d = 256).
-        # To pass on more than a state can hold, K d / 16 heads gather from the states
-        # of the whole prefix. Each head writes 16 numbers of one memory token. (ours)
-        qkv = self.qkv(states)  # (B, T + 1, 3 K d)
+    def write_labels(self, h: Tensor) -> Tensor:
+        """The labels of all times: h (B, T + 1, W) -> (B, T + 1, K, d)."""
+        # By default a token of the encoder (W = 128) is narrower than a label (K d =
+        # 256). To pass on more than a token can hold, K d / 16 heads gather from the
+        # tokens of the whole prefix. Each writes 16 numbers of one memory token. (ours)
+        qkv = self.label_qkv(h)  # (B, T + 1, 3 K d)
         gathered = attention(qkv, causal=True)  # (B, T + 1, K d)
-        labels = self.from_state(states) + gathered
+        labels = self.label_from_token(h) + gathered
         labels = labels.float()  # memories are in fp32, also under --precision bf16
         labels = labels.unflatten(2, (self.K, -1))  # (B, T + 1, K, d)
-        labels = labels + self.mlp(labels)  # each memory token by itself
+        labels = labels + self.label_mlp(labels)  # each memory token by itself
         # Each token is scaled to RMS 1, as in RNN.step. So the encoder can't lower
         # L_dyn by shrinking the labels.
         return F.rms_norm(labels, labels.shape[-1:])
@@ -341,7 +350,7 @@ class Readout(nn.Module):
 
 # ------------------------------------------------------------------------------ decoder
 class Decoder(nn.Module):
-    """D: a readout that goes on into the future. The memory is a prefix of its tokens.
+    """D: a readout that goes on into the future. Inputs follow the memory's K tokens.
 
     m_t (N, K, d), x_{t+1} .. x_{t+S} (N, S) -> logits of y_t .. y_{t+S} (N, S + 1, V).
     The logits of y_t are read at the last memory token, those of y_{t+1} at the token
@@ -408,9 +417,8 @@ class GRUCell(nn.Module):
         return self.gru(e, memory.flatten(1)).view_as(memory)
 
 
-# A new cell is an nn.Module made from args, maps the shapes of MLPCell and gets a name
-# here. RNN.step embeds the input for it and scales its result. If its depth is not
-# --cell-depth, layers_in_a_row and idle_options have to know.
+# A new cell is a class like those above, and it gets a name here. RNN.step embeds the
+# input for it and scales its result.
 CELLS = {"mlp": MLPCell, "transformer": TransformerCell, "gru": GRUCell}
 
 
@@ -422,7 +430,7 @@ class RNN(nn.Module):
         self.embed = nn.Embedding(vocab, args.dim)
         self.cell = CELLS[args.cell](args)
         self.readout = Readout(args, vocab)
-        # m_∅. SMT copies it from the encoder; it is a Parameter for bptt_baseline.py.
+        # m_∅. SMT copies it from the encoder. It is a Parameter, as BPTT trains it.
         self.empty_memory = nn.Parameter(torch.randn(args.memory_tokens, args.dim))
 
     def step(self, memory: Tensor, x_t: Tensor) -> Tensor:
@@ -495,7 +503,8 @@ def smt_loss(models: Models, batch: Batch, args: Namespace) -> tuple[Tensor, dic
     m = labels[:, 1:]  # m[:, t] is m_t; (B, T, K, d)
     m_before = labels[:, :-1]  # m_before[:, t] is m_{t-1}; m_before[:, 0] is m_∅
 
-    times = decoded_times(batch, args)
+    # Nothing is detached. Each loss trains all networks that it passes through.
+    times = random_times(batch, args)
     L_dec = decode_loss(decoder, m, batch, times, args.future)
     L_dyn = dynamics_loss(rnn, m_before, m, batch.x)
     # L_dec asks for y_t, too, but only at J times. This asks at all times. (ours)
@@ -503,8 +512,8 @@ def smt_loss(models: Models, batch: Batch, args: Namespace) -> tuple[Tensor, dic
     L_unif = uniformity_loss(m, times)
 
     # L_dyn's weight grows from 0 to λ_dyn (ours). We think that L_dyn, too early, makes
-    # the encoder write labels that hold little, as those are easy to predict. In copy
-    # the RNN gave 79 % right answers after SMT with a growing weight, and 37 % with a
+    # the encoder write labels that hold little, as those are easy to predict. After SMT
+    # copy's RNN gave GIN % right answers with a growing weight, and GOUT % with a
     # constant one (one seed each; python experiments/ablations.py growth).
     dynamics_weight = args.lambda_dyn * batch.progress
     loss = L_dec + dynamics_weight * L_dyn + L_read + args.lambda_unif * L_unif
@@ -512,16 +521,17 @@ def smt_loss(models: Models, batch: Batch, args: Namespace) -> tuple[Tensor, dic
     return loss, parts
 
 
-def decoded_times(batch: Batch, args: Namespace) -> list[int]:
+def random_times(batch: Batch, args: Namespace) -> list[int]:
     """J random times t, the same in all rows; a time can come twice.
 
-    They are drawn from the times whose windows of Tf targets reach the first target.
+    None is so early that its window of Tf times ends before the batch's first target.
     They are Python integers, so that the CPU need not wait for the GPU to slice.
     """
     T = batch.x.shape[1]
+    J = args.windows
+    # The last time in a window, t + Tf - 1, must not be before the first target.
     earliest = max(0, batch.first_target + 1 - args.future)
-    shape = (args.decoded,)
-    times = torch.randint(earliest, T, shape, generator=batch.generator)
+    times = torch.randint(earliest, T, (J,), generator=batch.generator)
     return times.tolist()
 
 
@@ -552,8 +562,8 @@ def dynamics_loss(rnn: RNN, m_before: Tensor, m: Tensor, x: Tensor) -> Tensor:
     """
     before = m_before.flatten(0, 1)  # (B T, K, d)
     inputs = x.flatten()  # (B T,)
-    stepped = in_parts(rnn.step, before, inputs)  # rnn.step(before, inputs)
-    return F.mse_loss(stepped, m.flatten(0, 1))  # both (B T, K, d)
+    guess = in_parts(rnn.step, before, inputs)  # rnn.step(before, inputs)
+    return F.mse_loss(guess, m.flatten(0, 1))  # both (B T, K, d)
 
 
 def uniformity_loss(m: Tensor, times: list[int]) -> Tensor:
@@ -563,8 +573,8 @@ def uniformity_loss(m: Tensor, times: list[int]) -> Tensor:
     scaled to length 1. The mean is over all pairs a != b, memory tokens and times.
     L_dec does not prevent labels that hardly differ, as the decoder can amplify small
     differences. L_dyn would then be small for a cell that ignores its input. This loss
-    pushes the labels of different sequences apart, also those that could well be
-    equal. So its weight is small.
+    pushes apart the labels of all sequences, even of those that need the same memory.
+    So its weight is small.
     """
     B = len(m)
     if B == 1:  # there is no pair
@@ -573,12 +583,12 @@ def uniformity_loss(m: Tensor, times: list[int]) -> Tensor:
     chosen = torch.stack([m[:, t] for t in times])  # (J, B, K, d)
     u = F.normalize(chosen.float(), dim=-1)
     u = u.transpose(1, 2)  # (J, K, B, d)
-    # By default cdist may use a matrix product, which rounds small distances away.
+    # By default cdist may use a product of matrices, which rounds small distances away.
     exact = "donot_use_mm_for_euclid_dist"
     distance = torch.cdist(u, u, compute_mode=exact)  # (J, K, B, B)
     closeness = (-2 * distance.square()).exp()
-    others = 1 - torch.eye(B, device=u.device)  # 0 for a sequence with itself
-    mean_of_pairs = (closeness * others).sum((-2, -1)) / (B * (B - 1))  # (J, K)
+    different = 1 - torch.eye(B, device=u.device)  # 0 for a sequence with itself
+    mean_of_pairs = (closeness * different).sum((-2, -1)) / (B * (B - 1))  # (J, K)
     return mean_of_pairs.mean().log()
 
 
@@ -587,8 +597,8 @@ def uniformity_loss(m: Tensor, times: list[int]) -> Tensor:
 def hand_over_to_rnn(models: Models):
     """From SMT to the RNN: m_∅ from the encoder, g from the decoder.
 
-    In SMT train_phase does this before it evaluates or saves, and so at the end, too.
-    What the RNN had as m_∅ and g before is overwritten.
+    During SMT, train_phase calls this before each evaluation and each save, the last of
+    them at the end.
     """
     rnn = models["rnn"]
     empty_prefix = torch.zeros(1, 0, dtype=torch.long, device=rnn.empty_memory.device)
@@ -638,8 +648,8 @@ def dmt_loss(models: Models, batch: Batch, args: Namespace) -> tuple[Tensor, dic
 
     if args.attach_readout:
         # The targets now train the cell, too, through up to H steps.
-        # L_labels fades out. We chose to start at 0.1: where labels jump from one input
-        # to the next, L_labels is large, and with a weight of 1 it drowns L_read.
+        # L_labels fades out. We chose to start at 0.1: in some tasks labels change much
+        # with each input. There L_labels is large, and at 1 it would outweigh L_read.
         labels_weight = 0.1 * (1 - batch.progress)  # (ours)
         read_from = memories
     else:
@@ -829,7 +839,10 @@ def phases(args: Namespace) -> list[Phase]:
 
 
 def layers_in_a_row(phase: str, T: int, args: Namespace) -> int:
-    """How many layers of an update have to run one after another."""
+    """How many layers of an update have to run one after another.
+
+    A new cell whose depth is not --cell-depth has to be named here and in idle_options.
+    """
     cell = 1 if args.cell == "gru" else args.cell_depth
     encoder = args.encoder_depth + 1  # the last one writes the labels
     if phase == "smt":
@@ -1078,7 +1091,7 @@ def distribute(models: Models, args: Namespace) -> nn.Module:
 
 
 # ------------------------------------------------------------------- the files of a run
-FORMAT = 6  # of checkpoint.pt; it grows when the content changes
+FORMAT = 7  # of checkpoint.pt; it grows when the content changes
 
 
 def save(args: Namespace, models: Models, optimizers: dict, state: dict):
@@ -1207,8 +1220,8 @@ NETWORKS = [
     ("encoder-depth", 2, whole(1, 1000), "layers of the encoder"),
 ]
 TRAINING = [
-    ("future", 64, whole(1), "Tf, targets that are decoded from a label"),
-    ("decoded", 8, whole(1, 1000), "J, labels of each sequence that are decoded"),
+    ("future", 64, whole(1), "Tf, times whose targets are decoded from a label"),
+    ("windows", 8, whole(1, 1000), "J, labels of each sequence that are decoded"),
     ("lambda-dyn", 5.0, number(0), "λ_dyn, weight of L_dyn"),
     ("lambda-unif", 0.1, number(0), "λ_unif, weight of L_unif"),
     ("steps", 500, whole(0), f"updates of {METHOD}"),
@@ -1265,7 +1278,7 @@ PAPER = {
     "width": 256,
     "encoder_depth": 8,
     "future": 64,
-    "decoded": 1,
+    "windows": 1,
     "lambda_dyn": 0.1,
     "lambda_unif": 0.001,
     "steps": 150_000,
@@ -1446,7 +1459,7 @@ def idle_options(args: Namespace) -> dict[str, str]:
         if not TASKS[args.task].samples_need_data:
             idle["data"] = "with --sample"
     if args.steps == 0:
-        smt = ("lr", "batch_size", "future", "decoded", "lambda_dyn", "lambda_unif")
+        smt = ("lr", "batch_size", "future", "windows", "lambda_dyn", "lambda_unif")
         idle |= dict.fromkeys(smt, "with --steps 0")
     if args.dmt_steps == 0:
         dmt = ("dmt_lr", "dmt_batch_size", "truncate", "attach_readout")

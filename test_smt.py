@@ -185,7 +185,7 @@ def test_uniformity_by_hand():
 
 
 def test_the_smt_loss_by_hand():
-    sizes = "--future 3 --decoded 2 --decoder-depth 2"
+    sizes = "--future 3 --windows 2 --decoder-depth 2"
     args, task, models = made(*sizes.split())
     encoder, decoder, rnn = models["encoder"], models["decoder"], models["rnn"]
     batch = batch_of(args, task)
@@ -268,9 +268,9 @@ def test_each_part_of_the_smt_loss_trains_what_it_should():
 def test_dynamics_draws_both_labels(monkeypatch):
     args, task, models = made()
     kept = []
-    encode = models["encoder"].write
+    encode = models["encoder"].write_labels
     monkeypatch.setattr(
-        models["encoder"], "write", lambda h: kept.append(encode(h)) or kept[-1]
+        models["encoder"], "write_labels", lambda h: kept.append(encode(h)) or kept[-1]
     )
     _, parts = smt.smt_loss(models, batch_of(args, task), args)
     (slope,) = torch.autograd.grad(parts["dynamics"], kept[0])
@@ -533,7 +533,7 @@ def test_a_loss_that_is_not_finite_ends_the_run(program, monkeypatch, capsys):
 def test_a_small_run_learns(program, capsys):
     sizes = "--task copy --length 2 --delay 2 --dim 32 --memory-tokens 2"
     more = {
-        "smt": "--width 32 --decoded 2 --dmt-steps 40",
+        "smt": "--width 32 --windows 2 --dmt-steps 40",
         "nextlat": "--width 32 --horizon 4 --dmt-steps 40",
         "bptt": "",
     }

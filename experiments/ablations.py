@@ -36,9 +36,9 @@ def without_writing():
     """A label is a map of one token's state: the writing attention is gone."""
 
     class Encoder(smt.Encoder):
-        def write(self, h):
-            m = self.from_state(h).unflatten(2, (self.K, -1))
-            m = m + self.mlp(m)
+        def write_labels(self, h):
+            m = self.label_from_token(h).unflatten(2, (self.K, -1))
+            m = m + self.label_mlp(m)
             return torch.nn.functional.rms_norm(m, m.shape[-1:])
 
     smt.Encoder = Encoder

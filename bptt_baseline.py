@@ -260,7 +260,7 @@ class RNN(nn.Module):
         self.embed = nn.Embedding(vocab, args.dim)
         self.cell = CELLS[args.cell](args)
         self.readout = Readout(args, vocab)
-        # m_∅. hand_over_to_rnn copies it from the encoder, and bptt_baseline.py trains it.
+        # m_∅. SMT copies it from the encoder. It is a Parameter, as BPTT trains it.
         self.empty_memory = nn.Parameter(torch.randn(args.memory_tokens, args.dim))
 
     def step(self, memory: Tensor, x_t: Tensor) -> Tensor:

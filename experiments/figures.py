@@ -9,6 +9,7 @@ It needs matplotlib: pip install matplotlib. A method has one colour in all pict
 """
 
 import json
+import math
 import sys
 from pathlib import Path
 
@@ -263,18 +264,22 @@ METHODS = {
     "nextlat": "NextLat, then DMT",
     "bptt": "BPTT, as many seconds as SMT",
 }
-DELAYS = (32, 64, 128, 256)
+DELAYS = (32, 64, 128)
 
 
 def delay(path: Path):
-    """Right answers of copy against its delay, of the runs in results/runs.jsonl."""
+    """Right answers of copy against its delay: the runs of results/runs.jsonl."""
     runs = results.read_runs()
     figure, axes = plt.subplots(figsize=(8, 5))
     for method, called in METHODS.items():
-        names = {D: f"{method}, copy, delay {D}" for D in DELAYS}
-        there = [D for D in DELAYS if names[D] in runs]
-        right = [100 * runs[names[D]]["final"]["rnn_acc"] for D in there]
-        axes.plot(there, right, "o-", color=COLOURS[method], lw=3, label=called)
+        found = [runs[f"{method}, copy, delay {D}"] for D in DELAYS]
+        if method == "bptt":
+            limits = [runs[f"smt, copy, delay {D}"]["final"]["seconds"] for D in DELAYS]
+            lines = [results.up_to(run, "seconds", s) for run, s in zip(found, limits)]
+        else:
+            lines = [results.up_to(run, "step", math.inf) for run in found]
+        right = [100 * line["rnn_acc"] for line in lines]
+        axes.plot(DELAYS, right, "o-", color=COLOURS[method], lw=3, label=called)
     axes.axhline(12.5, color="#777777", ls=":", lw=2, label="chance")
     axes.set_xscale("log", base=2)
     axes.set_xticks(DELAYS, [str(D) for D in DELAYS])

@@ -1,4 +1,4 @@
-"""The table of runs, results/runs.jsonl, and the README's tables that are made of it.
+"""The table of runs, results/runs.jsonl, and the READMEs' tables that are made of it.
 
     python experiments/results.py add NAME RUN --command TEXT --machine TEXT
     python experiments/results.py tables
@@ -6,8 +6,8 @@
 
 add writes the metrics of the finished run in the directory RUN into the table, with the
 command, the commit that is checked out, and the machine; a run of the same NAME is
-replaced. tables writes the README's tables anew. export copies a run without what only
-training needs: --sample and smt.load take it.
+replaced. tables writes the tables of both READMEs anew. export copies a run without
+what only training needs: --sample and smt.load take it.
 """
 
 import argparse
@@ -21,7 +21,7 @@ import torch
 
 ROOT = Path(__file__).parent.parent
 RUNS = ROOT / "results/runs.jsonl"
-README = ROOT / "README.md"
+PAGES = [ROOT / "README.md", ROOT / "experiments/README.md"]
 
 # Task, names of its runs by SMT -> DMT, the level of chance.
 TASKS = [
@@ -77,7 +77,7 @@ def table(head: list[str], rows: list[list[str]]) -> str:
 
 def table_of_tasks(runs: dict[str, dict]) -> str:
     """SMT -> DMT in all tasks: the figures of the test split."""
-    head = ["task", "chance", "RNN alone", "its teacher", "seconds"]
+    head = ["task", "chance", "RNN alone", "its teacher", "seconds", "by NextLat → DMT"]
     rows = []
     for task, names, chance in TASKS:
         finals = [runs[name]["final"] for name in names]
@@ -86,7 +86,9 @@ def table_of_tasks(runs: dict[str, dict]) -> str:
             alone += f"; 8 times as long {shown(task, finals[0], times='_8x')}"
         teacher = shown(task, finals[0], "teacher")
         seconds = ", ".join(f"{final['seconds']:.0f}" for final in finals)
-        rows.append([task, chance, alone, teacher, seconds])
+        nextlat = [run["final"] for n, run in runs.items() if f"nextlat, {task}," in n]
+        others = ", ".join(shown(task, final) for final in nextlat)
+        rows.append([task, chance, alone, teacher, seconds, others])
     return table(head, rows)
 
 
@@ -127,13 +129,45 @@ def option(run: dict, name: str) -> str:
     return words[words.index(name) + 1] if name in words else ""
 
 
-TABLES = {"tasks": table_of_tasks, "methods": table_of_methods}
+def table_of_nextlat(runs: dict[str, dict]) -> str:
+    """NextLat -> DMT beside SMT -> DMT: the figures of the test split."""
+    columns = (
+        "task, seed|SMT → DMT|seconds|layers in a row|NextLat → DMT|before DMT|"
+        "teacher|drift|seconds|layers in a row|horizon"
+    )
+    rows = []
+    for name in [name for name in runs if name.startswith("nextlat, ")]:
+        _, task, seed = name.split(", ")
+        theirs = runs[name]
+        final = theirs["final"]
+        before = [line for line in theirs["metrics"] if line["phase"] == "nextlat"][-1]
+        row = [f"{task}, {seed}"]
+        ours = runs.get(f"{task}, {seed}")
+        if ours is None:
+            row += ["", "", ""]
+        else:
+            end = ours["final"]
+            row += [shown(task, end), f"{end['seconds']:.0f}", f"{end['depth']:,}"]
+        row += [shown(task, final), shown(task, before), shown(task, final, "teacher")]
+        row += [f"{final['drift']:.2f}", f"{final['seconds']:.0f}"]
+        row += [f"{final['depth']:,}", option(theirs, "--horizon") or "8"]
+        rows.append(row)
+    return table(columns.split("|"), rows)
+
+
+TABLES = {
+    "tasks": table_of_tasks,
+    "methods": table_of_methods,
+    "nextlat": table_of_nextlat,
+}
 
 
 def with_tables(text: str, runs: dict[str, dict]) -> str:
-    """The text with each table anew, between the comments that mark it."""
+    """The text with its tables anew, each between the comments that mark it."""
     for name, made in TABLES.items():
         begin, end = f"<!-- table: {name} -->\n", f"\n<!-- end: {name} -->"
+        if begin not in text:
+            continue
         before, rest = text.split(begin)
         after = rest.split(end)[1]
         text = before + begin + made(runs) + end + after
@@ -171,7 +205,8 @@ def main(argv: list[str] | None = None):
     elif args.what == "export":
         export(args.run, args.dir)
     else:
-        README.write_text(with_tables(README.read_text(), read_runs()))
+        for page in PAGES:
+            page.write_text(with_tables(page.read_text(), read_runs()))
 
 
 if __name__ == "__main__":

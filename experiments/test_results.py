@@ -1,4 +1,4 @@
-"""The README's tables are those of results/runs.jsonl, and an exported run works."""
+"""The READMEs' tables are those of results/runs.jsonl, and an exported run works."""
 
 import json
 from pathlib import Path
@@ -13,9 +13,12 @@ TINY = (
 )
 
 
-def test_the_tables_of_the_readme_are_those_of_the_runs():
-    text = results.README.read_text()
-    assert results.with_tables(text, results.read_runs()) == text
+def test_the_tables_of_both_readmes_are_those_of_the_runs():
+    pages = [page.read_text() for page in results.PAGES]
+    for text in pages:
+        assert results.with_tables(text, results.read_runs()) == text
+    for name in results.TABLES:
+        assert sum(f"<!-- end: {name} -->" in text for text in pages) == 1
 
 
 def test_a_run_is_added_once(tmp_path, monkeypatch):

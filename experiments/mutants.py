@@ -1,0 +1,98 @@
+"""Do the sanity checks find bugs? Put bugs into copies of the programs, and see.
+
+    python experiments/mutants.py            all of them; some 20 s each
+    python experiments/mutants.py NUMBER ..  only these
+
+A mutant names a function and what to replace in it. Code is compared without its layout
+and comments (ast.unparse), so a mutant outlives a new layout. A function that several
+programs share is changed in all of them. The exit status is 1 if a bug is not found.
+"""
+
+import ast
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+PROGRAMS = ("smt.py", "bptt_baseline.py", "nextlat.py", "data.py")
+
+# (class or function, what stands there, what the mutant has instead)
+MUTANTS = [
+    ("rotary", "angle.sin()", "angle.cos()"),
+    ("attention", "is_causal=causal", "is_causal=True"),
+    ("Block", "attended[:, keep_from:]", "attended[:, :len(h[0])]"),
+    ("Encoder", "F.pad(h.transpose(1, 2), (3, 0))", "F.pad(h.transpose(1, 2), (2, 1))"),
+    ("Encoder", "causal=True)\n        labels", "causal=False)\n        labels"),
+    ("Decoder", "keep_from=K - 1", "keep_from=K"),
+    ("RNN", "memory = memory.detach()", "pass"),
+    ("cross_entropy", "(y >= 0).sum()", "(y >= -1).sum()"),
+    ("read_loss", "read_from[:, first:]", "read_from[:, : T - first]"),
+    ("smt_loss", "args.lambda_dyn * batch.progress", "args.lambda_dyn"),
+    ("smt_loss", "m_before = labels[:, :-1]", "m_before = labels[:, :-1].detach()"),
+    ("decode_loss", "x[:, t + 1:end]", "x[:, t:end - 1]"),
+    ("uniformity_loss", "(B * (B - 1))", "(B * B)"),
+    ("random_times", "batch.first_target + 1", "batch.first_target"),
+    ("hand_over_to_rnn", "rnn.empty_memory.copy_(labels[0, 0])", "pass"),
+    ("random_cuts", "range(first_cut, T, H)", "range(first_cut, T, H + 1)"),
+    ("dmt_loss", "0.1 * (1 - batch.progress)", "0.1 * batch.progress"),
+    ("dmt_loss", "read_from = memories.detach()", "read_from = memories"),
+    ("nextlat_loss", "m[:, a:].detach()", "m[:, a:]"),
+    ("nextlat_loss", "batch.x[:, a:]", "batch.x[:, :T - a]"),
+    ("draw_batch", "(args.seed, step, rank)", "(args.seed, rank)"),
+    ("train_phase", "progress = done / phase.steps", "progress = step / phase.steps"),
+    ("make_optimizers", "5 * peak", "peak"),
+    ("score", "ignore_index=-1", "ignore_index=0"),
+    ("Copy", "answer[:, :-1]", "answer[:, 1:]"),
+]
+
+
+def mutate(source: str, name: str, old: str, new: str) -> str:
+    """The source with a bug in its class or function of this name, if it has one."""
+    tree = ast.parse(source)
+    for i, node in enumerate(tree.body):
+        if getattr(node, "name", None) == name:
+            code = ast.unparse(node)
+            if code.count(old) != 1:
+                sys.exit(f"mutant of {name}: {old!r} stands there {code.count(old)} x")
+            tree.body[i] = ast.parse(code.replace(old, new)).body[0]
+    return ast.unparse(tree)
+
+
+def is_found(name: str, old: str, new: str) -> bool:
+    """Whether the sanity checks fail on copies of the programs with this bug."""
+    with tempfile.TemporaryDirectory() as folder:
+        for program in PROGRAMS:
+            source = (ROOT / program).read_text()
+            (Path(folder) / program).write_text(mutate(source, name, old, new))
+        shutil.copy(ROOT / "test_smt.py", folder)
+        # These compare texts, and so would find any bug.
+        others = ["--deselect=test_smt.py::test_lines_have_at_most_88_columns"]
+        others += ["-k", "not to_the_letter"]
+        call = [sys.executable, "-m", "pytest", "-xq", "-p", "no:cacheprovider"]
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        done = subprocess.run(
+            [*call, *others], cwd=folder, env=environment, capture_output=True
+        )
+    if done.returncode not in (0, 1):
+        sys.exit(done.stdout.decode())
+    return done.returncode == 1
+
+
+def main(numbers: list[str]) -> int:
+    """Try the mutants of these numbers, or all."""
+    chosen = [int(number) for number in numbers] or range(len(MUTANTS))
+    missed = 0
+    for number in chosen:
+        name, old, new = MUTANTS[number]
+        found = is_found(name, old, new)
+        missed += not found
+        verdict = "found" if found else "NOT FOUND"
+        print(f"{number:2} {verdict}  {name}: {old} -> {new}".replace("\n", " "))
+    return min(missed, 1)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -2,8 +2,8 @@
 
     python experiments/kills.py [PROGRAM] [options of the program]
 
-PROGRAM is smt.py, bptt_baseline.py or nextlat.py. Each process is killed without warning
-(SIGKILL) after a random time. The exit status is 1 if the weights differ in the end.
+PROGRAM is smt.py, bptt_baseline.py or nextlat.py. Each process is killed by SIGKILL
+after a random time. The exit status is 1 if the weights differ in the end.
 """
 
 import random

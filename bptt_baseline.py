@@ -6,7 +6,7 @@ RNN is unrolled from an empty memory through the sequence, and the gradient of o
 goes back through all steps, or through H of them.
 
 Glossary
-  paper      here            shape and meaning
+  symbol     here            shape and meaning
   x, y       x, y            (B, T) inputs and targets; y_t is to be predicted from
                              x_0 .. x_t; y_t = -1: nothing is asked there
   m_∅        rnn.empty_memory       (K, d) the memory at the start; it is learnt
@@ -20,8 +20,9 @@ Glossary
   V          task.vocab      size of the vocabulary of x and y
   K          memory_tokens   tokens of a memory
   d          dim             size of a memory token
-  A task (data.py) draws batches x, y and says how they are shown. In this text a step
-  is one of the RNN, and a training step is an update. Options count updates: --steps.
+  A task (data.py) draws batches x, y and says how they are shown. A step is one
+  application of the RNN. An update is one application of the optimisers; only options
+  (--steps) and the training loop call it a step, as is usual.
 
 An update of BPTT: train the RNN
     cuts = every H-th t, the first of them random; none if H >= T
@@ -871,19 +872,14 @@ NETWORKS = [
     ("decoder-depth", 1, whole(1, 1000), "layers of decoder and readout"),
 ]
 TRAINING = [
-    ("steps", 1500, whole(0), f"updates of {METHOD}"),
-    (
-        "lr",
-        2e-3,
-        number(1e-12),
-        f"AdamW's peak rate in {METHOD}; Muon's is five times it",
-    ),
+    ("steps", 1500, whole(0), "updates"),
+    ("lr", 2e-3, number(1e-12), "AdamW's peak rate; Muon's is five times it"),
     ("truncate", 10**6, whole(1), "H, steps that the gradient passes through"),
-    ("batch-size", 32, whole(1, MAX_ROWS), f"sequences in an update of {METHOD}"),
+    ("batch-size", 32, whole(1, MAX_ROWS), "sequences in an update"),
     ("seed", 0, whole(0), "seed of weights, data and all other draws"),
 ]
 RUN = [
-    ("preset", None, ["paper"], "the authors' sizes, rates, loss weights and H"),
+    ("preset", None, ["paper"], "sizes, rates, loss weights and H of SMT's authors"),
     (
         "device",
         "auto",
@@ -898,7 +894,7 @@ RUN = [
     ),
     ("compile", False, bool, "compile Transformers and cells, for updates"),
     ("eval-every", 100, whole(1), "steps between evaluations, which save the run"),
-    ("eval-length", 1, [1, 2, 4, 8], "at the end test sequences up to so much longer"),
+    ("eval-length", 1, [1, 2, 4, 8], "at the end test on up to so many times T, too"),
     (
         "out",
         None,

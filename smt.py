@@ -1224,23 +1224,18 @@ TRAINING = [
     ("windows", 8, whole(1, 1000), "J, labels of each sequence that are decoded"),
     ("lambda-dyn", 5.0, number(0), "λ_dyn, weight of L_dyn"),
     ("lambda-unif", 0.1, number(0), "λ_unif, weight of L_unif"),
-    ("steps", 500, whole(0), f"updates of {METHOD}"),
-    (
-        "lr",
-        3e-3,
-        number(1e-12),
-        f"AdamW's peak rate in {METHOD}; Muon's is five times it",
-    ),
+    ("steps", 500, whole(0), "updates before DMT"),
+    ("lr", 3e-3, number(1e-12), "AdamW's peak rate; Muon's is five times it"),
     ("dmt-steps", 500, whole(0), "updates of DMT"),
     ("dmt-lr", 5e-4, number(1e-12), "AdamW's peak rate in DMT, Muon's likewise"),
     ("truncate", 64, whole(1), "H, steps that DMT's gradient passes through"),
-    ("attach-readout", False, bool, "L_read reaches the cell; L_labels fades out"),
-    ("batch-size", 32, whole(1, MAX_ROWS), f"sequences in an update of {METHOD}"),
+    ("attach-readout", False, bool, "in DMT targets train the cell; labels fade out"),
+    ("batch-size", 32, whole(1, MAX_ROWS), "sequences in an update before DMT"),
     ("dmt-batch-size", 32, whole(1, MAX_ROWS), "sequences in an update of DMT"),
     ("seed", 0, whole(0), "seed of weights, data and all other draws"),
 ]
 RUN = [
-    ("preset", None, ["paper"], "the authors' sizes, rates, loss weights and H"),
+    ("preset", None, ["paper"], "sizes, rates, loss weights and H of SMT's authors"),
     (
         "device",
         "auto",
@@ -1255,7 +1250,7 @@ RUN = [
     ),
     ("compile", False, bool, "compile Transformers and cells, for updates"),
     ("eval-every", 100, whole(1), "steps between evaluations, which save the run"),
-    ("eval-length", 1, [1, 2, 4, 8], "at the end test sequences up to so much longer"),
+    ("eval-length", 1, [1, 2, 4, 8], "at the end test on up to so many times T, too"),
     (
         "out",
         None,

@@ -1,11 +1,13 @@
-"""Pictures for the README, written into results/.
+"""Pictures of the method, of a run, and of the table of runs.
 
     python experiments/figures.py method        what SMT, DMT and BPTT do
     python experiments/figures.py run RUN       answers and losses of a run, by updates
     python experiments/figures.py digits RUN    what the RNN of a run of pixels draws
     python experiments/figures.py delay         copy by three methods, by its delay
 
-It needs matplotlib: pip install matplotlib. A method has one colour in all pictures.
+Pictures of a run are written into its directory, the others into results/; a directory
+at the end is taken instead. It needs matplotlib: pip install matplotlib. A method has
+one colour in all pictures.
 """
 
 import json
@@ -92,12 +94,13 @@ def draw_bptt(axes):
         "of the loss goes back through all steps.",
     )
     chain(axes, 1.5, colour, "\\hat{m}")
-    box(axes, 4.75, 3.3, "loss of $y$", colour, width=1.2)
-    arrow(axes, (4.75, 1.85), (4.75, 2.95))
+    for x in (3.4, 4.75):
+        box(axes, x, 3.3, "loss", colour)
+        arrow(axes, (x, 1.85), (x, 2.95))
     for i in range(3):
         begin = 4.75 - 1.35 * i
         arrow(axes, (begin, 1.85), (begin - 1.35, 1.85), colour, 0.5, True, 2.5)
-    axes.text(2.3, 2.75, "gradient", color=colour, ha="center")
+    axes.text(1.4, 2.4, "gradient", color=colour, ha="center")
 
 
 def draw_smt(axes):
@@ -116,12 +119,14 @@ def draw_smt(axes):
         arrow(axes, (x, 2.82), (x, 1.88))
         box(axes, x, 1.5, f"$m_{{{t}}}$", colour)
     arrow(axes, (1.33, 1.5), (1.78, 1.5))
-    box(axes, 2.55, 1.5, "$f(m_t, x_{t+1})$", colour, width=1.5)
-    arrow(axes, (3.35, 1.5), (4.08, 1.5), colour, dashed=True, width=2.5)
-    axes.text(3.7, 1.65, "pulled", color=colour, ha="center", fontsize=12)
+    box(axes, 2.5, 1.5, "$f(m_t, x_{t+1})$", COLOURS["dmt"], width=1.45)
+    arrow(axes, (2.5, 0.95), (2.5, 1.15))
+    axes.text(2.5, 0.8, "$x_{t+1}$", ha="center", va="center")
+    arrow(axes, (3.27, 1.5), (4.08, 1.5), colour, dashed=True, width=2.5)
+    axes.text(3.66, 1.9, "pulled", color=colour, ha="center", fontsize=12)
     arrow(axes, (0.9, 1.17), (0.9, 0.65))
     arrow(axes, (0.9, -0.33), (0.9, -0.03))
-    axes.text(1.05, -0.3, "$x_{t+1} \\,..$", va="center")
+    axes.text(1.05, -0.3, "$x_{t+1},\\, x_{t+2} \\,..$", va="center")
     box(axes, 0.9, 0.3, "decoder", colour, width=1.5)
     arrow(axes, (1.68, 0.3), (2.3, 0.3))
     axes.text(
@@ -136,7 +141,7 @@ def draw_dmt(axes):
         "DMT",
         colour,
         "The RNN runs on its own memories $\\hat{m}$, and each is pulled\n"
-        "to its label. The gradient goes back to the last cut only.",
+        "to its label. The gradient goes back to a cut at most.",
     )
     chain(axes, 1.1, colour, "\\hat{m}")
     for i, t in enumerate(("t-1", "t", "t+1", "t+2")):
@@ -178,7 +183,7 @@ def run(directory: str, path: Path):
     lines = (Path(directory) / "metrics.jsonl").read_text().splitlines()
     metrics = [json.loads(line) for line in lines]
     metrics = [line for line in metrics if line["phase"] != "final"]
-    figure, (above, below) = plt.subplots(2, 1, figsize=(10, 7), sharex=True)
+    figure, (above, below) = plt.subplots(2, 1, figsize=(11, 7), sharex=True)
     above.set(ylabel="share of right answers", ylim=(0, 1.03))
     config = smt.read_run(directory, "run")["config"]
     title = f"{config['task']}, seed {config['seed']}: answers on held-out sequences"
@@ -187,19 +192,27 @@ def run(directory: str, path: Path):
     if "teacher_acc" in metrics[0]:
         steps = [line["step"] for line in metrics]
         teacher = [line["teacher_acc"] for line in metrics]
-        above.plot(steps, teacher, "--", color="#777777", lw=2, label="teacher")
+        above.plot(
+            steps,
+            teacher,
+            "--",
+            color="#777777",
+            lw=2,
+            label="teacher: readout of labels",
+        )
     end = [line["step"] for line in metrics if line["phase"] == "smt"]
     if end and end[-1] < metrics[-1]["step"]:
-        below.set_xlabel("updates: SMT to the left of the line, DMT to the right")
         for axes in (above, below):
             axes.axvline(end[-1], color="black", lw=1)
+        above.text(end[-1], 0.05, "SMT  ", ha="right", color=COLOURS["smt"])
+        above.text(end[-1], 0.05, "  DMT", color=COLOURS["dmt"])
     begin = None
     for phase in dict.fromkeys(line["phase"] for line in metrics):
         own = [line for line in metrics if line["phase"] == phase]
         draw_phase(above, below, phase, own, begin)
         begin = own[-1]
     for axes in (above, below):
-        axes.legend(fontsize=10, loc="upper left", bbox_to_anchor=(1.02, 1))
+        axes.legend(fontsize=11, loc="upper left", bbox_to_anchor=(1.02, 1))
     figure.tight_layout()
     figure.savefig(path, dpi=110)
 
@@ -290,17 +303,39 @@ def delay(path: Path):
     figure.savefig(path, dpi=110)
 
 
-def main(argv: list[str] | None = None, folder: Path = ROOT / "results"):
-    what, *directory = sys.argv[1:] if argv is None else argv
-    folder.mkdir(exist_ok=True)
-    pictures = {"method": method, "run": run, "digits": digits, "delay": delay}
-    pictures[what](*directory, folder / f"{what}.png")
+PICTURES = {"method": method, "delay": delay, "run": run, "digits": digits}
+
+
+def main(argv: list[str]) -> int:
+    """Draw a picture; the exit status is 2 for wrong input."""
+    what, *directories = argv or [""]
+    of_a_run = what in ("run", "digits")
+    if what not in PICTURES or not of_a_run <= len(directories) <= of_a_run + 1:
+        print(__doc__, file=sys.stderr)
+        return 2
+    folder = Path((directories or [ROOT / "results"])[-1])
+    directories = directories[:of_a_run]  # of the run, if any
+    path = folder / f"{what}.png"
+    try:
+        if of_a_run:
+            check_run(what, *directories)
+        folder.mkdir(exist_ok=True)
+        PICTURES[what](*directories, path)
+    except smt.WrongInput as error:
+        print(f"figures.py: {error}", file=sys.stderr)
+        return 2
+    print(f"The picture is in {path}.")
+    return 0
+
+
+def check_run(what: str, directory: str):
+    """WrongInput if the directory does not hold what the picture needs."""
+    config = smt.read_run(directory, what)["config"]
+    if what == "digits" and config["task"] != "pixels":
+        raise smt.WrongInput(f"digits: {directory} is a run of {config['task']}")
+    if what == "run" and not Path(directory, "metrics.jsonl").exists():
+        raise smt.WrongInput(f"run: {directory} holds no metrics.jsonl")
 
 
 if __name__ == "__main__":
-    if sys.argv[1:] in (["method"], ["delay"]) or (
-        sys.argv[1:2] in (["run"], ["digits"]) and sys.argv[2:]
-    ):
-        main()
-    else:
-        sys.exit(__doc__)
+    sys.exit(main(sys.argv[1:]))

@@ -77,7 +77,7 @@ def table(head: list[str], rows: list[list[str]]) -> str:
 
 def table_of_tasks(runs: dict[str, dict]) -> str:
     """SMT -> DMT in all tasks: the figures of the test split."""
-    head = ["task", "chance", "RNN alone", "its teacher", "seconds", "by NextLat → DMT"]
+    head = ["task", "chance", "RNN alone", "its teacher", "seconds"]
     rows = []
     for task, names, chance in TASKS:
         finals = [runs[name]["final"] for name in names]
@@ -86,9 +86,7 @@ def table_of_tasks(runs: dict[str, dict]) -> str:
             alone += f"; 8 times as long {shown(task, finals[0], times='_8x')}"
         teacher = shown(task, finals[0], "teacher")
         seconds = ", ".join(f"{final['seconds']:.0f}" for final in finals)
-        nextlat = [n for n in runs if n.startswith(f"nextlat, {task}, seed")]
-        others = ", ".join(shown(task, runs[name]["final"]) for name in nextlat)
-        rows.append([task, chance, alone, teacher, seconds, others])
+        rows.append([task, chance, alone, teacher, seconds])
     return table(head, rows)
 
 
@@ -103,23 +101,25 @@ def table_of_methods(runs: dict[str, dict]) -> str:
     """SMT -> DMT with each cell, and BPTT after as many seconds or layers in a row."""
     columns = (
         "task, cell|SMT → DMT|seconds|layers in a row|"
-        "BPTT, as many seconds|BPTT, as many layers|BPTT's rate"
+        "BPTT, at most as many seconds|its seconds|BPTT, as many layers|NextLat → DMT"
     )
     rows = []
     for task in ("copy", "text"):
         for cell, called in CELLS.items():
-            ours = runs[f"smt, {task}, {cell}"]
+            ours = up_to(runs[f"smt, {task}, {cell}"], "step", math.inf)
             theirs = runs[f"bptt, {task}, {cell}"]
-            last = up_to(ours, "step", math.inf)
-            by_seconds = up_to(theirs, "seconds", last["seconds"])
-            by_depth = up_to(theirs, "depth", last["depth"])
-            lines = (last, by_seconds, by_depth)
+            by_seconds = up_to(theirs, "seconds", ours["seconds"])
+            theirs = runs[f"bptt, {task}, {cell}, equal layers"]
+            by_layers = up_to(theirs, "step", math.inf)
+            lines = [ours, by_seconds, by_layers]
+            if cell == "mlp":
+                lines.append(up_to(runs[f"nextlat, {task}, seed 0"], "step", math.inf))
             best = shown(task, min(lines, key=lambda line: line["rnn_loss"]))
             found = [shown(task, line) for line in lines]
-            found = [f"**{text}**" if text == best else text for text in found]
-            seconds, depth = f"{last['seconds']:.0f}", f"{last['depth']:,}"
-            end = [seconds, depth, *found[1:], option(theirs, "--lr")]
-            rows.append([f"{task}, {called}", found[0], *end])
+            found = [f"**{text}**" if text == best else text for text in found] + [""]
+            seconds = [f"{line['seconds']:.0f}" for line in (ours, by_seconds)]
+            row = [found[0], seconds[0], f"{ours['depth']:,}"]
+            rows.append([f"{task}, {called}", *row, found[1], seconds[1], *found[2:4]])
     return table(columns.split("|"), rows)
 
 

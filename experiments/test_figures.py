@@ -1,5 +1,7 @@
 """Each picture can be drawn."""
 
+from pathlib import Path
+
 import pytest
 
 pytest.importorskip("matplotlib")
@@ -12,15 +14,15 @@ TINY = "--dim 16 --memory-tokens 2 --width 16 --encoder-depth 1 --batch-size 4".
 RUN = "--steps 4 --dmt-steps 2 --eval-every 2 --device cpu --out run".split()
 
 
-@pytest.mark.parametrize("what", ["method", "run", "digits"])
+@pytest.mark.parametrize("what", figures.PICTURES)
 def test_a_picture_is_drawn(what, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     argv = [what]
-    if what != "method":
+    if what in ("run", "digits"):
         task = "--task copy --delay 3" if what == "run" else "--task pixels --side 6"
         assert smt.main([*TINY, *task.split(), *RUN]) == 0
         argv.append("run")
-    figures.main(argv, tmp_path)
+    assert figures.main([*argv, str(tmp_path)]) == 0
     assert (tmp_path / f"{what}.png").stat().st_size > 10_000
 
 
@@ -30,5 +32,14 @@ def test_the_curves_of_bptt_are_drawn(tmp_path, monkeypatch):
         "--task copy --delay 3 --dim 16 --steps 4 --eval-every 2 --device cpu --out run"
     )
     assert bptt_baseline.main(argv.split()) == 0
-    figures.main(["run", "run"], tmp_path)
-    assert (tmp_path / "run.png").stat().st_size > 10_000
+    assert figures.main(["run", "run"]) == 0
+    assert Path("run/run.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("argv", ["", "cat", "run", "run missing", "digits run"])
+def test_wrong_input_gets_no_traceback(argv, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    if argv == "digits run":
+        assert smt.main([*TINY, *"--task copy --delay 3".split(), *RUN]) == 0
+    assert figures.main(argv.split()) == 2
+    assert capsys.readouterr().err

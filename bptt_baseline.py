@@ -81,7 +81,7 @@ def rotary(h: Tensor) -> Tensor:
 
     h (N, heads, S, head size) -> the same shape. Positions enter the product of a
     turned query and a turned key only by their difference. In the encoder the start
-    token has position 0, and x_t has t + 1. In readout, cell and decoder the memory
+    token has position 0, and x_t has t + 1. In networks that take a memory its
     tokens come first, and inputs follow.
     """
     S, head_size = h.shape[-2:]
@@ -161,7 +161,7 @@ def in_parts(network: Callable, rows: Tensor, *inputs: Tensor) -> Tensor:
     takes. A part has at most MAX_ROWS rows and MAX_NUMBERS numbers, but at least one
     row. Usually one part is enough. Otherwise activations are not kept, and the
     backward pass computes them again (checkpointing). At the authors' sizes that saves
-    90 GiB in L_dyn (T = 256, fp32, counted from shapes by experiments/memory.py).
+    90 GiB in SMT (T = 256, fp32, counted from shapes by experiments/memory.py).
     """
     rows_per_part = min(MAX_ROWS, max(1, MAX_NUMBERS // rows.shape[1:].numel()))
     if len(rows) <= rows_per_part:
@@ -261,7 +261,7 @@ class RNN(nn.Module):
         self.embed = nn.Embedding(vocab, args.dim)
         self.cell = CELLS[args.cell](args)
         self.readout = Readout(args, vocab)
-        # m_∅. SMT copies it from the encoder. It is a Parameter, as BPTT trains it.
+        # m_∅. hand_over_to_rnn copies it from the encoder. BPTT trains it.
         self.empty_memory = nn.Parameter(torch.randn(args.memory_tokens, args.dim))
 
     def step(self, memory: Tensor, x_t: Tensor) -> Tensor:
@@ -318,7 +318,7 @@ def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
 def read_loss(readout: Readout, read_from: Tensor, batch: Batch) -> Tensor:
     """Mean cross-entropy of the readout, in nats, at all t from the first target on.
 
-    read_from (B, T, K, d) are labels in SMT, and the RNN's memories in DMT. Before the
+    read_from (B, T, K, d) are labels, or the RNN's memories. Before the
     first target nothing is asked, so leaving those times out only saves time.
     """
     first = batch.first_target
@@ -730,7 +730,7 @@ def in_any_process(flag: bool, args: Namespace) -> bool:
 def distribute(models: Models, args: Namespace) -> nn.Module:
     """The models; with several processes their gradients are the mean over all.
 
-    Each process has the losses of its own rows. So L_unif compares the rows of one
+    Each process has the losses of its own rows. SMT's L_unif compares the rows of one
     process, and the parts of the loss in the metrics are those of the first.
     """
     if process()[1] == 1:
@@ -850,7 +850,7 @@ def new_state() -> dict:
 
 
 def load(directory: str, device: str = "cpu") -> tuple:
-    """A trained run's RNN and its task: rnn, task = smt.load("runs/copy-smt")."""
+    """A trained run's RNN and its task: rnn, task = load(RUN)."""
     run = read_run(directory, "load")
     args = Namespace(**run["config"])
     if args.method != METHOD:
@@ -869,7 +869,7 @@ NETWORKS = [
     ("memory-tokens", 4, whole(1, 4096), "K, tokens of a memory"),
     ("dim", 64, whole(16, 65536), "d, numbers in a memory token, a multiple of 16"),
     ("cell-depth", 1, whole(1, 1000), "layers of the cell (the GRU has one)"),
-    ("decoder-depth", 1, whole(1, 1000), "layers of decoder and readout"),
+    ("decoder-depth", 1, whole(1, 1000), "layers of the readout, and of SMT's decoder"),
 ]
 TRAINING = [
     ("steps", 1500, whole(0), "updates"),
@@ -879,7 +879,7 @@ TRAINING = [
     ("seed", 0, whole(0), "seed of weights, data and all other draws"),
 ]
 RUN = [
-    ("preset", None, ["paper"], "sizes, rates, loss weights and H of SMT's authors"),
+    ("preset", None, ["paper"], "sizes, rates and more of SMT's authors; see PAPER"),
     (
         "device",
         "auto",

@@ -2,14 +2,13 @@
 
 After Teoh et al., Next-Latent Prediction Transformers Learn Compact World Models,
 arXiv:2511.05963. Read smt.py first: `diff smt.py nextlat.py` shows what differs.
-Here no decoder looks into the future. The encoder learns to predict the next target,
-and what it has to keep for later it learns from the RNN alone: from each label the RNN
-goes on for A steps, each from its own guess, and must guess the labels of these times.
-The guessed labels are detached, so they are not drawn together, and no loss of
-uniformity is needed. The readout must say of a guess what it says of the label.
-In the paper the memory is the Transformer's state. Here it is K tokens of d numbers,
-written as in SMT (ours), so that the RNN and DMT are the same. Left out is the paper's
-self-speculative decoding.
+There is no decoder. Encoder and readout learn to tell y_t from m_t. From each label the
+RNN goes A steps, the later ones from its own guesses, and must meet the labels there.
+These are detached: they do not come to meet it, so no loss of uniformity is needed. The
+gradient goes back through the steps to the label that they began at. So that label must
+hold what the later ones need. Teoh et al. keep the Transformer, whose state is the
+memory, and draft tokens with the RNN; that is left out. Here the RNN is kept, with the
+labels and the DMT of SMT. "The paper" and (ours) mean the same as in smt.py.
 
 Glossary
   symbol     here            shape and meaning
@@ -46,11 +45,11 @@ Glossary
 An update of NextLat: train encoder, readout, rnn.cell and rnn.embed
     m_∅, m_0 .. m_{T-1} = encoder(x)
     L_read = mean cross_entropy(readout(m_t), y_t)      at all t with a target
-    for a in 0 .. A - 1:
-        guess_{t+a} = step(m_{t-1} if a is 0, else guess_{t+a-1}; x_{t+a})
-    L_dyn  = mean smooth_l1(guess_{t+a}, detach(m_{t+a}))               at all t, a
-    L_kl   = mean KL(detach(readout(m_{t+a})), readout(guess_{t+a}))
-                            at all a, and t + a from the first target on
+    for each t: guess = m_{t-1}; for a in 0 .. A - 1, while t + a < T:
+        guess = step(guess, x_{t+a}), a guess of m_{t+a}
+    L_dyn  = mean smooth_l1(guess, detach(m_{t+a}))     over t, then over a
+    L_kl   = mean KL(detach(readout(m_{t+a})), frozen readout(guess))    where y_{t+a}
+                            is a target. L_dyn and L_kl train encoder and f.
     minimise L_read + λ_dyn L_dyn + λ_kl L_kl
 
 After NextLat: rnn.empty_memory = m_∅, rnn.readout = a copy of readout
@@ -129,7 +128,7 @@ def rotary(h: Tensor) -> Tensor:
 
     h (N, heads, S, head size) -> the same shape. Positions enter the product of a
     turned query and a turned key only by their difference. In the encoder the start
-    token has position 0, and x_t has t + 1. In readout, cell and decoder the memory
+    token has position 0, and x_t has t + 1. In networks that take a memory its
     tokens come first, and inputs follow.
     """
     S, head_size = h.shape[-2:]
@@ -209,7 +208,7 @@ def in_parts(network: Callable, rows: Tensor, *inputs: Tensor) -> Tensor:
     takes. A part has at most MAX_ROWS rows and MAX_NUMBERS numbers, but at least one
     row. Usually one part is enough. Otherwise activations are not kept, and the
     backward pass computes them again (checkpointing). At the authors' sizes that saves
-    90 GiB in L_dyn (T = 256, fp32, counted from shapes by experiments/memory.py).
+    90 GiB in SMT (T = 256, fp32, counted from shapes by experiments/memory.py).
     """
     rows_per_part = min(MAX_ROWS, max(1, MAX_NUMBERS // rows.shape[1:].numel()))
     if len(rows) <= rows_per_part:
@@ -271,7 +270,7 @@ class Encoder(nn.Module):
         labels = labels.unflatten(2, (self.K, -1))  # (B, T + 1, K, d)
         labels = labels + self.label_mlp(labels)  # each memory token by itself
         # Each token is scaled to RMS 1, as in RNN.step. So the encoder can't lower
-        # L_dyn by shrinking the labels.
+        # a loss by shrinking the labels.
         return F.rms_norm(labels, labels.shape[-1:])
 
 
@@ -364,7 +363,7 @@ class RNN(nn.Module):
         self.embed = nn.Embedding(vocab, args.dim)
         self.cell = CELLS[args.cell](args)
         self.readout = Readout(args, vocab)
-        # m_∅. SMT copies it from the encoder. It is a Parameter, as BPTT trains it.
+        # m_∅. hand_over_to_rnn copies it from the encoder. BPTT trains it.
         self.empty_memory = nn.Parameter(torch.randn(args.memory_tokens, args.dim))
 
     def step(self, memory: Tensor, x_t: Tensor) -> Tensor:
@@ -421,7 +420,7 @@ def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
 def read_loss(readout: Readout, read_from: Tensor, batch: Batch) -> Tensor:
     """Mean cross-entropy of the readout, in nats, at all t from the first target on.
 
-    read_from (B, T, K, d) are labels in SMT, and the RNN's memories in DMT. Before the
+    read_from (B, T, K, d) are labels, or the RNN's memories. Before the
     first target nothing is asked, so leaving those times out only saves time.
     """
     first = batch.first_target
@@ -435,13 +434,17 @@ def nextlat_loss(models: Models, batch: Batch, args: Namespace) -> tuple[Tensor,
     readout, rnn = models["readout"], models["rnn"]
     labels = models["encoder"](batch.x)  # (B, T + 1, K, d)
     m = labels[:, 1:]  # m[:, t] is m_t; (B, T, K, d)
+    m_before = labels[:, :-1]  # m_before[:, t] is m_{t-1}; m_before[:, 0] is m_∅
+
     T = batch.x.shape[1]
     asked = slice(batch.first_target - T, None)  # the times from the first target on
     logits = readout(m[:, asked]).float()  # (B, asked, V)
     L_read = cross_entropy(logits, batch.y[:, asked])
 
+    rnn.readout.load_state_dict(readout.state_dict())  # a copy that L_kl can't train
+    p = logits.detach().log_softmax(-1)
     dynamics, kl = [], []
-    guess = labels[:, :-1]  # guess[:, t] is m_{t-1}
+    guess = m_before
     for a in range(min(args.horizon, T)):
         # From here on guess[:, t] is a guess of m_{t+a}, made from m_{t-1}.
         before = guess[:, : T - a]  # (B, T - a, K, d)
@@ -449,9 +452,11 @@ def nextlat_loss(models: Models, batch: Batch, args: Namespace) -> tuple[Tensor,
         guess = in_parts(rnn.step, before.flatten(0, 1), inputs.flatten())
         guess = guess.view_as(before)  # (B, T - a, K, d)
         dynamics.append(F.smooth_l1_loss(guess, m[:, a:].detach()))
-        q = readout(guess[:, asked]).float().log_softmax(-1)
-        p = logits[:, -q.shape[1] :].detach().log_softmax(-1)
-        kl.append(F.kl_div(q, p, log_target=True, reduction="none").sum(-1).mean())
+        q = rnn.readout(guess[:, asked]).float().log_softmax(-1)  # (B, S, V)
+        S = q.shape[1]
+        nats = F.kl_div(q, p[:, -S:], log_target=True, reduction="none").sum(-1)
+        there = batch.y[:, -S:] >= 0
+        kl.append((nats * there).sum() / there.sum().clamp(min=1))
 
     L_dyn, L_kl = torch.stack(dynamics).mean(), torch.stack(kl).mean()
     loss = L_read + args.lambda_dyn * L_dyn + args.lambda_kl * L_kl
@@ -461,9 +466,9 @@ def nextlat_loss(models: Models, batch: Batch, args: Namespace) -> tuple[Tensor,
 # ------------------------------------------------------------------ from SMT to the RNN
 @torch.no_grad()
 def hand_over_to_rnn(models: Models):
-    """From SMT to the RNN: m_∅ from the encoder, g from the decoder.
+    """To the RNN: m_∅ from the encoder, g from the readout of the labels.
 
-    During SMT, train_phase calls this before each evaluation and each save, the last of
+    Before DMT, train_phase calls this before each evaluation and each save, the last of
     them at the end.
     """
     rnn = models["rnn"]
@@ -476,8 +481,8 @@ def hand_over_to_rnn(models: Models):
 def set_trained(models: Models, phase: str):
     """Let gradients reach only what a phase trains.
 
-    SMT trains encoder, decoder, rnn.cell and rnn.embed. DMT trains rnn.cell, rnn.embed
-    and rnn.readout. Neither trains rnn.empty_memory.
+    DMT trains rnn.cell, rnn.embed and rnn.readout. Before it, all is trained but
+    rnn.readout. Neither trains rnn.empty_memory.
     """
     in_dmt = phase == "dmt"
     models["encoder"].requires_grad_(not in_dmt)
@@ -554,11 +559,12 @@ def drift(moments: list[Tensor]) -> Tensor:
 
 @torch.no_grad()
 def evaluate(models: Models, task, split: str, rows: int) -> dict:
-    """Measure the RNN alone, and its teacher: the labels, read by decoder.readout.
+    """Measure the RNN alone, and its teacher, which reads the labels.
 
     Losses in nats and shares of right answers, both per target that is asked for.
     """
-    encoder, readout, rnn = models["encoder"], models["readout"], models["rnn"]
+    encoder, rnn = models["encoder"], models["rnn"]
+    teacher = models["readout"]
     alone = torch.zeros(3).double()
     taught = torch.zeros(3).double()
     moments = []
@@ -571,7 +577,7 @@ def evaluate(models: Models, task, split: str, rows: int) -> dict:
         if stamps is not None and x.shape[1] >= stamps.num_embeddings:
             continue  # the encoder has no timestamps for sequences of this length
         m = encoder(x)[:, 1:]  # (B, T, K, d)
-        taught += score(readout(m), y)
+        taught += score(teacher(m), y)
         error = (memories - m).square()
         moment = torch.stack([error, m, m.square()])  # (3, B, T, K, d)
         moments.append(moment.mean(2).cpu().double())
@@ -711,8 +717,8 @@ def layers_in_a_row(phase: str, T: int, args: Namespace) -> int:
     """
     cell = 1 if args.cell == "gru" else args.cell_depth
     encoder = args.encoder_depth + 1  # the last one writes the labels
-    if phase == "nextlat":
-        return encoder + args.horizon * cell + args.decoder_depth
+    if phase == METHOD:
+        return encoder + min(args.horizon, T) * cell + args.decoder_depth
     return max(encoder, T * cell + args.decoder_depth)
 
 
@@ -942,7 +948,7 @@ def in_any_process(flag: bool, args: Namespace) -> bool:
 def distribute(models: Models, args: Namespace) -> nn.Module:
     """The models; with several processes their gradients are the mean over all.
 
-    Each process has the losses of its own rows. So L_unif compares the rows of one
+    Each process has the losses of its own rows. SMT's L_unif compares the rows of one
     process, and the parts of the loss in the metrics are those of the first.
     """
     if process()[1] == 1:
@@ -1062,7 +1068,7 @@ def new_state() -> dict:
 
 
 def load(directory: str, device: str = "cpu") -> tuple:
-    """A trained run's RNN and its task: rnn, task = smt.load("runs/copy-smt")."""
+    """A trained run's RNN and its task: rnn, task = load(RUN)."""
     run = read_run(directory, "load")
     args = Namespace(**run["config"])
     if args.method != METHOD:
@@ -1081,7 +1087,7 @@ NETWORKS = [
     ("memory-tokens", 4, whole(1, 4096), "K, tokens of a memory"),
     ("dim", 64, whole(16, 65536), "d, numbers in a memory token, a multiple of 16"),
     ("cell-depth", 1, whole(1, 1000), "layers of the cell (the GRU has one)"),
-    ("decoder-depth", 1, whole(1, 1000), "layers of decoder and readout"),
+    ("decoder-depth", 1, whole(1, 1000), "layers of the readout, and of SMT's decoder"),
     ("width", 128, whole(16, 65536), "W, width of the encoder, a multiple of 16"),
     ("encoder-depth", 2, whole(1, 1000), "layers of the encoder"),
 ]
@@ -1100,7 +1106,7 @@ TRAINING = [
     ("seed", 0, whole(0), "seed of weights, data and all other draws"),
 ]
 RUN = [
-    ("preset", None, ["paper"], "sizes, rates, loss weights and H of SMT's authors"),
+    ("preset", None, ["paper"], "sizes, rates and more of SMT's authors; see PAPER"),
     (
         "device",
         "auto",
@@ -1126,9 +1132,9 @@ RUN = [
     ("resume", False, bool, "go on with the run in --out"),
     ("sample", 0, whole(1, MAX_ROWS), "show this many samples of the run in --out"),
 ]
-# The authors' sizes, rates and weights, from their notebook, and the paper's H. All
-# else that is marked (ours) stays: their optimiser was AdamW, for example, and their
-# λ_dyn did not grow. Their heads have 32 numbers, and ours have HEAD_SIZE.
+# The sizes, rates and weights of SMT's authors, from their notebook, and the paper's H.
+# All else that is marked (ours) stays: their optimiser was AdamW, for example. Their
+# heads have 32 numbers, and ours have HEAD_SIZE.
 PAPER = {
     "cell": "transformer",
     "memory_tokens": 16,

@@ -59,8 +59,7 @@ Glossary
   D          decoder         m_t, x_{t+1} .. x_{t+Tf-1} -> logits of y_t .. y_{t+Tf-1}
   f          rnn.step        m_{t-1} or m̂_{t-1}, x_t -> a guess of m_t: embed x_t,
                              rnn.cell, scale to RMS 1
-  g          readout         m_t -> logits of y_t: the decoder without a future. SMT
-                             trains decoder.readout, DMT its copy, rnn.readout
+  g          readout         m_t -> logits of y_t; DMT trains its copy, rnn.readout
   λ_dyn      lambda_dyn      weight of L_dyn
   λ_unif     lambda_unif     weight of L_unif
   progress   progress        share of the phase's updates that are done, from 0 up to 1
@@ -173,7 +172,7 @@ def rotary(h: Tensor) -> Tensor:
 
     h (N, heads, S, head size) -> the same shape. Positions enter the product of a
     turned query and a turned key only by their difference. In the encoder the start
-    token has position 0, and x_t has t + 1. In readout, cell and decoder the memory
+    token has position 0, and x_t has t + 1. In networks that take a memory its
     tokens come first, and inputs follow.
     """
     S, head_size = h.shape[-2:]
@@ -253,7 +252,7 @@ def in_parts(network: Callable, rows: Tensor, *inputs: Tensor) -> Tensor:
     takes. A part has at most MAX_ROWS rows and MAX_NUMBERS numbers, but at least one
     row. Usually one part is enough. Otherwise activations are not kept, and the
     backward pass computes them again (checkpointing). At the authors' sizes that saves
-    90 GiB in L_dyn (T = 256, fp32, counted from shapes by experiments/memory.py).
+    90 GiB in SMT (T = 256, fp32, counted from shapes by experiments/memory.py).
     """
     rows_per_part = min(MAX_ROWS, max(1, MAX_NUMBERS // rows.shape[1:].numel()))
     if len(rows) <= rows_per_part:
@@ -315,7 +314,7 @@ class Encoder(nn.Module):
         labels = labels.unflatten(2, (self.K, -1))  # (B, T + 1, K, d)
         labels = labels + self.label_mlp(labels)  # each memory token by itself
         # Each token is scaled to RMS 1, as in RNN.step. So the encoder can't lower
-        # L_dyn by shrinking the labels.
+        # a loss by shrinking the labels.
         return F.rms_norm(labels, labels.shape[-1:])
 
 
@@ -430,7 +429,7 @@ class RNN(nn.Module):
         self.embed = nn.Embedding(vocab, args.dim)
         self.cell = CELLS[args.cell](args)
         self.readout = Readout(args, vocab)
-        # m_∅. SMT copies it from the encoder. It is a Parameter, as BPTT trains it.
+        # m_∅. hand_over_to_rnn copies it from the encoder. BPTT trains it.
         self.empty_memory = nn.Parameter(torch.randn(args.memory_tokens, args.dim))
 
     def step(self, memory: Tensor, x_t: Tensor) -> Tensor:
@@ -487,7 +486,7 @@ def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
 def read_loss(readout: Readout, read_from: Tensor, batch: Batch) -> Tensor:
     """Mean cross-entropy of the readout, in nats, at all t from the first target on.
 
-    read_from (B, T, K, d) are labels in SMT, and the RNN's memories in DMT. Before the
+    read_from (B, T, K, d) are labels, or the RNN's memories. Before the
     first target nothing is asked, so leaving those times out only saves time.
     """
     first = batch.first_target
@@ -595,9 +594,9 @@ def uniformity_loss(m: Tensor, times: list[int]) -> Tensor:
 # ------------------------------------------------------------------ from SMT to the RNN
 @torch.no_grad()
 def hand_over_to_rnn(models: Models):
-    """From SMT to the RNN: m_∅ from the encoder, g from the decoder.
+    """To the RNN: m_∅ from the encoder, g from the readout of the labels.
 
-    During SMT, train_phase calls this before each evaluation and each save, the last of
+    Before DMT, train_phase calls this before each evaluation and each save, the last of
     them at the end.
     """
     rnn = models["rnn"]
@@ -610,8 +609,8 @@ def hand_over_to_rnn(models: Models):
 def set_trained(models: Models, phase: str):
     """Let gradients reach only what a phase trains.
 
-    SMT trains encoder, decoder, rnn.cell and rnn.embed. DMT trains rnn.cell, rnn.embed
-    and rnn.readout. Neither trains rnn.empty_memory.
+    DMT trains rnn.cell, rnn.embed and rnn.readout. Before it, all is trained but
+    rnn.readout. Neither trains rnn.empty_memory.
     """
     in_dmt = phase == "dmt"
     models["encoder"].requires_grad_(not in_dmt)
@@ -688,11 +687,12 @@ def drift(moments: list[Tensor]) -> Tensor:
 
 @torch.no_grad()
 def evaluate(models: Models, task, split: str, rows: int) -> dict:
-    """Measure the RNN alone, and its teacher: the labels, read by decoder.readout.
+    """Measure the RNN alone, and its teacher, which reads the labels.
 
     Losses in nats and shares of right answers, both per target that is asked for.
     """
-    encoder, decoder, rnn = models["encoder"], models["decoder"], models["rnn"]
+    encoder, rnn = models["encoder"], models["rnn"]
+    teacher = models["decoder"].readout
     alone = torch.zeros(3).double()
     taught = torch.zeros(3).double()
     moments = []
@@ -705,7 +705,7 @@ def evaluate(models: Models, task, split: str, rows: int) -> dict:
         if stamps is not None and x.shape[1] >= stamps.num_embeddings:
             continue  # the encoder has no timestamps for sequences of this length
         m = encoder(x)[:, 1:]  # (B, T, K, d)
-        taught += score(decoder.readout(m), y)
+        taught += score(teacher(m), y)
         error = (memories - m).square()
         moment = torch.stack([error, m, m.square()])  # (3, B, T, K, d)
         moments.append(moment.mean(2).cpu().double())
@@ -845,7 +845,7 @@ def layers_in_a_row(phase: str, T: int, args: Namespace) -> int:
     """
     cell = 1 if args.cell == "gru" else args.cell_depth
     encoder = args.encoder_depth + 1  # the last one writes the labels
-    if phase == "smt":
+    if phase == METHOD:
         return encoder + max(args.decoder_depth, cell)
     return max(encoder, T * cell + args.decoder_depth)
 
@@ -1076,7 +1076,7 @@ def in_any_process(flag: bool, args: Namespace) -> bool:
 def distribute(models: Models, args: Namespace) -> nn.Module:
     """The models; with several processes their gradients are the mean over all.
 
-    Each process has the losses of its own rows. So L_unif compares the rows of one
+    Each process has the losses of its own rows. SMT's L_unif compares the rows of one
     process, and the parts of the loss in the metrics are those of the first.
     """
     if process()[1] == 1:
@@ -1196,7 +1196,7 @@ def new_state() -> dict:
 
 
 def load(directory: str, device: str = "cpu") -> tuple:
-    """A trained run's RNN and its task: rnn, task = smt.load("runs/copy-smt")."""
+    """A trained run's RNN and its task: rnn, task = load(RUN)."""
     run = read_run(directory, "load")
     args = Namespace(**run["config"])
     if args.method != METHOD:
@@ -1215,7 +1215,7 @@ NETWORKS = [
     ("memory-tokens", 4, whole(1, 4096), "K, tokens of a memory"),
     ("dim", 64, whole(16, 65536), "d, numbers in a memory token, a multiple of 16"),
     ("cell-depth", 1, whole(1, 1000), "layers of the cell (the GRU has one)"),
-    ("decoder-depth", 1, whole(1, 1000), "layers of decoder and readout"),
+    ("decoder-depth", 1, whole(1, 1000), "layers of the readout, and of SMT's decoder"),
     ("width", 128, whole(16, 65536), "W, width of the encoder, a multiple of 16"),
     ("encoder-depth", 2, whole(1, 1000), "layers of the encoder"),
 ]
@@ -1235,7 +1235,7 @@ TRAINING = [
     ("seed", 0, whole(0), "seed of weights, data and all other draws"),
 ]
 RUN = [
-    ("preset", None, ["paper"], "sizes, rates, loss weights and H of SMT's authors"),
+    ("preset", None, ["paper"], "sizes, rates and more of SMT's authors; see PAPER"),
     (
         "device",
         "auto",
@@ -1261,9 +1261,9 @@ RUN = [
     ("resume", False, bool, "go on with the run in --out"),
     ("sample", 0, whole(1, MAX_ROWS), "show this many samples of the run in --out"),
 ]
-# The authors' sizes, rates and weights, from their notebook, and the paper's H. All
-# else that is marked (ours) stays: their optimiser was AdamW, for example, and their
-# λ_dyn did not grow. Their heads have 32 numbers, and ours have HEAD_SIZE.
+# The sizes, rates and weights of SMT's authors, from their notebook, and the paper's H.
+# All else that is marked (ours) stays: their optimiser was AdamW, for example. Their
+# heads have 32 numbers, and ours have HEAD_SIZE.
 PAPER = {
     "cell": "transformer",
     "memory_tokens": 16,

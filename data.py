@@ -6,7 +6,8 @@ So a batch is the same on every device, and it depends only on its seed.
 A task is a class with
   options     its command-line options, as (name, default, kind, meaning)
   sizes       {option: value} of the networks' sizes that differ from the defaults
-  recipe      {method: {option: value}} of what else differs, for "smt" or "bptt"
+  recipe      {method: {option: value}} of what else differs, for "smt" or "bptt";
+              nextlat.py takes what it has of "smt"
   vocab, T    number of different tokens V, and length of the sequences
   fixed_length  whether a time is a place in a sequence: then the encoder has timestamps
   batch(B, generator)        B training sequences: x, y

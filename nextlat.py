@@ -1419,7 +1419,7 @@ def load_weights(models: Models, weights: dict):
         weights = {name: weights[name] for name in models.state_dict()}
         models.load_state_dict(weights)
     except KeyError as error:
-        message = f"the run lacks {error}, as it was made without this network"
+        message = f"another method made this run, which lacks {error}"
         raise WrongInput(f"--init, --resume: {message}") from None
     except RuntimeError:
         message = "a network has another size; leave out what changes sizes or T"

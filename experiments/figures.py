@@ -171,7 +171,7 @@ def method(path: Path):
 PARTS = {  # as the metrics name them: the name in the picture, the line's style
     "decode": ("decoding the future", "-"),
     "read": ("readout", "--"),
-    "dynamics": ("one step of the RNN", "-."),
+    "dynamics": ("steps of the RNN", "-."),
     "uniformity": ("minus uniformity", ":"),
     "labels": ("distance to the labels", "-"),
     "kl": ("readout of guesses", ":"),
@@ -200,11 +200,13 @@ def run(directory: str, path: Path):
             lw=2,
             label="teacher: readout of labels",
         )
-    end = [line["step"] for line in metrics if line["phase"] == "smt"]
-    if end and end[-1] < metrics[-1]["step"]:
+    first = metrics[0]["phase"]
+    end = [line["step"] for line in metrics if line["phase"] == first]
+    if end[-1] < metrics[-1]["step"]:
         for axes in (above, below):
             axes.axvline(end[-1], color="black", lw=1)
-        above.text(end[-1], 0.05, "SMT  ", ha="right", color=COLOURS["smt"])
+        above.text(end[-1], 0.05, f"{first.upper()}  ", ha="right")
+        above.texts[-1].set_color(COLOURS[first])
         above.text(end[-1], 0.05, "  DMT", color=COLOURS["dmt"])
     begin = None
     for phase in dict.fromkeys(line["phase"] for line in metrics):

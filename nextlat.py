@@ -72,9 +72,9 @@ An update of DMT: train rnn.cell, rnn.embed and rnn.readout
     Variant --attach-readout (ours): L_read also trains f, and L_labels fades out.
     L_read   = mean cross_entropy(readout(m̂_t), y_t)           at all t with a target
     minimise 0.1 (1 - progress) L_labels + L_read
-    So DMT ends as truncated BPTT from the targets. The paper's DMT is --truncate 1
-    without this variant. The tasks stack, parity, text and
-    pixels have it by default. --task NAME --help shows all defaults of a task.
+    So DMT ends as truncated BPTT from the targets. The tasks stack, parity, text and
+    pixels have it by default; --task NAME --help shows all defaults of a task. The
+    paper's DMT is --truncate 1 without this variant.
 
 Read on down to dmt_loss, or begin with the losses and look the networks up as you need
 them. All the rest is the program around the method: train_phase makes the updates, and
@@ -82,18 +82,13 @@ Models.forward calls the losses that phases() names. experiments/README.md says 
 parts that are ours gain.
 """
 
-import signal
-
-if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
-    # Not part of the method: while torch is imported, Ctrl-C ends without a traceback.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
 import argparse
 import importlib.util
 import json
 import math
 import os
 import shlex
+import signal
 import sys
 import threading
 import time
@@ -225,9 +220,9 @@ class Encoder(nn.Module):
 
     The Transformer is causal, so one pass makes the labels of all prefixes. The paper's
     encoder is bidirectional over x_0 .. x_t and needs a pass for each label.
-    length is T in tasks of fixed length. There each input also gets a learned embedding
-    of its time, the paper's timestamp. In other tasks length is None, and the encoder
-    has rotary positions only.
+    length is T if a time means the same place in every sequence. Then each input also
+    gets a learned embedding of its time, the paper's timestamp. Otherwise length is
+    None, and the encoder has rotary positions only.
     """
 
     def __init__(self, args: Namespace, vocab: int, length: int | None):
@@ -363,7 +358,7 @@ class RNN(nn.Module):
         self.embed = nn.Embedding(vocab, args.dim)
         self.cell = CELLS[args.cell](args)
         self.readout = Readout(args, vocab)
-        # m_∅. hand_over_to_rnn copies it from the encoder. BPTT trains it.
+        # m_∅. hand_over_to_rnn copies it from the encoder; bptt_baseline.py trains it.
         self.empty_memory = nn.Parameter(torch.randn(args.memory_tokens, args.dim))
 
     def step(self, memory: Tensor, x_t: Tensor) -> Tensor:
@@ -468,8 +463,8 @@ def nextlat_loss(models: Models, batch: Batch, args: Namespace) -> tuple[Tensor,
 def hand_over_to_rnn(models: Models):
     """To the RNN: m_∅ from the encoder, g from the readout of the labels.
 
-    Before DMT, train_phase calls this before each evaluation and each save, the last of
-    them at the end.
+    train_phase calls this before every evaluation and save of the first phase, and so
+    at its end, too. From then on DMT trains the RNN's own readout.
     """
     rnn = models["rnn"]
     empty_prefix = torch.zeros(1, 0, dtype=torch.long, device=rnn.empty_memory.device)
@@ -481,7 +476,7 @@ def hand_over_to_rnn(models: Models):
 def set_trained(models: Models, phase: str):
     """Let gradients reach only what a phase trains.
 
-    DMT trains rnn.cell, rnn.embed and rnn.readout. Before it, all is trained but
+    The first phase trains all but rnn.readout, and DMT trains rnn.cell, rnn.embed and
     rnn.readout. Neither trains rnn.empty_memory.
     """
     in_dmt = phase == "dmt"
@@ -1480,8 +1475,6 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:  # a terminal that lacks a character shows its code
             stream.reconfigure(errors="backslashreplace")

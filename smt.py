@@ -8,21 +8,23 @@ An RNN must learn what to remember, and how to update it. SMT gives the two to d
 networks and trains them together:
 - The encoder, a Transformer, reads a prefix x_0 .. x_t and writes a memory of it, the
   label m_t. It is causal, so one pass writes the labels of all prefixes (ours).
-- The decoder gets a label and the inputs that follow, and must predict the targets
-  of the next Tf times. So the label has to hold what these depend on.
+- The decoder gets a label m_t and must predict the Tf targets y_t, y_{t+1}, .. For each
+  it also sees the inputs after x_t up to the target's own time, and no later ones. So
+  the label has to hold what these targets need of x_0 .. x_t.
 - The RNN's cell learns single steps: from a label and the next input it must make the
   next label. Each step starts from a label of the encoder, and not from what the cell
   made before. So no step waits for another. All T are rows of one batch.
-An input may matter only for a target that comes more than Tf times later. A label near
-the target must hold it, as the decoder needs it there. The cell must make this label
-from the one before and from an input that does not show it. So the label before must
-hold it, too, and so on back in time. The loss of the steps also trains the encoder, and
-so it teaches this to the labels between, over many updates.
-No gradient passes through a chain of T steps, in which it could fade. From a decoded
-target it passes decoder and encoder, whose depth does not grow with T, and from a label
-to the one before it passes one step. The price is paid in training only: two more
-networks, attention that costs T^2, and the activations of all steps at once, which full
-backpropagation through time keeps, too.
+What if an input x_s matters only for a target Tf or more times later, which is not
+decoded from its own label m_s? Labels close to that target must hold x_s, because the
+decoder needs it there. The cell must make such a label from the one before, and the
+input between the two does not show x_s. So L_dyn, the loss of the steps, is small only
+if the label before holds x_s, too. L_dyn also trains the encoder. So over many updates
+it carries x_s back from label to label, until m_s holds it.
+No gradient goes through a chain of T steps, in which it could fade. From the targets it
+goes through decoder and encoder, whose depth does not grow with T. From L_dyn it goes
+through one step of the cell to the label before, and on into the encoder.
+The price is paid in training only: two more networks, attention that costs T^2, and the
+activations of all steps at once, which full backpropagation through time keeps, too.
 
 When the RNN runs alone, each step starts from the memory that it made itself, which is
 never exactly the label. SMT has shown exact labels to the cell, and nothing else. So
@@ -32,11 +34,12 @@ comes from imitation learning: the learner acts, and the teacher says what would
 been right there. A label depends on inputs only, so it stays the target wherever the
 RNN has drifted to.
 
-So SMT never unrolls the RNN, and DMT does. With --truncate 1, as in the paper, DMT's
-gradient is cut after every step, and nothing is backpropagated through time. By default
-it is cut every 64 steps (ours), so that an error also trains the earlier steps that
-caused it. This is truncated backpropagation through time (BPTT), and full BPTT where
-T <= 64. Its loss is the distance to the labels. --dmt-steps 0 leaves DMT out.
+SMT never unrolls the RNN, and DMT does. In the paper DMT's gradient is cut after every
+step (--truncate 1), so nothing is backpropagated through time. By default ours is cut
+every 64 steps, so that an error also trains the earlier steps that caused it. So our
+DMT is truncated backpropagation through time (BPTT), with the distance to the labels as
+its loss. Where T <= 64, it is full BPTT. In four tasks the loss of the targets comes in
+addition, see --attach-readout below. --dmt-steps 0 leaves DMT out.
 
 At inference encoder and decoder are not needed. The RNN starts from the label of the
 empty prefix. A new input costs one step and one readout, and the memory keeps its size.
@@ -93,7 +96,7 @@ An update of SMT: train encoder, decoder, rnn.cell and rnn.embed
                             hold, then to make them easy to follow
     All four losses train the encoder. L_dec also trains the decoder, L_read also the
     decoder's readout, and L_dyn also f: rnn.cell and rnn.embed. m_∅ is never decoded or
-    read, so L_dyn alone trains it.
+    read; of the losses L_dyn alone takes it.
 
 After SMT: rnn.empty_memory = m_∅, rnn.readout = a copy of decoder.readout
     The decoder keeps its own: evaluate() reads the labels with it.
@@ -116,9 +119,9 @@ An update of DMT: train rnn.cell, rnn.embed and rnn.readout
     Variant --attach-readout (ours): L_read also trains f, and L_labels fades out.
     L_read   = mean cross_entropy(readout(m̂_t), y_t)           at all t with a target
     minimise 0.1 (1 - progress) L_labels + L_read
-    So DMT ends as truncated BPTT from the targets. The paper's DMT is --truncate 1
-    without this variant. The tasks stack, parity, text and
-    pixels have it by default. --task NAME --help shows all defaults of a task.
+    So DMT ends as truncated BPTT from the targets. The tasks stack, parity, text and
+    pixels have it by default; --task NAME --help shows all defaults of a task. The
+    paper's DMT is --truncate 1 without this variant.
 
 Read on down to dmt_loss, or begin with the losses and look the networks up as you need
 them. All the rest is the program around the method: train_phase makes the updates, and
@@ -126,18 +129,13 @@ Models.forward calls the losses that phases() names. experiments/README.md says 
 parts that are ours gain.
 """
 
-import signal
-
-if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
-    # Not part of the method: while torch is imported, Ctrl-C ends without a traceback.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
 import argparse
 import importlib.util
 import json
 import math
 import os
 import shlex
+import signal
 import sys
 import threading
 import time
@@ -269,9 +267,9 @@ class Encoder(nn.Module):
 
     The Transformer is causal, so one pass makes the labels of all prefixes. The paper's
     encoder is bidirectional over x_0 .. x_t and needs a pass for each label.
-    length is T in tasks of fixed length. There each input also gets a learned embedding
-    of its time, the paper's timestamp. In other tasks length is None, and the encoder
-    has rotary positions only.
+    length is T if a time means the same place in every sequence. Then each input also
+    gets a learned embedding of its time, the paper's timestamp. Otherwise length is
+    None, and the encoder has rotary positions only.
     """
 
     def __init__(self, args: Namespace, vocab: int, length: int | None):
@@ -349,7 +347,7 @@ class Readout(nn.Module):
 
 # ------------------------------------------------------------------------------ decoder
 class Decoder(nn.Module):
-    """D: a readout that goes on into the future. Inputs follow the memory's K tokens.
+    """D: the readout's layers over the memory's K tokens and the inputs after them.
 
     m_t (N, K, d), x_{t+1} .. x_{t+S} (N, S) -> logits of y_t .. y_{t+S} (N, S + 1, V).
     The logits of y_t are read at the last memory token, those of y_{t+1} at the token
@@ -429,7 +427,7 @@ class RNN(nn.Module):
         self.embed = nn.Embedding(vocab, args.dim)
         self.cell = CELLS[args.cell](args)
         self.readout = Readout(args, vocab)
-        # m_∅. hand_over_to_rnn copies it from the encoder. BPTT trains it.
+        # m_∅. hand_over_to_rnn copies it from the encoder; bptt_baseline.py trains it.
         self.empty_memory = nn.Parameter(torch.randn(args.memory_tokens, args.dim))
 
     def step(self, memory: Tensor, x_t: Tensor) -> Tensor:
@@ -596,8 +594,8 @@ def uniformity_loss(m: Tensor, times: list[int]) -> Tensor:
 def hand_over_to_rnn(models: Models):
     """To the RNN: m_∅ from the encoder, g from the readout of the labels.
 
-    Before DMT, train_phase calls this before each evaluation and each save, the last of
-    them at the end.
+    train_phase calls this before every evaluation and save of the first phase, and so
+    at its end, too. From then on DMT trains the RNN's own readout.
     """
     rnn = models["rnn"]
     empty_prefix = torch.zeros(1, 0, dtype=torch.long, device=rnn.empty_memory.device)
@@ -609,7 +607,7 @@ def hand_over_to_rnn(models: Models):
 def set_trained(models: Models, phase: str):
     """Let gradients reach only what a phase trains.
 
-    DMT trains rnn.cell, rnn.embed and rnn.readout. Before it, all is trained but
+    The first phase trains all but rnn.readout, and DMT trains rnn.cell, rnn.embed and
     rnn.readout. Neither trains rnn.empty_memory.
     """
     in_dmt = phase == "dmt"
@@ -1613,8 +1611,6 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:  # a terminal that lacks a character shows its code
             stream.reconfigure(errors="backslashreplace")

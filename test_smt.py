@@ -536,13 +536,13 @@ def test_a_loss_that_is_not_finite_ends_the_run(program, monkeypatch, capsys):
 def test_a_small_run_learns(program, capsys):
     sizes = "--task copy --length 2 --delay 2 --dim 32 --memory-tokens 2"
     more = {
-        "smt": "--width 32 --windows 2 --dmt-steps 40",
-        "nextlat": "--width 32 --horizon 4 --dmt-steps 40",
+        "smt": "--width 32 --windows 2 --dmt-steps 20",
+        "nextlat": "--width 32 --horizon 4 --dmt-steps 20",
         "bptt": "",
     }
-    run = f"{sizes} {more[program.METHOD]} --steps 180 --eval-every 1000 --device cpu"
+    run = f"{sizes} {more[program.METHOD]} --steps 130 --eval-every 1000 --device cpu"
     program.main([*run.split(), "--out", "run"])
-    assert f"{program.METHOD}: 180 updates, about" in capsys.readouterr().out
+    assert f"{program.METHOD}: 130 updates, about" in capsys.readouterr().out
     final = json.loads(open("run/metrics.jsonl").readlines()[-1])
     assert final["rnn_acc"] > 0.97
     assert program is bptt_baseline or final["teacher_acc"] > 0.97

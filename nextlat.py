@@ -72,9 +72,9 @@ An update of DMT: train rnn.cell, rnn.embed and rnn.readout
     Variant --attach-readout (ours): L_read also trains f, and L_labels fades out.
     L_read   = mean cross_entropy(readout(m̂_t), y_t)           at all t with a target
     minimise 0.1 (1 - progress) L_labels + L_read
-    So DMT ends as truncated BPTT from the targets. The tasks stack, parity, text and
-    pixels have it by default; --task NAME --help shows all defaults of a task. The
-    paper's DMT is --truncate 1 without this variant.
+    So DMT ends as truncated backpropagation through time (BPTT) from the targets. The
+    tasks stack, parity, text and pixels have it by default; --task NAME --help shows
+    all defaults of a task. The paper's DMT is --truncate 1 without this variant.
 
 Read on down to dmt_loss, or begin with the losses and look the networks up as you need
 them. All the rest is the program around the method: train_phase makes the updates, and
@@ -504,7 +504,17 @@ def random_cuts(batch: Batch, H: int) -> range:
 
 
 def dmt_loss(models: Models, batch: Batch, args: Namespace) -> tuple[Tensor, dict]:
-    """The RNN runs alone and is pulled to the labels -> the loss, its parts by name."""
+    """The RNN runs alone and is pulled to the labels -> the loss, its parts by name.
+
+    A label depends on inputs only. So it says what would have been right, wherever the
+    RNN has drifted to. (DAgger, in imitation learning: the learner acts, and a teacher
+    says what would have been right there.)
+
+    In the paper the gradient is cut after every step, H = 1, so that nothing is
+    backpropagated through time. Ours is cut every 64 steps, so that an error also
+    trains the earlier steps that caused it. That is truncated BPTT with the distance to
+    the labels as its loss, and full BPTT where T <= 64. (ours)
+    """
     with torch.no_grad():  # the encoder is frozen
         m = models["encoder"](batch.x)[:, 1:]  # (B, T, K, d)
 

@@ -13,38 +13,16 @@ networks and trains them together:
   the label has to hold what these targets need of x_0 .. x_t.
 - The RNN's cell learns single steps: from a label and the next input it must make the
   next label. Each step starts from a label of the encoder, and not from what the cell
-  made before. So no step waits for another. All T are rows of one batch.
-What if an input x_s matters only for a target Tf or more times later, which is not
-decoded from its own label m_s? Labels close to that target must hold x_s, because the
-decoder needs it there. The cell must make such a label from the one before, and the
-input between the two does not show x_s. So L_dyn, the loss of the steps, is small only
-if the label before holds x_s, too. L_dyn also trains the encoder. So over many updates
-it carries x_s back from label to label, until m_s holds it.
-No gradient goes through a chain of T steps, in which it could fade. From the targets it
-goes through decoder and encoder, whose depth does not grow with T. From L_dyn it goes
-through one step of the cell to the label before, and on into the encoder.
-The price is paid in training only: two more networks, attention that costs T^2, and the
-activations of all steps at once, which full backpropagation through time keeps, too.
+  made before. So no step waits for another. All T are rows of one batch. These steps
+  also make the labels keep what is needed later; dynamics_loss says how.
 
 When the RNN runs alone, each step starts from the memory that it made itself, which is
-never exactly the label. SMT has shown exact labels to the cell, and nothing else. So
-errors can add up: the RNN drifts. DAgger Memory Training (DMT), the second phase, lets
-the RNN run on its own memories and pulls each to the label of the same prefix. DAgger
-comes from imitation learning: the learner acts, and the teacher says what would have
-been right there. A label depends on inputs only, so it stays the target wherever the
-RNN has drifted to.
-
-SMT never unrolls the RNN, and DMT does. In the paper DMT's gradient is cut after every
-step (--truncate 1), so nothing is backpropagated through time. By default ours is cut
-every 64 steps, so that an error also trains the earlier steps that caused it. So our
-DMT is truncated backpropagation through time (BPTT), with the distance to the labels as
-its loss. Where T <= 64, it is full BPTT. In four tasks the loss of the targets comes in
-addition, see --attach-readout below. --dmt-steps 0 leaves DMT out.
+never exactly the label. So errors can add up: the RNN drifts. DAgger Memory Training
+(DMT), the second phase, lets the RNN run on its own memories and pulls each to the
+label of the same prefix. So SMT never unrolls the RNN, and DMT does.
 
 At inference encoder and decoder are not needed. The RNN starts from the label of the
 empty prefix. A new input costs one step and one readout, and the memory keeps its size.
-Nothing has trained the RNN beyond the T of training, so expect drift to grow there.
---eval-length measures it.
 
 Glossary
   symbol     here            shape and meaning
@@ -119,9 +97,9 @@ An update of DMT: train rnn.cell, rnn.embed and rnn.readout
     Variant --attach-readout (ours): L_read also trains f, and L_labels fades out.
     L_read   = mean cross_entropy(readout(m̂_t), y_t)           at all t with a target
     minimise 0.1 (1 - progress) L_labels + L_read
-    So DMT ends as truncated BPTT from the targets. The tasks stack, parity, text and
-    pixels have it by default; --task NAME --help shows all defaults of a task. The
-    paper's DMT is --truncate 1 without this variant.
+    So DMT ends as truncated backpropagation through time (BPTT) from the targets. The
+    tasks stack, parity, text and pixels have it by default; --task NAME --help shows
+    all defaults of a task. The paper's DMT is --truncate 1 without this variant.
 
 Read on down to dmt_loss, or begin with the losses and look the networks up as you need
 them. All the rest is the program around the method: train_phase makes the updates, and
@@ -494,7 +472,11 @@ def read_loss(readout: Readout, read_from: Tensor, batch: Batch) -> Tensor:
 
 # ------------------------------------------------------------------------- the SMT loss
 def smt_loss(models: Models, batch: Batch, args: Namespace) -> tuple[Tensor, dict]:
-    """The loss of SMT on a batch -> the loss, and its parts by name."""
+    """The loss of SMT on a batch -> the loss, and its parts by name.
+
+    What it costs in training: two networks besides the RNN, attention that costs T^2,
+    and the activations of all steps at once, which full BPTT keeps, too.
+    """
     decoder, rnn = models["decoder"], models["rnn"]
     labels = models["encoder"](batch.x)  # (B, T + 1, K, d)
     m = labels[:, 1:]  # m[:, t] is m_t; (B, T, K, d)
@@ -556,6 +538,16 @@ def dynamics_loss(rnn: RNN, m_before: Tensor, m: Tensor, x: Tensor) -> Tensor:
 
     Nothing is detached. The gradient reaches the encoder through both labels, so the
     encoder learns to write labels that the cell can follow.
+
+    What if an input x_s matters only for a target Tf or more times later? L_dec does
+    not ask m_s for it. But a label close to the target must hold x_s, as the decoder
+    needs it there. The cell must make this label from the one before, and the input
+    between the two does not show x_s. So L_dyn is small only if the label before holds
+    x_s, too. Over many updates x_s is carried back from label to label, to m_s.
+
+    No gradient goes through a chain of T steps, in which it could fade. That of L_dec
+    goes through decoder and encoder, whose depth does not grow with T. That of L_dyn
+    goes through one step of the cell, and on into the encoder.
     """
     before = m_before.flatten(0, 1)  # (B T, K, d)
     inputs = x.flatten()  # (B T,)
@@ -635,7 +627,17 @@ def random_cuts(batch: Batch, H: int) -> range:
 
 
 def dmt_loss(models: Models, batch: Batch, args: Namespace) -> tuple[Tensor, dict]:
-    """The RNN runs alone and is pulled to the labels -> the loss, its parts by name."""
+    """The RNN runs alone and is pulled to the labels -> the loss, its parts by name.
+
+    A label depends on inputs only. So it says what would have been right, wherever the
+    RNN has drifted to. (DAgger, in imitation learning: the learner acts, and a teacher
+    says what would have been right there.)
+
+    In the paper the gradient is cut after every step, H = 1, so that nothing is
+    backpropagated through time. Ours is cut every 64 steps, so that an error also
+    trains the earlier steps that caused it. That is truncated BPTT with the distance to
+    the labels as its loss, and full BPTT where T <= 64. (ours)
+    """
     with torch.no_grad():  # the encoder is frozen
         m = models["encoder"](batch.x)[:, 1:]  # (B, T, K, d)
 

@@ -162,8 +162,21 @@ def table_of_nextlat(runs: dict[str, dict]) -> str:
     return table(columns.split("|"), rows)
 
 
+def table_of_parts(runs: dict[str, dict]) -> str:
+    """What copy's RNN reads at the end of SMT without a part that is ours."""
+    names = {"nothing": "copy, seed 1"}
+    for part in ("growth", "read", "writing", "timestamps", "convolution"):
+        names[part] = f"without-{part}, copy, seed 1"
+    rows = []
+    for part, name in names.items():
+        end = [line for line in runs[name]["metrics"] if line["phase"] == "smt"][-1]
+        rows.append([part, shown("copy", end), f"{end['drift']:.2f}"])
+    return table(["without", "RNN alone, before DMT", "drift"], rows)
+
+
 TABLES = {
     "tasks": table_of_tasks,
+    "parts": table_of_parts,
     "methods": table_of_methods,
     "nextlat": table_of_nextlat,
 }

@@ -69,12 +69,8 @@ An update of DMT: train rnn.cell, rnn.embed and rnn.readout
     DMT asks that labels hold anything, so labels that move could become easy to follow
     and empty. m_∅ is frozen, too, as it is the label of the empty prefix already.
 
-    Variant --attach-readout (ours): L_read also trains f, and L_labels fades out.
-    L_read   = mean cross_entropy(readout(m̂_t), y_t)           at all t with a target
-    minimise 0.1 (1 - progress) L_labels + L_read
-    So DMT ends as truncated backpropagation through time (BPTT) from the targets. The
-    tasks stack, parity, text and pixels have it by default; --task NAME --help shows
-    all defaults of a task. The paper's DMT is --truncate 1 without this variant.
+    The paper's DMT is --truncate 1. Four tasks have --attach-readout, a variant (ours)
+    in which L_read trains f, too; see dmt_loss.
 
 Read on down to dmt_loss, or begin with the losses and look the networks up as you need
 them. All the rest is the program around the method: train_phase makes the updates, and
@@ -220,9 +216,11 @@ class Encoder(nn.Module):
 
     The Transformer is causal, so one pass makes the labels of all prefixes. The paper's
     encoder is bidirectional over x_0 .. x_t and needs a pass for each label.
-    length is T if a time means the same place in every sequence. Then each input also
-    gets a learned embedding of its time, the paper's timestamp. Otherwise length is
-    None, and the encoder has rotary positions only.
+
+    length is T if time t is the same place in every sequence, and None for pieces of a
+    text, or where lengths differ. With a length each input also gets a learned
+    embedding of its time, the paper's timestamp. Without one, there are rotary
+    positions only.
     """
 
     def __init__(self, args: Namespace, vocab: int, length: int | None):
@@ -255,9 +253,10 @@ class Encoder(nn.Module):
 
     def write_labels(self, h: Tensor) -> Tensor:
         """The labels of all times: h (B, T + 1, W) -> (B, T + 1, K, d)."""
-        # By default a token of the encoder (W = 128) is narrower than a label (K d =
-        # 256). To pass on more than a token can hold, K d / 16 heads gather from the
-        # tokens of the whole prefix. Each writes 16 numbers of one memory token. (ours)
+        # A label (K d = 256 by default) is wider than a token of the encoder (W = 128).
+        # A linear map of one token could not fill it. So attention with K d / HEAD_SIZE
+        # heads gathers from the tokens of the whole prefix. Each head writes HEAD_SIZE
+        # numbers of one memory token. (ours)
         qkv = self.label_qkv(h)  # (B, T + 1, 3 K d)
         gathered = attention(qkv, causal=True)  # (B, T + 1, K d)
         labels = self.label_from_token(h) + gathered
@@ -461,7 +460,7 @@ def nextlat_loss(models: Models, batch: Batch, args: Namespace) -> tuple[Tensor,
 # ------------------------------------------------------------------ from SMT to the RNN
 @torch.no_grad()
 def hand_over_to_rnn(models: Models):
-    """To the RNN: m_∅ from the encoder, g from the readout of the labels.
+    """Copy m_∅ from the encoder to the RNN, and the readout that has read the labels.
 
     train_phase calls this before every evaluation and save of the first phase, and so
     at its end, too. From then on DMT trains the RNN's own readout.
@@ -476,8 +475,8 @@ def hand_over_to_rnn(models: Models):
 def set_trained(models: Models, phase: str):
     """Let gradients reach only what a phase trains.
 
-    The first phase trains all but rnn.readout, and DMT trains rnn.cell, rnn.embed and
-    rnn.readout. Neither trains rnn.empty_memory.
+    DMT trains rnn.cell, rnn.embed and rnn.readout. Before it, all is trained but
+    rnn.readout and rnn.empty_memory, which are copies here.
     """
     in_dmt = phase == "dmt"
     models["encoder"].requires_grad_(not in_dmt)
@@ -511,9 +510,15 @@ def dmt_loss(models: Models, batch: Batch, args: Namespace) -> tuple[Tensor, dic
     says what would have been right there.)
 
     In the paper the gradient is cut after every step, H = 1, so that nothing is
-    backpropagated through time. Ours is cut every 64 steps, so that an error also
-    trains the earlier steps that caused it. That is truncated BPTT with the distance to
-    the labels as its loss, and full BPTT where T <= 64. (ours)
+    backpropagated through time. Here it is cut every H = 64 steps, so that an error
+    also trains the earlier steps that caused it (ours). That is truncated BPTT with the
+    distance to the labels as its loss, and full BPTT where T <= H.
+
+    With --attach-readout (ours) L_read also trains the cell, and L_labels fades out:
+        L_read   = mean cross_entropy(readout(m̂_t), y_t)       at all t with a target
+        minimise 0.1 (1 - progress) L_labels + L_read
+    So DMT ends as truncated BPTT from the targets. The tasks stack, parity, text and
+    pixels have it by default, as they ask at nearly every time.
     """
     with torch.no_grad():  # the encoder is frozen
         m = models["encoder"](batch.x)[:, 1:]  # (B, T, K, d)
@@ -524,8 +529,8 @@ def dmt_loss(models: Models, batch: Batch, args: Namespace) -> tuple[Tensor, dic
 
     if args.attach_readout:
         # The targets now train the cell, too, through up to H steps.
-        # L_labels fades out. We chose to start at 0.1: in some tasks labels change much
-        # with each input. There L_labels is large, and at 1 it would outweigh L_read.
+        # L_labels fades out. It starts at 0.1, as we think that at 1 it would outweigh
+        # L_read in tasks such as pixels, whose labels change much with each input.
         labels_weight = 0.1 * (1 - batch.progress)  # (ours)
         read_from = memories
     else:

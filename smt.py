@@ -13,8 +13,8 @@ networks and trains them together:
   the label has to hold what these targets need of x_0 .. x_t.
 - The RNN's cell learns single steps: from a label and the next input it must make the
   next label. Each step starts from a label of the encoder, and not from what the cell
-  made before. So no step waits for another. All T are rows of one batch. These steps
-  also make the labels keep what is needed later; dynamics_loss says how.
+  made before. So no step waits for another. The steps of all T times are rows of one
+  batch. They also make the labels keep what is needed later; dynamics_loss says how.
 
 When the RNN runs alone, each step starts from the memory that it made itself, which is
 never exactly the label. So errors can add up: the RNN drifts. DAgger Memory Training
@@ -62,12 +62,12 @@ Glossary
 An update of SMT: train encoder, decoder, rnn.cell and rnn.embed
     m_∅, m_0 .. m_{T-1} = encoder(x)
     L_dec  = mean cross_entropy(decoder(m_t, x_{t+1} .. x_{t+Tf-1}), y_t .. y_{t+Tf-1})
-                            at J random t, none so early that its window ends before
-                            the first target; J > 1 is (ours)
+                            at J random t whose windows reach the first target, or
+                            begin after it; J > 1 is (ours)
     L_dyn  = mean square of step(m_{t-1}, x_t) - m_t    at all t; m_{-1} is m_∅
     L_read = mean cross_entropy(readout(m_t), y_t)      at all t with a target (ours)
     L_unif = log mean exp(-2 |u_a - u_b|^2)             at the t of L_dec; u_a, u_b are
-                            the same token at the same t in two sequences, scaled to
+                            the same memory token at the same t in two sequences, of
                             length 1 (ours: the paper pairs all tokens of all labels)
     minimise L_dec + progress λ_dyn L_dyn + L_read + λ_unif L_unif
                             progress (ours): the encoder learns first what labels must
@@ -94,12 +94,8 @@ An update of DMT: train rnn.cell, rnn.embed and rnn.readout
     DMT asks that labels hold anything, so labels that move could become easy to follow
     and empty. m_∅ is frozen, too, as it is the label of the empty prefix already.
 
-    Variant --attach-readout (ours): L_read also trains f, and L_labels fades out.
-    L_read   = mean cross_entropy(readout(m̂_t), y_t)           at all t with a target
-    minimise 0.1 (1 - progress) L_labels + L_read
-    So DMT ends as truncated backpropagation through time (BPTT) from the targets. The
-    tasks stack, parity, text and pixels have it by default; --task NAME --help shows
-    all defaults of a task. The paper's DMT is --truncate 1 without this variant.
+    The paper's DMT is --truncate 1. Four tasks have --attach-readout, a variant (ours)
+    in which L_read trains f, too; see dmt_loss.
 
 Read on down to dmt_loss, or begin with the losses and look the networks up as you need
 them. All the rest is the program around the method: train_phase makes the updates, and
@@ -245,9 +241,11 @@ class Encoder(nn.Module):
 
     The Transformer is causal, so one pass makes the labels of all prefixes. The paper's
     encoder is bidirectional over x_0 .. x_t and needs a pass for each label.
-    length is T if a time means the same place in every sequence. Then each input also
-    gets a learned embedding of its time, the paper's timestamp. Otherwise length is
-    None, and the encoder has rotary positions only.
+
+    length is T if time t is the same place in every sequence, and None for pieces of a
+    text, or where lengths differ. With a length each input also gets a learned
+    embedding of its time, the paper's timestamp. Without one, there are rotary
+    positions only.
     """
 
     def __init__(self, args: Namespace, vocab: int, length: int | None):
@@ -280,9 +278,10 @@ class Encoder(nn.Module):
 
     def write_labels(self, h: Tensor) -> Tensor:
         """The labels of all times: h (B, T + 1, W) -> (B, T + 1, K, d)."""
-        # By default a token of the encoder (W = 128) is narrower than a label (K d =
-        # 256). To pass on more than a token can hold, K d / 16 heads gather from the
-        # tokens of the whole prefix. Each writes 16 numbers of one memory token. (ours)
+        # A label (K d = 256 by default) is wider than a token of the encoder (W = 128).
+        # A linear map of one token could not fill it. So attention with K d / HEAD_SIZE
+        # heads gathers from the tokens of the whole prefix. Each head writes HEAD_SIZE
+        # numbers of one memory token. (ours)
         qkv = self.label_qkv(h)  # (B, T + 1, 3 K d)
         gathered = attention(qkv, causal=True)  # (B, T + 1, K d)
         labels = self.label_from_token(h) + gathered
@@ -325,12 +324,12 @@ class Readout(nn.Module):
 
 # ------------------------------------------------------------------------------ decoder
 class Decoder(nn.Module):
-    """D: the readout's layers over the memory's K tokens and the inputs after them.
+    """D: the readout itself, run on a longer row: K memory tokens, and then inputs.
 
     m_t (N, K, d), x_{t+1} .. x_{t+S} (N, S) -> logits of y_t .. y_{t+S} (N, S + 1, V).
     The logits of y_t are read at the last memory token, those of y_{t+1} at the token
-    of x_{t+1}, and so on. Attention is causal, so no logit depends on a later input,
-    and the logits of y_t are the readout's.
+    of x_{t+1}, and so on. Attention is causal, so no logit depends on a later input.
+    Without inputs the decoder is the readout. All that it adds is an embedding.
     """
 
     def __init__(self, args: Namespace, vocab: int):
@@ -490,10 +489,10 @@ def smt_loss(models: Models, batch: Batch, args: Namespace) -> tuple[Tensor, dic
     L_read = read_loss(decoder.readout, m, batch)
     L_unif = uniformity_loss(m, times)
 
-    # L_dyn's weight grows from 0 to λ_dyn (ours). We think that L_dyn, too early, makes
-    # the encoder write labels that hold little, as those are easy to predict. After SMT
-    # copy's RNN gave GIN % right answers with a growing weight, and GOUT % with a
-    # constant one (one seed each; python experiments/ablations.py growth).
+    # L_dyn's weight grows from 0 to λ_dyn (ours). We think that at full weight from the
+    # start it makes the encoder write labels that hold little, as those are easy to
+    # predict. In the task copy the RNN had GIN % right answers after SMT with a growing
+    # weight, and GOUT % with a constant one (experiments/ablations.py growth, seed 1).
     dynamics_weight = args.lambda_dyn * batch.progress
     loss = L_dec + dynamics_weight * L_dyn + L_read + args.lambda_unif * L_unif
     parts = {"decode": L_dec, "dynamics": L_dyn, "read": L_read, "uniformity": L_unif}
@@ -503,7 +502,7 @@ def smt_loss(models: Models, batch: Batch, args: Namespace) -> tuple[Tensor, dic
 def random_times(batch: Batch, args: Namespace) -> list[int]:
     """J random times t, the same in all rows; a time can come twice.
 
-    None is so early that its window of Tf times ends before the batch's first target.
+    Each window of Tf times reaches the batch's first target, or begins after it.
     They are Python integers, so that the CPU need not wait for the GPU to slice.
     """
     T = batch.x.shape[1]
@@ -584,7 +583,7 @@ def uniformity_loss(m: Tensor, times: list[int]) -> Tensor:
 # ------------------------------------------------------------------ from SMT to the RNN
 @torch.no_grad()
 def hand_over_to_rnn(models: Models):
-    """To the RNN: m_∅ from the encoder, g from the readout of the labels.
+    """Copy m_∅ from the encoder to the RNN, and the readout that has read the labels.
 
     train_phase calls this before every evaluation and save of the first phase, and so
     at its end, too. From then on DMT trains the RNN's own readout.
@@ -599,8 +598,8 @@ def hand_over_to_rnn(models: Models):
 def set_trained(models: Models, phase: str):
     """Let gradients reach only what a phase trains.
 
-    The first phase trains all but rnn.readout, and DMT trains rnn.cell, rnn.embed and
-    rnn.readout. Neither trains rnn.empty_memory.
+    DMT trains rnn.cell, rnn.embed and rnn.readout. Before it, all is trained but
+    rnn.readout and rnn.empty_memory, which are copies here.
     """
     in_dmt = phase == "dmt"
     models["encoder"].requires_grad_(not in_dmt)
@@ -634,9 +633,15 @@ def dmt_loss(models: Models, batch: Batch, args: Namespace) -> tuple[Tensor, dic
     says what would have been right there.)
 
     In the paper the gradient is cut after every step, H = 1, so that nothing is
-    backpropagated through time. Ours is cut every 64 steps, so that an error also
-    trains the earlier steps that caused it. That is truncated BPTT with the distance to
-    the labels as its loss, and full BPTT where T <= 64. (ours)
+    backpropagated through time. Here it is cut every H = 64 steps, so that an error
+    also trains the earlier steps that caused it (ours). That is truncated BPTT with the
+    distance to the labels as its loss, and full BPTT where T <= H.
+
+    With --attach-readout (ours) L_read also trains the cell, and L_labels fades out:
+        L_read   = mean cross_entropy(readout(m̂_t), y_t)       at all t with a target
+        minimise 0.1 (1 - progress) L_labels + L_read
+    So DMT ends as truncated BPTT from the targets. The tasks stack, parity, text and
+    pixels have it by default, as they ask at nearly every time.
     """
     with torch.no_grad():  # the encoder is frozen
         m = models["encoder"](batch.x)[:, 1:]  # (B, T, K, d)
@@ -647,8 +652,8 @@ def dmt_loss(models: Models, batch: Batch, args: Namespace) -> tuple[Tensor, dic
 
     if args.attach_readout:
         # The targets now train the cell, too, through up to H steps.
-        # L_labels fades out. We chose to start at 0.1: in some tasks labels change much
-        # with each input. There L_labels is large, and at 1 it would outweigh L_read.
+        # L_labels fades out. It starts at 0.1, as we think that at 1 it would outweigh
+        # L_read in tasks such as pixels, whose labels change much with each input.
         labels_weight = 0.1 * (1 - batch.progress)  # (ours)
         read_from = memories
     else:

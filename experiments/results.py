@@ -174,7 +174,20 @@ def table_of_parts(runs: dict[str, dict]) -> str:
     return table(["without", "RNN alone, before DMT", "drift"], rows)
 
 
+def table_of_speed(_) -> str:
+    """An update against T, as speed.py measured it."""
+    found = json.loads((ROOT / "results/speed.json").read_text())
+    called = {"smt": "SMT", "nextlat": "NextLat", "dmt": "DMT", "bptt": "BPTT"}
+    rows = []
+    for T in dict.fromkeys(line["T"] for line in found):
+        lines = {line["method"]: line for line in found if line["T"] == T}
+        cells = [f"{lines[m]['ms']:,.0f} ms; {lines[m]['layers']:,}" for m in called]
+        rows.append([f"{T:,}", *cells])
+    return table(["T", *called.values()], rows)
+
+
 TABLES = {
+    "speed": table_of_speed,
     "tasks": table_of_tasks,
     "parts": table_of_parts,
     "methods": table_of_methods,

@@ -1553,13 +1553,15 @@ def check_memory(args: Namespace, task):
 
 def load_weights(models: Models, weights: dict):
     """Load the weights of these networks; WrongInput if they don't fit."""
+    there = {name.split(".")[0] for name in weights}
+    missing = [name for name in models if name not in there]
+    if missing:
+        message = f"the run holds {', '.join(sorted(there))}, and no {missing[0]}"
+        raise WrongInput(f"--init, --resume: {message}; name another run")
     try:
         weights = {name: weights[name] for name in models.state_dict()}
         models.load_state_dict(weights)
-    except KeyError as error:
-        message = f"another method made this run, which lacks {error}"
-        raise WrongInput(f"--init, --resume: {message}") from None
-    except RuntimeError:
+    except (KeyError, RuntimeError):
         message = "a network has another size; leave out what changes sizes or T"
         raise WrongInput(f"--init, --resume: {message}") from None
 

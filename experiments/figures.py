@@ -112,14 +112,15 @@ def draw_smt(axes):
         "A Transformer writes labels $m$ that tell the future. The RNN's\n"
         "step $f$ learns to get from each to the next, all at once.",
     )
+    axes.text(2.7, 4.05, "$x_0 \\,..\\, x_t,\\, x_{t+1}$", ha="center", va="center")
+    arrow(axes, (2.7, 3.85), (2.7, 3.5))
+    box(axes, 2.7, 3.15, "encoder (causal)", colour, width=5.0)
     for x, t in ((0.9, "t"), (4.5, "t+1")):
-        axes.text(x, 4.05, f"$x_0 \\,..\\, x_{{{t}}}$", ha="center", va="center")
-        arrow(axes, (x, 3.85), (x, 3.5))
-        box(axes, x, 3.15, "encoder", colour, width=1.5)
         arrow(axes, (x, 2.82), (x, 1.88))
         box(axes, x, 1.5, f"$m_{{{t}}}$", colour)
-    arrow(axes, (1.33, 1.5), (1.78, 1.5))
+    arrow(axes, (1.33, 1.5), (1.74, 1.5))
     box(axes, 2.5, 1.5, "$f(m_t, x_{t+1})$", COLOURS["dmt"], width=1.45)
+    axes.text(2.5, 1.9, "RNN", color=COLOURS["dmt"], ha="center", fontsize=12)
     arrow(axes, (2.5, 0.95), (2.5, 1.15))
     axes.text(2.5, 0.8, "$x_{t+1}$", ha="center", va="center")
     arrow(axes, (3.27, 1.5), (4.08, 1.5), colour, dashed=True, width=2.5)
@@ -129,9 +130,7 @@ def draw_smt(axes):
     axes.text(1.05, -0.3, "$x_{t+1},\\, x_{t+2} \\,..$", va="center")
     box(axes, 0.9, 0.3, "decoder", colour, width=1.5)
     arrow(axes, (1.68, 0.3), (2.3, 0.3))
-    axes.text(
-        3.68, 0.3, "the future: $y_t,\\, y_{t+1} \\,..$", ha="center", va="center"
-    )
+    axes.text(3.8, 0.3, "the future: $y_t,\\, y_{t+1} \\,..$", ha="center", va="center")
 
 
 def draw_dmt(axes):
@@ -141,7 +140,7 @@ def draw_dmt(axes):
         "DMT",
         colour,
         "The RNN runs on its own memories $\\hat{m}$, and each is pulled\n"
-        "to its label. The gradient goes back to a cut at most.",
+        "to its label. The gradient goes back 64 steps (paper: one).",
     )
     chain(axes, 1.1, colour, "\\hat{m}")
     for i, t in enumerate(("t-1", "t", "t+1", "t+2")):
@@ -150,11 +149,11 @@ def draw_dmt(axes):
         arrow(axes, (x, 1.47), (x, 2.83), colour, dashed=True, width=2.5)
     axes.text(2.72, 3.85, "labels of the encoder, frozen", ha="center")
     axes.texts[-1].set_color(COLOURS["smt"])
-    for i in (0, 2):
+    for i in range(3):
         begin, end = 2.05 + 1.35 * i, 0.7 + 1.35 * i
         arrow(axes, (begin, 1.45), (end, 1.45), COLOURS["bptt"], 0.4, True, 2)
-    axes.plot([2.72, 2.72], [0.6, 1.65], color="black", lw=2)
-    axes.text(2.72, 0.33, "cut", ha="center", fontsize=12)
+    axes.text(0.85, 2.3, "pulled", color=colour, fontsize=12)
+    axes.text(2.72, 1.8, "gradient", color=COLOURS["bptt"], ha="center", fontsize=12)
 
 
 def method(path: Path):
@@ -172,7 +171,7 @@ PARTS = {  # as the metrics name them: the name in the picture, the line's style
     "decode": ("decoding the future", "-"),
     "read": ("readout", "--"),
     "dynamics": ("steps of the RNN", "-."),
-    "uniformity": ("minus uniformity", ":"),
+    "uniformity": ("closeness of two labels", ":"),
     "labels": ("distance to the labels", "-"),
     "kl": ("readout of guesses", ":"),
 }
@@ -229,7 +228,9 @@ def draw_phase(above, below, phase: str, own: list[dict], begin: dict | None):
     above.plot(steps, alone, color=colour, lw=3, label=label)
     for name, (called, style) in PARTS.items():
         if name in own[0]:
-            values = [abs(line[name]) for line in own]
+            values = [line[name] for line in own]
+            if name == "uniformity":  # the logarithm of a mean
+                values = [math.exp(value) for value in values]
             steps = [line["step"] for line in own]
             label = f"{phase.upper()}: {called}"
             below.plot(steps, values, style, color=colour, lw=2, label=label)

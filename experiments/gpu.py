@@ -1,4 +1,4 @@
-"""What a GPU does with both programs: all measurements in one call.
+"""What a GPU does with SMT, DMT and BPTT: all measurements in one call.
 
     python experiments/gpu.py OUT [--small]
 

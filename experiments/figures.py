@@ -286,6 +286,9 @@ DELAYS = (32, 64, 128)
 def delay(path: Path):
     """Right answers of copy against its delay: the runs of results/runs.jsonl."""
     runs = results.read_runs()
+    for name in [f"{method}, copy, delay {D}" for method in METHODS for D in DELAYS]:
+        if name not in runs:
+            raise smt.WrongInput(f"delay: {results.RUNS} has no run {name!r} yet")
     figure, axes = plt.subplots(figsize=(8, 5))
     for method, called in METHODS.items():
         found = [runs[f"{method}, copy, delay {D}"] for D in DELAYS]

@@ -1,4 +1,4 @@
-"""What a GPU does with SMT, DMT and BPTT: all measurements in one call.
+"""What a GPU does with SMT, DMT, NextLat and BPTT: all measurements in one call.
 
     python experiments/gpu.py OUT [--small]
 
@@ -7,8 +7,8 @@ OUT/gpu.json and, if matplotlib is installed, OUT/gpu.png. With --small the netw
 the runs are tiny, and it works on the CPU, too.
 
   copy      whole runs of the task copy, in bf16 and in fp32: the RNN against seconds
-  updates   milliseconds of an update and the most memory that it takes: SMT, DMT and
-            BPTT at the default sizes, with --compile, and at the authors' sizes
+  updates   milliseconds of an update and the most memory that it takes: each method
+            at the default sizes, with --compile, and at the authors' sizes
   resume    whether a run that was stopped and resumed ends at the same weights
 """
 
@@ -24,12 +24,13 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import bptt_baseline
+import nextlat
 import smt
 
 SMALL = "--dim 16 --memory-tokens 2 --batch-size 4 --length 2 --delay 3".split()
 SMALL_SMT = "--width 16 --encoder-depth 1 --dmt-batch-size 4".split()
-PROGRAMS = {"smt": smt, "dmt": smt, "bptt": bptt_baseline}
-COLOURS = {"smt": "#0072B2", "dmt": "#009E73", "bptt": "#D55E00"}
+PROGRAMS = {"smt": smt, "nextlat": nextlat, "dmt": smt, "bptt": bptt_baseline}
+COLOURS = {"smt": "#0072B2", "dmt": "#009E73", "bptt": "#D55E00", "nextlat": "#CC79A7"}
 # Options of an update by name. At the authors' sizes T = 256: 2 * 8 + 240.
 SIZES = {
     "default": [],
@@ -153,8 +154,8 @@ def main(argv: list[str] | None = None):
     for size, options in SIZES.items():
         if args.small and size != "default":
             continue
-        for name, program in PROGRAMS.items():
-            more = tiny_smt if program is smt else tiny
+        for name in PROGRAMS:
+            more = tiny if name == "bptt" else tiny_smt
             try:
                 figures = measure_updates(name, options + more, 2 if args.small else 20)
             except torch.OutOfMemoryError:

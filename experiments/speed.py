@@ -18,12 +18,9 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
 import gpu
-import nextlat
 
 LENGTHS = (64, 256, 1024, 4096)
-METHODS = ("smt", "nextlat", "dmt", "bptt")
 OPTIONS = "--batch-size 4 --device cpu --precision fp32".split()
-gpu.PROGRAMS["nextlat"] = nextlat
 
 
 def measure(method: str, T: int, updates: int) -> dict:
@@ -46,7 +43,7 @@ def main(argv: list[str]) -> int:
     torch.set_num_threads(1)
     found = []
     for T in (20,) if quick else LENGTHS:
-        for method in METHODS:
+        for method in gpu.PROGRAMS:
             updates = 1 if quick else max(1, 1024 // T)
             found.append(measure(method, T, updates))
             print(

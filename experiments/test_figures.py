@@ -22,6 +22,10 @@ def test_a_picture_is_drawn(what, tmp_path, monkeypatch):
         task = "--task copy --delay 3" if what == "run" else "--task pixels --side 6"
         assert smt.main([*TINY, *task.split(), *RUN]) == 0
         argv.append("run")
+    line = {"phase": "dmt", "step": 1, "seconds": 1.0, "rnn_acc": 0.5}
+    run = {"metrics": [line], "final": line}
+    names = [f"{m}, copy, delay {D}" for m in figures.METHODS for D in figures.DELAYS]
+    monkeypatch.setattr(figures.results, "read_runs", lambda: dict.fromkeys(names, run))
     assert figures.main([*argv, str(tmp_path)]) == 0
     assert (tmp_path / f"{what}.png").stat().st_size > 10_000
 

@@ -162,13 +162,22 @@ def table_of_nextlat(runs: dict[str, dict]) -> str:
     return table(columns.split("|"), rows)
 
 
+# What copy was trained without (see ablations.py), and the names of the runs.
+PARTS = {
+    "nothing": "copy, seed 1",
+    "growth: λ_dyn is 5 throughout": "without-growth, copy, seed 1",
+    "growth: λ_dyn is 0.1 throughout": "without-growth at 0.1, copy, seed 1",
+    "L_read": "without-read, copy, seed 1",
+    "gathering from the prefix (writing)": "without-writing, copy, seed 1",
+    "timestamps (the paper's)": "without-timestamps, copy, seed 1",
+    "convolution": "without-convolution, copy, seed 1",
+}
+
+
 def table_of_parts(runs: dict[str, dict]) -> str:
     """What copy's RNN reads at the end of SMT without a part that is ours."""
-    names = {"nothing": "copy, seed 1"}
-    for part in ("growth", "read", "writing", "timestamps", "convolution"):
-        names[part] = f"without-{part}, copy, seed 1"
     rows = []
-    for part, name in names.items():
+    for part, name in PARTS.items():
         end = [line for line in runs[name]["metrics"] if line["phase"] == "smt"][-1]
         rows.append([part, shown("copy", end), f"{end['drift']:.2f}"])
     return table(["without", "RNN alone, before DMT", "drift"], rows)

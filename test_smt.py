@@ -504,6 +504,18 @@ def test_depth_counts_the_layers_that_wait_for_one_another():
     }
 
 
+def test_progress_rises_in_each_phase_from_0(monkeypatch):
+    usual, seen = smt.update, []
+
+    def update(network, optimizers, loss_of, batch, args):
+        seen.append(batch.progress)
+        return usual(network, optimizers, loss_of, batch, args)
+
+    monkeypatch.setattr(smt, "update", update)
+    smt.main([*TINY_SMT, *COPY, "--steps", "4", "--dmt-steps", "2", "--out", "run"])
+    assert seen == [0, 0.25, 0.5, 0.75, 0, 0.5]
+
+
 def test_a_seed_gives_the_same_weights_again_and_another_seed_others():
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         seeded = ["--seed", str(seed), "--out", name]

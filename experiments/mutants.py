@@ -1,4 +1,4 @@
-"""Do the sanity checks find bugs? Put bugs into copies of the programs, and see.
+"""Do the tests of method and tasks find bugs? Put bugs into copies, and see.
 
     python experiments/mutants.py            all of them; some 20 s each
     python experiments/mutants.py NUMBER ..  only these
@@ -62,12 +62,13 @@ def mutate(source: str, name: str, old: str, new: str) -> str:
 
 
 def is_found(name: str, old: str, new: str) -> bool:
-    """Whether the sanity checks fail on copies of the programs with this bug."""
+    """Whether test_smt.py or test_data.py fails on copies with this bug."""
     with tempfile.TemporaryDirectory() as folder:
         for program in PROGRAMS:
             source = (ROOT / program).read_text()
             (Path(folder) / program).write_text(mutate(source, name, old, new))
-        shutil.copy(ROOT / "test_smt.py", folder)
+        for tests in ("test_smt.py", "experiments/test_data.py"):
+            shutil.copy(ROOT / tests, folder)
         # These compare texts, and so would find any bug.
         others = ["--deselect=test_smt.py::test_lines_have_at_most_88_columns"]
         others += ["-k", "not to_the_letter"]

@@ -26,7 +26,7 @@ Glossary
   f          rnn.step        m_{t-1} or m̂_{t-1}, x_t -> a guess of m_t: embed x_t,
                              rnn.cell, scale to RMS 1
   g          readout         m_t -> logits of y_t; DMT trains its copy, rnn.readout
-  λ_dyn      lambda_dyn      weight of L_dyn
+  λ_dyn      lambda_dyn      weight of L_dyn (in SMT, times progress)
   λ_kl       lambda_kl       weight of L_kl
   progress   progress        share of the phase's updates that are done, from 0 up to 1
   A          horizon         steps ahead that the RNN makes from a label
@@ -66,11 +66,13 @@ An update of DMT: train rnn.cell, rnn.embed and rnn.readout
     L_read   = mean cross_entropy(readout(detach(m̂_t)), y_t)   at all t with a target
     minimise L_labels + L_read
     L_labels trains f, and L_read trains rnn.readout. The encoder is frozen: no loss of
-    DMT asks that labels hold anything, so labels that move could become easy to follow
-    and empty. m_∅ is frozen, too, as it is the label of the empty prefix already.
+    DMT asks that labels hold anything. If the encoder were trained, its labels could
+    become easy to follow by holding nothing. m_∅ is frozen, too, as it is the label of
+    the empty prefix already.
 
-    The paper's DMT is --truncate 1. Four tasks have --attach-readout, a variant (ours)
-    in which L_read trains f, too; see dmt_loss.
+    The paper's DMT is --truncate 1, and the default is H = 64. So where T <= 64, the
+    gradient goes through the whole sequence. Four tasks have --attach-readout by
+    default, a variant (ours): L_read trains f, too, and L_labels fades out.
 
 Read on down to dmt_loss, or begin with the losses and look the networks up as you need
 them. All the rest is the program around the method: train_phase makes the updates, and
@@ -217,10 +219,10 @@ class Encoder(nn.Module):
     The Transformer is causal, so one pass makes the labels of all prefixes. The paper's
     encoder is bidirectional over x_0 .. x_t and needs a pass for each label.
 
-    length is T if time t is the same place in every sequence, and None for pieces of a
-    text, or where lengths differ. With a length each input also gets a learned
-    embedding of its time, the paper's timestamp. Without one, there are rotary
-    positions only.
+    length is T if all sequences have T times, and a time means the same in each. Then
+    each input also gets a learned embedding of its time, the paper's timestamp. It is
+    None for pieces of a text, or where lengths differ. Then there are rotary positions
+    only.
     """
 
     def __init__(self, args: Namespace, vocab: int, length: int | None):
@@ -234,7 +236,7 @@ class Encoder(nn.Module):
         nn.init.zeros_(self.short_conv.weight)  # at first it adds nothing
         self.body = Transformer(W, args.encoder_depth, causal=True)
         self.norm = nn.RMSNorm(W)
-        # These make labels of the body's tokens; see write_labels.
+        # These make labels out of the body's tokens; see write_labels.
         self.label_qkv = nn.Linear(W, 3 * Kd, bias=False)
         self.label_from_token = nn.Linear(W, Kd)
         self.label_mlp = mlp(args.dim, 4 * args.dim, args.dim)
@@ -253,10 +255,10 @@ class Encoder(nn.Module):
 
     def write_labels(self, h: Tensor) -> Tensor:
         """The labels of all times: h (B, T + 1, W) -> (B, T + 1, K, d)."""
-        # A label (K d = 256 by default) is wider than a token of the encoder (W = 128).
-        # A linear map of one token could not fill it. So attention with K d / HEAD_SIZE
-        # heads gathers from the tokens of the whole prefix. Each head writes HEAD_SIZE
-        # numbers of one memory token. (ours)
+        # A label (K d = 256 by default) is wider than a token of the encoder (W = 128),
+        # and a linear map of one token has no more to tell than the token. So attention
+        # with K d / HEAD_SIZE heads adds what it gathers from the whole prefix. Each
+        # head writes HEAD_SIZE numbers of one memory token. (ours)
         qkv = self.label_qkv(h)  # (B, T + 1, 3 K d)
         gathered = attention(qkv, causal=True)  # (B, T + 1, K d)
         labels = self.label_from_token(h) + gathered
@@ -460,7 +462,7 @@ def nextlat_loss(models: Models, batch: Batch, args: Namespace) -> tuple[Tensor,
 # ------------------------------------------------------------------ from SMT to the RNN
 @torch.no_grad()
 def hand_over_to_rnn(models: Models):
-    """Copy m_∅ from the encoder to the RNN, and the readout that has read the labels.
+    """Copy m_∅ of the encoder and the readout of the labels into the RNN.
 
     train_phase calls this before every evaluation and save of the first phase, and so
     at its end, too. From then on DMT trains the RNN's own readout.
@@ -475,8 +477,8 @@ def hand_over_to_rnn(models: Models):
 def set_trained(models: Models, phase: str):
     """Let gradients reach only what a phase trains.
 
-    DMT trains rnn.cell, rnn.embed and rnn.readout. Before it, all is trained but
-    rnn.readout and rnn.empty_memory, which are copies here.
+    DMT trains rnn.cell, rnn.embed and rnn.readout. Before DMT, all is trained but
+    rnn.readout and rnn.empty_memory, which hand_over_to_rnn overwrites.
     """
     in_dmt = phase == "dmt"
     models["encoder"].requires_grad_(not in_dmt)
@@ -534,7 +536,7 @@ def dmt_loss(models: Models, batch: Batch, args: Namespace) -> tuple[Tensor, dic
         labels_weight = 0.1 * (1 - batch.progress)  # (ours)
         read_from = memories
     else:
-        # The readout's loss does not reach the cell. Only the labels train it.
+        # L_read trains the readout on memories. The labels alone train the cell.
         labels_weight = 1.0
         read_from = memories.detach()
 

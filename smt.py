@@ -14,7 +14,8 @@ networks and trains them together:
 - The RNN's cell learns single steps: from a label and the next input it must make the
   next label. Each step starts from a label of the encoder, and not from what the cell
   made before. So no step waits for another. The steps of all T times are rows of one
-  batch. They also make the labels keep what is needed later; dynamics_loss says how.
+  batch. Their loss also makes the labels keep what is needed later than that; see
+  dynamics_loss.
 
 When the RNN runs alone, each step starts from the memory that it made itself, which is
 never exactly the label. So errors can add up: the RNN drifts. DAgger Memory Training
@@ -41,7 +42,7 @@ Glossary
   f          rnn.step        m_{t-1} or m̂_{t-1}, x_t -> a guess of m_t: embed x_t,
                              rnn.cell, scale to RMS 1
   g          readout         m_t -> logits of y_t; DMT trains its copy, rnn.readout
-  λ_dyn      lambda_dyn      weight of L_dyn
+  λ_dyn      lambda_dyn      weight of L_dyn (in SMT, times progress)
   λ_unif     lambda_unif     weight of L_unif
   progress   progress        share of the phase's updates that are done, from 0 up to 1
   Tf         future          times in a window: y_t .. y_{t+Tf-1} are decoded from m_t;
@@ -67,8 +68,8 @@ An update of SMT: train encoder, decoder, rnn.cell and rnn.embed
     L_dyn  = mean square of step(m_{t-1}, x_t) - m_t    at all t; m_{-1} is m_∅
     L_read = mean cross_entropy(readout(m_t), y_t)      at all t with a target (ours)
     L_unif = log mean exp(-2 |u_a - u_b|^2)             at the t of L_dec; u_a, u_b are
-                            the same memory token at the same t in two sequences, of
-                            length 1 (ours: the paper pairs all tokens of all labels)
+                            the same memory token at the same t in two sequences, each
+                            scaled to length 1 (ours: the paper pairs all tokens)
     minimise L_dec + progress λ_dyn L_dyn + L_read + λ_unif L_unif
                             progress (ours): the encoder learns first what labels must
                             hold, then to make them easy to follow
@@ -91,11 +92,13 @@ An update of DMT: train rnn.cell, rnn.embed and rnn.readout
     L_read   = mean cross_entropy(readout(detach(m̂_t)), y_t)   at all t with a target
     minimise L_labels + L_read
     L_labels trains f, and L_read trains rnn.readout. The encoder is frozen: no loss of
-    DMT asks that labels hold anything, so labels that move could become easy to follow
-    and empty. m_∅ is frozen, too, as it is the label of the empty prefix already.
+    DMT asks that labels hold anything. If the encoder were trained, its labels could
+    become easy to follow by holding nothing. m_∅ is frozen, too, as it is the label of
+    the empty prefix already.
 
-    The paper's DMT is --truncate 1. Four tasks have --attach-readout, a variant (ours)
-    in which L_read trains f, too; see dmt_loss.
+    The paper's DMT is --truncate 1, and the default is H = 64. So where T <= 64, the
+    gradient goes through the whole sequence. Four tasks have --attach-readout by
+    default, a variant (ours): L_read trains f, too, and L_labels fades out.
 
 Read on down to dmt_loss, or begin with the losses and look the networks up as you need
 them. All the rest is the program around the method: train_phase makes the updates, and
@@ -242,10 +245,10 @@ class Encoder(nn.Module):
     The Transformer is causal, so one pass makes the labels of all prefixes. The paper's
     encoder is bidirectional over x_0 .. x_t and needs a pass for each label.
 
-    length is T if time t is the same place in every sequence, and None for pieces of a
-    text, or where lengths differ. With a length each input also gets a learned
-    embedding of its time, the paper's timestamp. Without one, there are rotary
-    positions only.
+    length is T if all sequences have T times, and a time means the same in each. Then
+    each input also gets a learned embedding of its time, the paper's timestamp. It is
+    None for pieces of a text, or where lengths differ. Then there are rotary positions
+    only.
     """
 
     def __init__(self, args: Namespace, vocab: int, length: int | None):
@@ -259,7 +262,7 @@ class Encoder(nn.Module):
         nn.init.zeros_(self.short_conv.weight)  # at first it adds nothing
         self.body = Transformer(W, args.encoder_depth, causal=True)
         self.norm = nn.RMSNorm(W)
-        # These make labels of the body's tokens; see write_labels.
+        # These make labels out of the body's tokens; see write_labels.
         self.label_qkv = nn.Linear(W, 3 * Kd, bias=False)
         self.label_from_token = nn.Linear(W, Kd)
         self.label_mlp = mlp(args.dim, 4 * args.dim, args.dim)
@@ -278,10 +281,10 @@ class Encoder(nn.Module):
 
     def write_labels(self, h: Tensor) -> Tensor:
         """The labels of all times: h (B, T + 1, W) -> (B, T + 1, K, d)."""
-        # A label (K d = 256 by default) is wider than a token of the encoder (W = 128).
-        # A linear map of one token could not fill it. So attention with K d / HEAD_SIZE
-        # heads gathers from the tokens of the whole prefix. Each head writes HEAD_SIZE
-        # numbers of one memory token. (ours)
+        # A label (K d = 256 by default) is wider than a token of the encoder (W = 128),
+        # and a linear map of one token has no more to tell than the token. So attention
+        # with K d / HEAD_SIZE heads adds what it gathers from the whole prefix. Each
+        # head writes HEAD_SIZE numbers of one memory token. (ours)
         qkv = self.label_qkv(h)  # (B, T + 1, 3 K d)
         gathered = attention(qkv, causal=True)  # (B, T + 1, K d)
         labels = self.label_from_token(h) + gathered
@@ -474,7 +477,8 @@ def smt_loss(models: Models, batch: Batch, args: Namespace) -> tuple[Tensor, dic
     """The loss of SMT on a batch -> the loss, and its parts by name.
 
     What it costs in training: two networks besides the RNN, attention that costs T^2,
-    and the activations of all steps at once, which full BPTT keeps, too.
+    and the activations of all steps at once, unless in_parts computes them again. Full
+    backpropagation through time (BPTT) keeps its activations, too.
     """
     decoder, rnn = models["decoder"], models["rnn"]
     labels = models["encoder"](batch.x)  # (B, T + 1, K, d)
@@ -493,7 +497,7 @@ def smt_loss(models: Models, batch: Batch, args: Namespace) -> tuple[Tensor, dic
     # start it makes the encoder write labels that hold little, as those are easy to
     # predict. In the task copy the RNN had 75 % right answers after SMT with a weight
     # that grew to 5, 27 % with a constant 5, and 57 % with the paper's constant 0.1
-    # (seed 1; experiments/ablations.py growth).
+    # (one seed; guessing gives 12.5 %; experiments/ablations.py growth).
     dynamics_weight = args.lambda_dyn * batch.progress
     loss = L_dec + dynamics_weight * L_dyn + L_read + args.lambda_unif * L_unif
     parts = {"decode": L_dec, "dynamics": L_dyn, "read": L_read, "uniformity": L_unif}
@@ -543,7 +547,8 @@ def dynamics_loss(rnn: RNN, m_before: Tensor, m: Tensor, x: Tensor) -> Tensor:
     not ask m_s for it. But a label close to the target must hold x_s, as the decoder
     needs it there. The cell must make this label from the one before, and the input
     between the two does not show x_s. So L_dyn is small only if the label before holds
-    x_s, too. Over many updates x_s is carried back from label to label, to m_s.
+    x_s, too, and so on. Over many updates this demand moves back, label by label, to
+    m_s, the first label that sees x_s.
 
     No gradient goes through a chain of T steps, in which it could fade. That of L_dec
     goes through decoder and encoder, whose depth does not grow with T. That of L_dyn
@@ -551,7 +556,7 @@ def dynamics_loss(rnn: RNN, m_before: Tensor, m: Tensor, x: Tensor) -> Tensor:
     """
     before = m_before.flatten(0, 1)  # (B T, K, d)
     inputs = x.flatten()  # (B T,)
-    guess = in_parts(rnn.step, before, inputs)  # rnn.step(before, inputs)
+    guess = in_parts(rnn.step, before, inputs)  # = rnn.step(before, inputs)
     return F.mse_loss(guess, m.flatten(0, 1))  # both (B T, K, d)
 
 
@@ -584,7 +589,7 @@ def uniformity_loss(m: Tensor, times: list[int]) -> Tensor:
 # ------------------------------------------------------------------ from SMT to the RNN
 @torch.no_grad()
 def hand_over_to_rnn(models: Models):
-    """Copy m_∅ from the encoder to the RNN, and the readout that has read the labels.
+    """Copy m_∅ of the encoder and the readout of the labels into the RNN.
 
     train_phase calls this before every evaluation and save of the first phase, and so
     at its end, too. From then on DMT trains the RNN's own readout.
@@ -599,8 +604,8 @@ def hand_over_to_rnn(models: Models):
 def set_trained(models: Models, phase: str):
     """Let gradients reach only what a phase trains.
 
-    DMT trains rnn.cell, rnn.embed and rnn.readout. Before it, all is trained but
-    rnn.readout and rnn.empty_memory, which are copies here.
+    DMT trains rnn.cell, rnn.embed and rnn.readout. Before DMT, all is trained but
+    rnn.readout and rnn.empty_memory, which hand_over_to_rnn overwrites.
     """
     in_dmt = phase == "dmt"
     models["encoder"].requires_grad_(not in_dmt)
@@ -658,7 +663,7 @@ def dmt_loss(models: Models, batch: Batch, args: Namespace) -> tuple[Tensor, dic
         labels_weight = 0.1 * (1 - batch.progress)  # (ours)
         read_from = memories
     else:
-        # The readout's loss does not reach the cell. Only the labels train it.
+        # L_read trains the readout on memories. The labels alone train the cell.
         labels_weight = 1.0
         read_from = memories.detach()
 

@@ -915,8 +915,8 @@ MACHINE = {"device", "compile", "out", "resume", "sample"}
 MACHINE |= {"prompt", "write", "temperature"}  # options of samples
 
 
-def make_parser(options: list[tuple], task=None) -> argparse.ArgumentParser:
-    """A parser of these options. Its result holds only those that are given.
+def make_parser(groups: dict[str, list], task=None) -> argparse.ArgumentParser:
+    """A parser of groups of options. Its result holds only those that are given.
 
     With a task, --help tells that task's defaults.
     """
@@ -930,17 +930,19 @@ def make_parser(options: list[tuple], task=None) -> argparse.ArgumentParser:
     )
     tasks = f"{', '.join(TASKS)}; list describes them (default: copy)"
     parser.add_argument("--task", help=tasks)
-    for name, default, kind, meaning in options:
-        how = {"type": kind}
-        if kind is bool:
-            how = {"action": argparse.BooleanOptionalAction}  # also --no-NAME
-        if isinstance(kind, list):
-            how = {"choices": kind, "type": type(kind[0])}
-        if task is not None:
-            default = special_defaults(task).get(python_name(name), default)
-        has_default = default is not None and default is not False
-        text = f"{meaning} (default: {default})" if has_default else meaning
-        parser.add_argument(f"--{name}", help=text, **how)
+    special = {} if task is None else special_defaults(task)
+    for title, options in groups.items():
+        group = parser.add_argument_group(title)
+        for name, default, kind, meaning in options:
+            how = {"type": kind}
+            if kind is bool:
+                how = {"action": argparse.BooleanOptionalAction}  # also --no-NAME
+            if isinstance(kind, list):
+                how = {"choices": kind, "type": type(kind[0])}
+            default = special.get(python_name(name), default)
+            has_default = default is not None and default is not False
+            text = f"{meaning} (default: {default})" if has_default else meaning
+            group.add_argument(f"--{name}", help=text, **how)
     return parser
 
 
@@ -961,8 +963,8 @@ def settings(argv: list[str] | None) -> tuple[Namespace, dict, dict | None]:
 
     Later ones win: defaults, the task's, the preset, an earlier run, what is given.
     """
-    options = NETWORKS + TRAINING + RUN
-    look, _ = make_parser(options).parse_known_args(argv)
+    groups = {"the run": RUN, "training": TRAINING, "networks": NETWORKS}
+    look, _ = make_parser(groups).parse_known_args(argv)
     name = getattr(look, "task", "copy")
     if name == "list":
         say(list_tasks())
@@ -973,11 +975,12 @@ def settings(argv: list[str] | None) -> tuple[Namespace, dict, dict | None]:
         raise WrongInput(f"--task {name}: give one of {', '.join(TASKS)}, or list")
 
     task = TASKS[name]
-    options += task.options
-    given = vars(make_parser(options, task).parse_args(argv))
+    groups = {f"the task {name}": task.options} | groups
+    given = vars(make_parser(groups, task).parse_args(argv))
     keep_what_was(given, earlier, task)
     config = {"task": name, "method": METHOD, "ranks": process()[1]}
-    config |= {python_name(name): default for name, default, *_ in options}
+    for options in groups.values():
+        config |= {python_name(option): default for option, default, *_ in options}
     config |= special_defaults(task)
     if source is not None:  # the task as it was
         names = [python_name(name) for name, *_ in task.options]
@@ -1215,14 +1218,14 @@ def main(argv: list[str] | None = None) -> int:
             if not args.sample:
                 say(next_commands(args))
     except WrongInput as error:
-        make_parser([]).error(str(error))
+        make_parser({}).error(str(error))
     except (RuntimeError, MemoryError) as error:
         if is_out_of_memory(error):
             message = "the memory is full; give a smaller one, or smaller sizes"
-            make_parser([]).error(f"--batch-size: {message}")
+            make_parser({}).error(f"--batch-size: {message}")
         if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
             reason = str(error).splitlines()[0]
-            make_parser([]).error(f"--compile: the compiler failed: {reason}")
+            make_parser({}).error(f"--compile: the compiler failed: {reason}")
         raise
     except KeyboardInterrupt:
         message = "stopped; --resume goes on from the last checkpoint, if there is one"

@@ -182,58 +182,56 @@ def run(directory: str, path: Path):
     lines = (Path(directory) / "metrics.jsonl").read_text().splitlines()
     metrics = [json.loads(line) for line in lines]
     metrics = [line for line in metrics if line["phase"] != "final"]
-    figure, (above, below) = plt.subplots(2, 1, figsize=(11, 7), sharex=True)
-    above.set(ylabel="share of right answers", ylim=(0, 1.03))
+    phases = {}  # name: its metrics
+    for line in metrics:
+        phases.setdefault(line["phase"], []).append(line)
+    figure = plt.figure(figsize=(11, 8))
+    grid = figure.add_gridspec(2, len(phases))
+    answers = figure.add_subplot(grid[0, :])
+    draw_answers(answers, metrics, phases)
     config = smt.read_run(directory, "run")["config"]
     title = f"{config['task']}, seed {config['seed']}: answers on held-out sequences"
-    above.set_title(title)
-    below.set(xlabel="updates", ylabel="parts of the loss", yscale="log")
-    if "teacher_acc" in metrics[0]:
-        steps = [line["step"] for line in metrics]
-        teacher = [line["teacher_acc"] for line in metrics]
-        above.plot(
-            steps,
-            teacher,
-            "--",
-            color="#777777",
-            lw=2,
-            label="teacher: readout of labels",
-        )
-    first = metrics[0]["phase"]
-    end = [line["step"] for line in metrics if line["phase"] == first]
-    if end[-1] < metrics[-1]["step"]:
-        for axes in (above, below):
-            axes.axvline(end[-1], color="black", lw=1)
-        above.text(end[-1], 0.05, f"{first.upper()}  ", ha="right")
-        above.texts[-1].set_color(COLOURS[first])
-        above.text(end[-1], 0.05, "  DMT", color=COLOURS["dmt"])
-    begin = None
-    for phase in dict.fromkeys(line["phase"] for line in metrics):
-        own = [line for line in metrics if line["phase"] == phase]
-        draw_phase(above, below, phase, own, begin)
-        begin = own[-1]
-    for axes in (above, below):
-        axes.legend(fontsize=11, loc="upper left", bbox_to_anchor=(1.02, 1))
+    answers.set_title(title)
+    axes = None
+    for column, (phase, own) in enumerate(phases.items()):
+        axes = figure.add_subplot(grid[1, column], sharey=axes)
+        draw_parts(axes, phase, own)
     figure.tight_layout()
     figure.savefig(path, dpi=110)
 
 
-def draw_phase(above, below, phase: str, own: list[dict], begin: dict | None):
-    """The curves of a phase; begin is the last line of the phase before."""
-    colour = COLOURS[phase]
-    curve = own if begin is None else [begin, *own]
-    steps = [line["step"] for line in curve]
-    alone = [line["rnn_acc"] for line in curve]
-    label = f"RNN alone, {phase.upper()}"
-    above.plot(steps, alone, color=colour, lw=3, label=label)
+def draw_answers(axes, metrics: list[dict], phases: dict[str, list]):
+    """The share of right answers of the RNN alone, and of its teacher."""
+    axes.set(xlabel="updates", ylabel="share of right answers", ylim=(0, 1.03))
+    if "teacher_acc" in metrics[0]:
+        steps = [line["step"] for line in metrics]
+        teacher = [line["teacher_acc"] for line in metrics]
+        called = "teacher: readout of the labels"
+        axes.plot(steps, teacher, "--", color="#777777", lw=2, label=called)
+    before = []  # the last line of the phase before: its curve goes on from there
+    for phase, own in phases.items():
+        curve = before + own
+        steps = [line["step"] for line in curve]
+        alone = [line["rnn_acc"] for line in curve]
+        label = f"RNN alone, in {phase.upper()}"
+        axes.plot(steps, alone, color=COLOURS[phase], lw=3, label=label)
+        before = own[-1:]
+    axes.legend(fontsize=12, loc="lower right")
+
+
+def draw_parts(axes, phase: str, own: list[dict]):
+    """The parts of a phase's loss against updates."""
+    axes.set(xlabel="updates", ylabel=f"parts of {phase.upper()}'s loss", yscale="log")
+    steps = [line["step"] for line in own]
     for name, (called, style) in PARTS.items():
         if name in own[0]:
             values = [line[name] for line in own]
             if name == "uniformity":  # the logarithm of a mean
                 values = [math.exp(value) for value in values]
-            steps = [line["step"] for line in own]
-            label = f"{phase.upper()}: {called}"
-            below.plot(steps, values, style, color=colour, lw=2, label=label)
+            axes.plot(steps, values, style, color=COLOURS[phase], lw=2, label=called)
+    if axes.lines:
+        below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.25)}
+        axes.legend(fontsize=12, ncols=2, **below)
 
 
 # ------------------------------------------------------------------------------ digits

@@ -14,12 +14,9 @@ Glossary
   f          rnn.step        m_{t-1}, x_t -> m_t, by rnn.cell
   g          readout         m_t -> logits of y_t
   H          truncate        the most RNN steps that the gradient passes through
-  B          batch_size      sequences in an update
-  N, S                       any number of rows; any number of tokens in a row
-  T          task.T          times in a sequence
-  V          task.vocab      size of the vocabulary of x and y
-  K          memory_tokens   tokens of a memory
-  d          dim             size of a memory token
+  B, T, V    sequences in an update, times in a sequence, size of the vocabulary
+  K, d, W    tokens of a memory, numbers in each of them, numbers in an encoder's token
+  N, S       any number of rows, any number of tokens in a row
   A task (data.py) draws batches x, y and says how they are shown. A step is one
   application of the RNN. An update is one application of the optimisers; only options
   (--steps) and the training loop call it a step, as is usual.
@@ -31,8 +28,10 @@ An update of BPTT: train the RNN
         if t in cuts: m̂ = detach(m̂)
         m̂ = step(m̂, x_t)
         m̂_t = m̂
-    L_read = mean cross_entropy(readout(m̂_t), y_t)          at all t with a target
+    L_read   = mean cross_entropy(rnn.readout(m̂_t), y_t)
     minimise L_read
+
+    L_read is at all t with a target, and trains f, rnn.readout and rnn.empty_memory.
 """
 
 import argparse
@@ -66,8 +65,6 @@ from data import TASKS, WrongInput, filename, list_tasks, number, whole
 
 METHOD = "bptt"  # as files and tasks name it
 HEAD_SIZE = 16  # numbers in an attention head
-MAX_ROWS = 65_535  # in a call of attention; some CUDA kernels fail with more
-MAX_NUMBERS = 2**22  # in the memories that a network takes at once; see in_parts
 
 
 # -------------------------------------------------------------------------- Transformer
@@ -92,8 +89,9 @@ def rotary(h: Tensor) -> Tensor:
 
 def attention(qkv: Tensor, causal: bool) -> Tensor:
     """Attention of several heads: qkv (N, S, 3 width) -> (N, S, width)."""
-    qkv = qkv.unflatten(2, (3, -1, HEAD_SIZE))  # (N, S, 3, heads, head size)
-    q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (N, heads, S, head size)
+    qkv = qkv.unflatten(2, (-1, HEAD_SIZE))  # (N, S, 3 heads, head size)
+    qkv = qkv.transpose(1, 2)  # (N, 3 heads, S, head size)
+    q, k, v = qkv.chunk(3, 1)  # each (N, heads, S, head size)
     q, k = rotary(q), rotary(k)
     h = F.scaled_dot_product_attention(q, k, v, is_causal=causal)
     # h (N, heads, S, head size)
@@ -149,29 +147,12 @@ class Transformer(nn.Module):
         return self.blocks[-1](h, keep_from)
 
 
-def in_parts(network: Callable, rows: Tensor, *inputs: Tensor) -> Tensor:
-    """The same as network(rows, *inputs), in parts if N is too large to do it at once.
-
-    rows (N, K, d) are labels or memories; inputs (N, ..) are what else the network
-    takes. A part has at most MAX_ROWS rows and MAX_NUMBERS numbers, but at least one
-    row. Usually one part is enough. Otherwise activations are not kept, and the
-    backward pass computes them again (checkpointing). At the authors' sizes that saves
-    90 GiB in SMT (T = 256, fp32, counted from shapes by experiments/memory.py).
-    """
-    rows_per_part = min(MAX_ROWS, max(1, MAX_NUMBERS // rows.shape[1:].numel()))
-    if len(rows) <= rows_per_part:
-        return network(rows, *inputs)
-    results = []
-    for part in zip(*[tensor.split(rows_per_part) for tensor in (rows, *inputs)]):
-        results.append(checkpoint(network, *part, use_reentrant=False))
-    return torch.cat(results)
-
-
 # ------------------------------------------------------------------------------ readout
 class Readout(nn.Module):
     """g: a small Transformer over the tokens of a memory.
 
-    m_t (.., K, d) -> logits of y_t (.., V), read at the last memory token.
+    m_t (.., K, d) -> logits of y_t (.., V), read at the last memory token. It is
+    causal, so that the decoder of smt.py can go on from there with inputs.
     """
 
     def __init__(self, args: Namespace, vocab: int):
@@ -183,7 +164,7 @@ class Readout(nn.Module):
     def forward(self, memory: Tensor) -> Tensor:
         *leading, K, d = memory.shape
         tokens = memory.reshape(-1, K, d)  # (N, K, d)
-        logits = in_parts(self.last_token, tokens)  # (N, V)
+        logits = in_parts(self.last_token, tokens)  # = self.last_token(tokens) (N, V)
         return logits.unflatten(0, leading)
 
     def last_token(self, tokens: Tensor) -> Tensor:
@@ -244,7 +225,8 @@ class GRUCell(nn.Module):
 
 
 # A new cell is a class like those above, and it gets a name here. RNN.step embeds the
-# input for it and scales its result.
+# input for it and scales its result. If --cell-depth does not say how many layers it
+# has, name it in layers_in_a_row and idle_options, too.
 CELLS = {"mlp": MLPCell, "transformer": TransformerCell, "gru": GRUCell}
 
 
@@ -285,20 +267,9 @@ class Batch(NamedTuple):
 
     x: Tensor  # (B, T)
     y: Tensor  # (B, T)
-    first_target: int  # the first time at which any row has a target
+    first_target: int  # the first time at which a row has a target
     generator: Generator  # on the CPU; all that a loss draws comes from it
     progress: float  # share of the phase's updates that are done, 0 .. 1
-
-
-class Models(nn.ModuleDict):
-    """The networks by name. models(loss_of, batch, args) computes a loss.
-
-    Several processes share their gradients by DistributedDataParallel. That works only
-    if the loss is computed inside forward, so the loss is passed in.
-    """
-
-    def forward(self, loss_of: Callable, batch: Batch, args: Namespace):
-        return loss_of(self, batch, args)
 
 
 # ---------------------------------------------------------------- the loss of a readout
@@ -313,8 +284,9 @@ def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
 def read_loss(readout: Readout, read_from: Tensor, batch: Batch) -> Tensor:
     """Mean cross-entropy of the readout, in nats, at all t from the first target on.
 
-    read_from (B, T, K, d) are labels, or the RNN's memories. Before the
-    first target nothing is asked, so leaving those times out only saves time.
+    The mean is over targets. read_from (B, T, K, d) are labels, or the RNN's memories.
+    Before the first target nothing is asked, so leaving those times out only saves
+    time.
     """
     first = batch.first_target
     logits = readout(read_from[:, first:])  # (B, T - first, V)
@@ -322,7 +294,7 @@ def read_loss(readout: Readout, read_from: Tensor, batch: Batch) -> Tensor:
 
 
 # ------------------------------------------------------------------------ the BPTT loss
-def set_trained(models: Models, phase: str):
+def set_trained(models: nn.ModuleDict, phase: str):
     """BPTT trains all of the RNN."""
     models.requires_grad_(True)
 
@@ -340,7 +312,9 @@ def random_cuts(batch: Batch, H: int) -> range:
     return range(first_cut, T, H)
 
 
-def bptt_loss(models: Models, batch: Batch, args: Namespace) -> tuple[Tensor, dict]:
+def bptt_loss(
+    models: nn.ModuleDict, batch: Batch, args: Namespace
+) -> tuple[Tensor, dict]:
     """The RNN runs alone and is asked for answers -> the loss, its parts by name."""
     rnn = models["rnn"]
     cuts = random_cuts(batch, args.truncate)
@@ -349,6 +323,29 @@ def bptt_loss(models: Models, batch: Batch, args: Namespace) -> tuple[Tensor, di
     L_read = read_loss(rnn.readout, memories, batch)
     loss = L_read
     return loss, {"read": L_read}
+
+
+# --------------------------------------------- networks that take many memories at once
+MAX_ROWS = 65_535  # in a call of attention; some CUDA kernels fail with more
+MAX_NUMBERS = 2**22  # in the memories that a network takes at once
+
+
+def in_parts(network: Callable, rows: Tensor, *inputs: Tensor) -> Tensor:
+    """The same as network(rows, *inputs), in parts if N is too large to do it at once.
+
+    rows (N, K, d) are labels or memories; inputs (N, ..) are what else the network
+    takes. A part has at most MAX_ROWS rows and MAX_NUMBERS numbers, but at least one
+    row. Usually one part is enough. Otherwise activations are not kept, and the
+    backward pass computes them again (checkpointing). At the authors' sizes that saves
+    90 GiB in SMT (B = 128, T = 256, fp32; experiments/memory.py counts it from shapes).
+    """
+    rows_per_part = min(MAX_ROWS, max(1, MAX_NUMBERS // rows.shape[1:].numel()))
+    if len(rows) <= rows_per_part:
+        return network(rows, *inputs)
+    results = []
+    for part in zip(*[tensor.split(rows_per_part) for tensor in (rows, *inputs)]):
+        results.append(checkpoint(network, *part, use_reentrant=False))
+    return torch.cat(results)
 
 
 # --------------------------------------------------- evaluate and sample: the RNN alone
@@ -363,7 +360,7 @@ def score(logits: Tensor, y: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def evaluate(models: Models, task, split: str, rows: int) -> dict:
+def evaluate(models: nn.ModuleDict, task, split: str, rows: int) -> dict:
     """The RNN alone, from m_∅ on held-out sequences.
 
     Losses in nats and shares of right answers, both per target that is asked for.
@@ -419,7 +416,7 @@ class FullPrecision(TorchFunctionMode):
         return function(*args, **(kwargs or {}))
 
 
-def make_optimizers(models: Models, peak: float) -> dict:
+def make_optimizers(models: nn.ModuleDict, peak: float) -> dict:
     """Muon for the matrices inside the networks, AdamW for the rest; its rate is peak.
 
     The rest are embeddings, last layers, the short convolution, norms, biases and
@@ -516,7 +513,7 @@ def longer_tasks(args: Namespace, task) -> dict:
     return longer
 
 
-def train(args: Namespace, task, models: Models, run: dict, longer: dict):
+def train(args: Namespace, task, models: nn.ModuleDict, run: dict, longer: dict):
     """Train from where the run stands, then measure the RNN on the test split."""
     state = run["state"]
     if state["step"] == 0:
@@ -539,7 +536,7 @@ def train(args: Namespace, task, models: Models, run: dict, longer: dict):
         report(state)
 
 
-def train_phase(phase: Phase, args, task, models: Models, run: dict, control_c):
+def train_phase(phase: Phase, args, task, models: nn.ModuleDict, run: dict, control_c):
     """Train through the rest of a phase; evaluate and save every so many steps."""
     state, end = run["state"], phase.begin + phase.steps
     set_trained(models, phase.name)
@@ -632,7 +629,7 @@ def record(args: Namespace, state: dict, phase: str, figures: dict):
                 writer.add_scalar(f"{phase}/{name}", value, state["step"])
 
 
-def announce(args: Namespace, task, models: Models, state: dict):
+def announce(args: Namespace, task, models: nn.ModuleDict, state: dict):
     """Print what the run is: its task, sizes and settings."""
     say(f"{args.task}: T = {task.T}, V = {task.vocab}, {args.device}, {args.precision}")
     for name, network in models.items():
@@ -722,7 +719,18 @@ def in_any_process(flag: bool, args: Namespace) -> bool:
     return flags.item() > 0
 
 
-def distribute(models: Models, args: Namespace) -> nn.Module:
+class Models(nn.ModuleDict):
+    """The networks by name. models(loss_of, batch, args) computes a loss.
+
+    Several processes share their gradients by DistributedDataParallel. That works only
+    if the loss is computed inside forward, so the loss is passed in.
+    """
+
+    def forward(self, loss_of: Callable, batch: Batch, args: Namespace):
+        return loss_of(self, batch, args)
+
+
+def distribute(models: nn.ModuleDict, args: Namespace) -> nn.Module:
     """The models; with several processes their gradients are the mean over all.
 
     Each process has the losses of its own rows. SMT's L_unif compares the rows of one
@@ -743,7 +751,7 @@ def distribute(models: Models, args: Namespace) -> nn.Module:
 FORMAT = 7  # of checkpoint.pt; it grows when the content changes
 
 
-def save(args: Namespace, models: Models, optimizers: dict, state: dict):
+def save(args: Namespace, models: nn.ModuleDict, optimizers: dict, state: dict):
     """Write checkpoint.pt and metrics.jsonl, each whole or not at all."""
     if process()[0] > 0:
         return
@@ -1119,7 +1127,7 @@ def make_task(args: Namespace):
     return TASKS[args.task](**{name: getattr(args, name) for name in names})
 
 
-def build(args: Namespace, task) -> Models:
+def build(args: Namespace, task) -> nn.ModuleDict:
     """The networks, freshly initialised."""
     rnn = RNN(args, task.vocab)
     return Models({"rnn": rnn})
@@ -1166,7 +1174,7 @@ def check_memory(args: Namespace, task):
         raise WrongInput(f"--dim, --width: {message}; give smaller sizes")
 
 
-def load_weights(models: Models, weights: dict):
+def load_weights(models: nn.ModuleDict, weights: dict):
     """Load the weights of these networks; WrongInput if they don't fit."""
     there = {name.split(".")[0] for name in weights}
     missing = [name for name in models if name not in there]

@@ -10,28 +10,33 @@ networks and trains them together:
   label m_t. It is causal, so one pass writes the labels of all prefixes (ours).
 - The decoder gets a label m_t and must predict the Tf targets y_t, y_{t+1}, .. For each
   it also sees the inputs after x_t up to the target's own time, and no later ones. So
-  the label has to hold what these targets need of x_0 .. x_t.
+  the label has to hold what these targets need of x_0 .. x_t. Without inputs after x_t
+  the decoder predicts y_t alone, and then it is called the readout.
 - The RNN's cell learns single steps: from a label and the next input it must make the
   next label. Each step starts from a label of the encoder, and not from what the cell
   made before. So no step waits for another. The steps of all T times are rows of one
-  batch. Their loss also makes the labels keep what is needed later than that; see
-  dynamics_loss.
+  batch. Their loss also trains the encoder, which so learns to keep what is needed more
+  than Tf times later; see dynamics_loss.
+- A fourth loss, of uniformity, pushes the labels of different sequences apart.
+  Otherwise steps could become easy because all labels are nearly the same.
 
 When the RNN runs alone, each step starts from the memory that it made itself, which is
 never exactly the label. So errors can add up: the RNN drifts. DAgger Memory Training
 (DMT), the second phase, lets the RNN run on its own memories and pulls each to the
-label of the same prefix. So SMT never unrolls the RNN, and DMT does.
+label of the same prefix. SMT never unrolls the RNN. DMT does, and by default its
+gradient goes back through up to 64 steps (ours; one step in the paper).
 
-At inference encoder and decoder are not needed. The RNN starts from the label of the
-empty prefix. A new input costs one step and one readout, and the memory keeps its size.
+At inference the RNN and a copy of the readout are all that is needed. The RNN starts
+from the label of the empty prefix. A new input costs one step and one readout, and the
+memory keeps its size.
 
 Glossary
   symbol     here            shape and meaning
   x, y       x, y            (B, T) inputs and targets; y_t is to be predicted from
                              x_0 .. x_t; y_t = -1: nothing is asked there
   m_∅, m_t   labels          (B, T + 1, K, d); labels[:, 0] is m_∅, the label of the
-                             empty prefix, the same for all sequences;
-                             labels[:, t + 1] is m_t, the label of x_0 .. x_t
+                             empty prefix; labels[:, t + 1] is m_t, the label of
+                             x_0 .. x_t
              m, m_before     (B, T, K, d) labels[:, 1:] and labels[:, :-1]: m[:, t] is
                              m_t, and m_before[:, t] is m_{t-1}
   m̂_t        memory          (B, K, d) the RNN's own memory of x_0 .. x_t. Where a
@@ -42,20 +47,16 @@ Glossary
   f          rnn.step        m_{t-1} or m̂_{t-1}, x_t -> a guess of m_t: embed x_t,
                              rnn.cell, scale to RMS 1
   g          readout         m_t -> logits of y_t; DMT trains its copy, rnn.readout
-  λ_dyn      lambda_dyn      weight of L_dyn (in SMT, times progress)
-  λ_unif     lambda_unif     weight of L_unif
-  progress   progress        share of the phase's updates that are done, from 0 up to 1
   Tf         future          times in a window: y_t .. y_{t+Tf-1} are decoded from m_t;
                              fewer at the end of a sequence
   J          windows         labels of each sequence that are decoded in an update
   H          truncate        the most RNN steps that DMT's gradient passes through
-  B          batch_size, dmt_batch_size   sequences in an update
-  N, S                       any number of rows; any number of tokens in a row
-  T          task.T          times in a sequence
-  V          task.vocab      size of the vocabulary of x and y
-  K          memory_tokens   tokens of a memory
-  d          dim             size of a memory token
-  W          width           size of a token of the encoder
+  λ_dyn      lambda_dyn      weight of L_dyn
+  λ_unif     lambda_unif     weight of L_unif
+  progress   progress        share of the phase's updates that are done, from 0 up to 1
+  B, T, V    sequences in an update, times in a sequence, size of the vocabulary
+  K, d, W    tokens of a memory, numbers in each of them, numbers in an encoder's token
+  N, S       any number of rows, any number of tokens in a row
   A task (data.py) draws batches x, y and says how they are shown. A step is one
   application of the RNN. An update is one application of the optimisers; only options
   (--steps) and the training loop call it a step, as is usual.
@@ -63,42 +64,41 @@ Glossary
 An update of SMT: train encoder, decoder, rnn.cell and rnn.embed
     m_∅, m_0 .. m_{T-1} = encoder(x)
     L_dec  = mean cross_entropy(decoder(m_t, x_{t+1} .. x_{t+Tf-1}), y_t .. y_{t+Tf-1})
-                            at J random t whose windows reach the first target, or
-                            begin after it; J > 1 is (ours)
-    L_dyn  = mean square of step(m_{t-1}, x_t) - m_t    at all t; m_{-1} is m_∅
-    L_read = mean cross_entropy(readout(m_t), y_t)      at all t with a target (ours)
-    L_unif = log mean exp(-2 |u_a - u_b|^2)             at the t of L_dec; u_a, u_b are
-                            the same memory token at the same t in two sequences, each
-                            scaled to length 1 (ours: the paper pairs all tokens)
+    L_dyn  = mean square of step(m_{t-1}, x_t) - m_t
+    L_read = mean cross_entropy(decoder.readout(m_t), y_t)
+    L_unif = log mean exp(-2 |u_a - u_b|^2)
     minimise L_dec + progress λ_dyn L_dyn + L_read + λ_unif L_unif
-                            progress (ours): the encoder learns first what labels must
-                            hold, then to make them easy to follow
+
+    L_dec is at J random t; J > 1 is (ours). L_dyn is at all t, and m_{-1} is m_∅.
+    L_read is at all t with a target; it is (ours). L_unif is at the t of L_dec: u_a and
+    u_b are the same memory token of two sequences, scaled to length 1 (ours: the paper
+    pairs all tokens). progress is (ours): the encoder learns first what labels must
+    hold, then to make them easy to follow.
     All four losses train the encoder. L_dec also trains the decoder, L_read also the
     decoder's readout, and L_dyn also f: rnn.cell and rnn.embed. m_∅ is never decoded or
     read; of the losses L_dyn alone takes it.
 
 After SMT: rnn.empty_memory = m_∅, rnn.readout = a copy of decoder.readout
-    The decoder keeps its own: evaluate() reads the labels with it.
 
 An update of DMT: train rnn.cell, rnn.embed and rnn.readout
-    m_∅, m_0 .. m_{T-1} = encoder(x)
-    cuts = every H-th t, the first of them random; none if H >= T     H > 1 is (ours)
+    _, m_0 .. m_{T-1} = encoder(x)
+    cuts = every H-th t, the first of them random; none if H >= T
     m̂ = rnn.empty_memory
     for t in 0 .. T - 1:
         if t in cuts: m̂ = detach(m̂)
         m̂ = step(m̂, x_t)
         m̂_t = m̂
-    L_labels = mean square of m̂_t - m_t                        at all t
-    L_read   = mean cross_entropy(readout(detach(m̂_t)), y_t)   at all t with a target
+    L_labels = mean square of m̂_t - m_t
+    L_read   = mean cross_entropy(rnn.readout(detach(m̂_t)), y_t)
     minimise L_labels + L_read
-    L_labels trains f, and L_read trains rnn.readout. The encoder is frozen: no loss of
-    DMT asks that labels hold anything. If the encoder were trained, its labels could
-    become easy to follow by holding nothing. m_∅ is frozen, too, as it is the label of
-    the empty prefix already.
 
-    The paper's DMT is --truncate 1, and the default is H = 64. So where T <= 64, the
-    gradient goes through the whole sequence. Four tasks have --attach-readout by
-    default, a variant (ours): L_read trains f, too, and L_labels fades out.
+    L_labels is at all t, and trains f. L_read is at all t with a target, and trains
+    rnn.readout. The encoder is frozen: no loss of DMT asks that labels hold anything.
+    If the encoder were trained, its labels could become easy to follow by holding
+    nothing. m_∅ is frozen, too, as it is the label of the empty prefix already.
+    The paper's DMT has H = 1, and the default is 64 (ours). So where T <= 64, the
+    gradient goes through the whole sequence. Tasks that ask at nearly every time have
+    a variant by default (ours); see --attach-readout in dmt_loss.
 
 Read on down to dmt_loss, or begin with the losses and look the networks up as you need
 them. All the rest is the program around the method: train_phase makes the updates, and
@@ -137,8 +137,6 @@ from data import TASKS, WrongInput, filename, list_tasks, number, whole
 
 METHOD = "smt"  # as files and tasks name it
 HEAD_SIZE = 16  # numbers in an attention head
-MAX_ROWS = 65_535  # in a call of attention; some CUDA kernels fail with more
-MAX_NUMBERS = 2**22  # in the memories that a network takes at once; see in_parts
 
 
 # -------------------------------------------------------------------------- Transformer
@@ -163,8 +161,9 @@ def rotary(h: Tensor) -> Tensor:
 
 def attention(qkv: Tensor, causal: bool) -> Tensor:
     """Attention of several heads: qkv (N, S, 3 width) -> (N, S, width)."""
-    qkv = qkv.unflatten(2, (3, -1, HEAD_SIZE))  # (N, S, 3, heads, head size)
-    q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (N, heads, S, head size)
+    qkv = qkv.unflatten(2, (-1, HEAD_SIZE))  # (N, S, 3 heads, head size)
+    qkv = qkv.transpose(1, 2)  # (N, 3 heads, S, head size)
+    q, k, v = qkv.chunk(3, 1)  # each (N, heads, S, head size)
     q, k = rotary(q), rotary(k)
     h = F.scaled_dot_product_attention(q, k, v, is_causal=causal)
     # h (N, heads, S, head size)
@@ -220,24 +219,6 @@ class Transformer(nn.Module):
         return self.blocks[-1](h, keep_from)
 
 
-def in_parts(network: Callable, rows: Tensor, *inputs: Tensor) -> Tensor:
-    """The same as network(rows, *inputs), in parts if N is too large to do it at once.
-
-    rows (N, K, d) are labels or memories; inputs (N, ..) are what else the network
-    takes. A part has at most MAX_ROWS rows and MAX_NUMBERS numbers, but at least one
-    row. Usually one part is enough. Otherwise activations are not kept, and the
-    backward pass computes them again (checkpointing). At the authors' sizes that saves
-    90 GiB in SMT (T = 256, fp32, counted from shapes by experiments/memory.py).
-    """
-    rows_per_part = min(MAX_ROWS, max(1, MAX_NUMBERS // rows.shape[1:].numel()))
-    if len(rows) <= rows_per_part:
-        return network(rows, *inputs)
-    results = []
-    for part in zip(*[tensor.split(rows_per_part) for tensor in (rows, *inputs)]):
-        results.append(checkpoint(network, *part, use_reentrant=False))
-    return torch.cat(results)
-
-
 # --------------------------------------------- encoder: the labels of all times at once
 class Encoder(nn.Module):
     """E: x (B, T) -> labels (B, T + 1, K, d).
@@ -246,9 +227,9 @@ class Encoder(nn.Module):
     encoder is bidirectional over x_0 .. x_t and needs a pass for each label.
 
     length is T if all sequences have T times, and a time means the same in each. Then
-    each input also gets a learned embedding of its time, the paper's timestamp. It is
-    None for pieces of a text, or where lengths differ. Then there are rotary positions
-    only.
+    each input also gets a learned embedding of its time, the paper's timestamp. For
+    pieces of a text, or where lengths differ, length is None, and there are rotary
+    positions only.
     """
 
     def __init__(self, args: Namespace, vocab: int, length: int | None):
@@ -268,6 +249,7 @@ class Encoder(nn.Module):
         self.label_mlp = mlp(args.dim, 4 * args.dim, args.dim)
 
     def forward(self, x: Tensor) -> Tensor:
+        # The start token comes before x_0. It sees no input, so its label is m_∅.
         inputs = F.pad(x, (1, 0), value=self.start)  # (B, T + 1)
         h = self.embed(inputs)  # (B, T + 1, W)
         # A convolution shows each token the three before it, so that attention need
@@ -292,7 +274,7 @@ class Encoder(nn.Module):
         labels = labels.unflatten(2, (self.K, -1))  # (B, T + 1, K, d)
         labels = labels + self.label_mlp(labels)  # each memory token by itself
         # Each token is scaled to RMS 1, as in RNN.step. So the encoder can't lower
-        # a loss by shrinking the labels.
+        # L_dyn by shrinking the labels.
         return F.rms_norm(labels, labels.shape[-1:])
 
 
@@ -300,7 +282,8 @@ class Encoder(nn.Module):
 class Readout(nn.Module):
     """g: a small Transformer over the tokens of a memory.
 
-    m_t (.., K, d) -> logits of y_t (.., V), read at the last memory token.
+    m_t (.., K, d) -> logits of y_t (.., V), read at the last memory token. It is
+    causal, so that the decoder of smt.py can go on from there with inputs.
     """
 
     def __init__(self, args: Namespace, vocab: int):
@@ -312,7 +295,7 @@ class Readout(nn.Module):
     def forward(self, memory: Tensor) -> Tensor:
         *leading, K, d = memory.shape
         tokens = memory.reshape(-1, K, d)  # (N, K, d)
-        logits = in_parts(self.last_token, tokens)  # (N, V)
+        logits = in_parts(self.last_token, tokens)  # = self.last_token(tokens) (N, V)
         return logits.unflatten(0, leading)
 
     def last_token(self, tokens: Tensor) -> Tensor:
@@ -327,9 +310,9 @@ class Readout(nn.Module):
 
 # ------------------------------------------------------------------------------ decoder
 class Decoder(nn.Module):
-    """D: the readout itself, run on a longer row: K memory tokens, and then inputs.
+    """D: the readout itself, run on a longer row: K memory tokens, and then n inputs.
 
-    m_t (N, K, d), x_{t+1} .. x_{t+S} (N, S) -> logits of y_t .. y_{t+S} (N, S + 1, V).
+    m_t (N, K, d), x_{t+1} .. x_{t+n} (N, n) -> logits of y_t .. y_{t+n} (N, n + 1, V).
     The logits of y_t are read at the last memory token, those of y_{t+1} at the token
     of x_{t+1}, and so on. Attention is causal, so no logit depends on a later input.
     Without inputs the decoder is the readout. All that it adds is an embedding.
@@ -342,8 +325,8 @@ class Decoder(nn.Module):
 
     def forward(self, memory: Tensor, inputs: Tensor) -> Tensor:
         K = memory.shape[1]
-        tokens = torch.cat([memory, self.embed(inputs)], 1)  # (N, K + S, d)
-        h = self.readout.body(tokens, keep_from=K - 1)  # (N, S + 1, d)
+        tokens = torch.cat([memory, self.embed(inputs)], 1)  # (N, K + n, d)
+        h = self.readout.body(tokens, keep_from=K - 1)  # (N, n + 1, d)
         return self.readout.head(h)
 
 
@@ -395,7 +378,8 @@ class GRUCell(nn.Module):
 
 
 # A new cell is a class like those above, and it gets a name here. RNN.step embeds the
-# input for it and scales its result.
+# input for it and scales its result. If --cell-depth does not say how many layers it
+# has, name it in layers_in_a_row and idle_options, too.
 CELLS = {"mlp": MLPCell, "transformer": TransformerCell, "gru": GRUCell}
 
 
@@ -436,20 +420,9 @@ class Batch(NamedTuple):
 
     x: Tensor  # (B, T)
     y: Tensor  # (B, T)
-    first_target: int  # the first time at which any row has a target
+    first_target: int  # the first time at which a row has a target
     generator: Generator  # on the CPU; all that a loss draws comes from it
     progress: float  # share of the phase's updates that are done, 0 .. 1
-
-
-class Models(nn.ModuleDict):
-    """The networks by name. models(loss_of, batch, args) computes a loss.
-
-    Several processes share their gradients by DistributedDataParallel. That works only
-    if the loss is computed inside forward, so the loss is passed in.
-    """
-
-    def forward(self, loss_of: Callable, batch: Batch, args: Namespace):
-        return loss_of(self, batch, args)
 
 
 # ---------------------------------------------------------------- the loss of a readout
@@ -464,8 +437,9 @@ def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
 def read_loss(readout: Readout, read_from: Tensor, batch: Batch) -> Tensor:
     """Mean cross-entropy of the readout, in nats, at all t from the first target on.
 
-    read_from (B, T, K, d) are labels, or the RNN's memories. Before the
-    first target nothing is asked, so leaving those times out only saves time.
+    The mean is over targets. read_from (B, T, K, d) are labels, or the RNN's memories.
+    Before the first target nothing is asked, so leaving those times out only saves
+    time.
     """
     first = batch.first_target
     logits = readout(read_from[:, first:])  # (B, T - first, V)
@@ -473,7 +447,9 @@ def read_loss(readout: Readout, read_from: Tensor, batch: Batch) -> Tensor:
 
 
 # ------------------------------------------------------------------------- the SMT loss
-def smt_loss(models: Models, batch: Batch, args: Namespace) -> tuple[Tensor, dict]:
+def smt_loss(
+    models: nn.ModuleDict, batch: Batch, args: Namespace
+) -> tuple[Tensor, dict]:
     """The loss of SMT on a batch -> the loss, and its parts by name.
 
     What it costs in training: two networks besides the RNN, attention that costs T^2,
@@ -486,7 +462,7 @@ def smt_loss(models: Models, batch: Batch, args: Namespace) -> tuple[Tensor, dic
     m_before = labels[:, :-1]  # m_before[:, t] is m_{t-1}; m_before[:, 0] is m_∅
 
     # Nothing is detached. Each loss trains all networks that it passes through.
-    times = random_times(batch, args)
+    times = random_times(batch, args.windows, args.future)
     L_dec = decode_loss(decoder, m, batch, times, args.future)
     L_dyn = dynamics_loss(rnn, m_before, m, batch.x)
     # L_dec asks for y_t, too, but only at J times. This asks at all times. (ours)
@@ -504,34 +480,33 @@ def smt_loss(models: Models, batch: Batch, args: Namespace) -> tuple[Tensor, dic
     return loss, parts
 
 
-def random_times(batch: Batch, args: Namespace) -> list[int]:
+def random_times(batch: Batch, J: int, Tf: int) -> list[int]:
     """J random times t, the same in all rows; a time can come twice.
 
-    Each window of Tf times reaches the batch's first target, or begins after it.
     They are Python integers, so that the CPU need not wait for the GPU to slice.
     """
     T = batch.x.shape[1]
-    J = args.windows
-    # The last time in a window, t + Tf - 1, must not be before the first target.
-    earliest = max(0, batch.first_target + 1 - args.future)
+    # A window that ends before the batch's first target would have no loss. So the last
+    # time in it, t + Tf - 1, must not be before the first target.
+    earliest = max(0, batch.first_target + 1 - Tf)
     times = torch.randint(earliest, T, (J,), generator=batch.generator)
     return times.tolist()
 
 
 def decode_loss(
-    decoder: Decoder, m: Tensor, batch: Batch, times: list[int], future: int
+    decoder: Decoder, m: Tensor, batch: Batch, times: list[int], Tf: int
 ) -> Tensor:
     """L_dec: the decoder predicts y_t .. y_{t+Tf-1} from m_t, at some times t.
 
-    It also gets x_{t+1} .. x_{t+Tf-1}. Attention is causal, so y_s is predicted from
-    inputs up to x_s only. A window ends with the sequence at the latest.
+    It also gets x_{t+1} .. x_{t+Tf-1}, and predicts y_s from inputs up to x_s.
+    A window ends with the sequence at the latest.
     Each window's loss is a mean over its targets, or 0 if it has none, and L_dec is the
     mean over the windows.
     """
     x, y = batch.x, batch.y
     losses = []
     for t in times:
-        end = min(t + future, x.shape[1])
+        end = min(t + Tf, x.shape[1])
         logits = decoder(m[:, t], x[:, t + 1 : end])  # (B, end - t, V)
         losses.append(cross_entropy(logits, y[:, t:end]))
     return torch.stack(losses).mean()
@@ -540,14 +515,14 @@ def decode_loss(
 def dynamics_loss(rnn: RNN, m_before: Tensor, m: Tensor, x: Tensor) -> Tensor:
     """L_dyn: B T single steps at once, each from a label m_{t-1} to the next, m_t.
 
-    Nothing is detached. The gradient reaches the encoder through both labels, so the
+    The gradient reaches the encoder through both labels, so the
     encoder learns to write labels that the cell can follow.
 
     What if an input x_s matters only for a target Tf or more times later? L_dec does
     not ask m_s for it. But a label close to the target must hold x_s, as the decoder
     needs it there. The cell must make this label from the one before, and the input
     between the two does not show x_s. So L_dyn is small only if the label before holds
-    x_s, too, and so on. Over many updates this demand moves back, label by label, to
+    x_s, too, and so on. Over many updates this demand can move back, label by label, to
     m_s, the first label that sees x_s.
 
     No gradient goes through a chain of T steps, in which it could fade. That of L_dec
@@ -574,25 +549,22 @@ def uniformity_loss(m: Tensor, times: list[int]) -> Tensor:
     if B == 1:  # there is no pair
         return m.new_zeros(())
     # A list as an index, m[:, times], would make the CPU wait for the GPU.
-    chosen = torch.stack([m[:, t] for t in times])  # (J, B, K, d)
+    chosen = torch.stack([m[:, t] for t in times], 1)  # (B, J, K, d)
     u = F.normalize(chosen.float(), dim=-1)
-    u = u.transpose(1, 2)  # (J, K, B, d)
-    # By default cdist may use a product of matrices, which rounds small distances away.
-    exact = "donot_use_mm_for_euclid_dist"
-    distance = torch.cdist(u, u, compute_mode=exact)  # (J, K, B, B)
-    closeness = (-2 * distance.square()).exp()
-    different = 1 - torch.eye(B, device=u.device)  # 0 for a sequence with itself
-    mean_of_pairs = (closeness * different).sum((-2, -1)) / (B * (B - 1))  # (J, K)
-    return mean_of_pairs.mean().log()
+    a, b = torch.triu_indices(B, B, offset=1, device=u.device)  # every pair a < b once
+    difference = u.index_select(0, a) - u.index_select(0, b)  # (pairs, J, K, d)
+    squared_distance = difference.square().sum(-1)  # (pairs, J, K)
+    return (-2 * squared_distance).exp().mean().log()
 
 
 # ------------------------------------------------------------------ from SMT to the RNN
 @torch.no_grad()
-def hand_over_to_rnn(models: Models):
-    """Copy m_∅ of the encoder and the readout of the labels into the RNN.
+def hand_over_to_rnn(models: nn.ModuleDict):
+    """Copy the encoder's m_∅ and the readout of the labels into the RNN.
 
-    train_phase calls this before every evaluation and save of the first phase, and so
-    at its end, too. From then on DMT trains the RNN's own readout.
+    train_phase calls this before every evaluation of the first phase, and so at its
+    end, too. From then on DMT trains rnn.readout. The readout of the labels stays as it
+    is, and evaluate() still reads the labels with it.
     """
     rnn = models["rnn"]
     empty_prefix = torch.zeros(1, 0, dtype=torch.long, device=rnn.empty_memory.device)
@@ -601,7 +573,7 @@ def hand_over_to_rnn(models: Models):
     rnn.readout.load_state_dict(models["decoder"].readout.state_dict())
 
 
-def set_trained(models: Models, phase: str):
+def set_trained(models: nn.ModuleDict, phase: str):
     """Let gradients reach only what a phase trains.
 
     DMT trains rnn.cell, rnn.embed and rnn.readout. Before DMT, all is trained but
@@ -631,7 +603,9 @@ def random_cuts(batch: Batch, H: int) -> range:
     return range(first_cut, T, H)
 
 
-def dmt_loss(models: Models, batch: Batch, args: Namespace) -> tuple[Tensor, dict]:
+def dmt_loss(
+    models: nn.ModuleDict, batch: Batch, args: Namespace
+) -> tuple[Tensor, dict]:
     """The RNN runs alone and is pulled to the labels -> the loss, its parts by name.
 
     A label depends on inputs only. So it says what would have been right, wherever the
@@ -640,14 +614,15 @@ def dmt_loss(models: Models, batch: Batch, args: Namespace) -> tuple[Tensor, dic
 
     In the paper the gradient is cut after every step, H = 1, so that nothing is
     backpropagated through time. Here it is cut every H = 64 steps, so that an error
-    also trains the earlier steps that caused it (ours). That is truncated BPTT with the
-    distance to the labels as its loss, and full BPTT where T <= H.
+    also trains the earlier steps that caused it (ours). That is BPTT, truncated where
+    T > H, with the distance to the labels as its loss.
 
     With --attach-readout (ours) L_read also trains the cell, and L_labels fades out:
-        L_read   = mean cross_entropy(readout(m̂_t), y_t)       at all t with a target
+        L_read = mean cross_entropy(rnn.readout(m̂_t), y_t)       at all t with a target
         minimise 0.1 (1 - progress) L_labels + L_read
-    So DMT ends as truncated BPTT from the targets. The tasks stack, parity, text and
-    pixels have it by default, as they ask at nearly every time.
+    So DMT ends as BPTT from the targets. The tasks stack, parity, text and pixels have
+    it by default: they ask at nearly every time, so a target is never far from the
+    steps that it needs.
     """
     with torch.no_grad():  # the encoder is frozen
         m = models["encoder"](batch.x)[:, 1:]  # (B, T, K, d)
@@ -657,9 +632,9 @@ def dmt_loss(models: Models, batch: Batch, args: Namespace) -> tuple[Tensor, dic
     memories = rnn.rollout(batch.x, cuts)  # (B, T, K, d)
 
     if args.attach_readout:
-        # The targets now train the cell, too, through up to H steps.
-        # L_labels fades out. It starts at 0.1, as we think that at 1 it would outweigh
-        # L_read in tasks such as pixels, whose labels change much with each input.
+        # The targets now train the cell, too, through up to H steps. We think that
+        # L_labels at a weight of 1 would outweigh L_read in tasks such as pixels, whose
+        # labels change much with each input.
         labels_weight = 0.1 * (1 - batch.progress)  # (ours)
         read_from = memories
     else:
@@ -671,6 +646,29 @@ def dmt_loss(models: Models, batch: Batch, args: Namespace) -> tuple[Tensor, dic
     L_read = read_loss(rnn.readout, read_from, batch)
     loss = labels_weight * L_labels + L_read
     return loss, {"labels": L_labels, "read": L_read}
+
+
+# --------------------------------------------- networks that take many memories at once
+MAX_ROWS = 65_535  # in a call of attention; some CUDA kernels fail with more
+MAX_NUMBERS = 2**22  # in the memories that a network takes at once
+
+
+def in_parts(network: Callable, rows: Tensor, *inputs: Tensor) -> Tensor:
+    """The same as network(rows, *inputs), in parts if N is too large to do it at once.
+
+    rows (N, K, d) are labels or memories; inputs (N, ..) are what else the network
+    takes. A part has at most MAX_ROWS rows and MAX_NUMBERS numbers, but at least one
+    row. Usually one part is enough. Otherwise activations are not kept, and the
+    backward pass computes them again (checkpointing). At the authors' sizes that saves
+    90 GiB in SMT (B = 128, T = 256, fp32; experiments/memory.py counts it from shapes).
+    """
+    rows_per_part = min(MAX_ROWS, max(1, MAX_NUMBERS // rows.shape[1:].numel()))
+    if len(rows) <= rows_per_part:
+        return network(rows, *inputs)
+    results = []
+    for part in zip(*[tensor.split(rows_per_part) for tensor in (rows, *inputs)]):
+        results.append(checkpoint(network, *part, use_reentrant=False))
+    return torch.cat(results)
 
 
 # --------------------------------------------------- evaluate and sample: the RNN alone
@@ -697,7 +695,7 @@ def drift(moments: list[Tensor]) -> Tensor:
 
 
 @torch.no_grad()
-def evaluate(models: Models, task, split: str, rows: int) -> dict:
+def evaluate(models: nn.ModuleDict, task, split: str, rows: int) -> dict:
     """Measure the RNN alone, and its teacher, which reads the labels.
 
     Losses in nats and shares of right answers, both per target that is asked for.
@@ -768,7 +766,7 @@ class FullPrecision(TorchFunctionMode):
         return function(*args, **(kwargs or {}))
 
 
-def make_optimizers(models: Models, peak: float) -> dict:
+def make_optimizers(models: nn.ModuleDict, peak: float) -> dict:
     """Muon for the matrices inside the networks, AdamW for the rest; its rate is peak.
 
     The rest are embeddings, last layers, the short convolution, norms, biases and
@@ -876,7 +874,7 @@ def longer_tasks(args: Namespace, task) -> dict:
     return longer
 
 
-def train(args: Namespace, task, models: Models, run: dict, longer: dict):
+def train(args: Namespace, task, models: nn.ModuleDict, run: dict, longer: dict):
     """Train from where the run stands, then measure the RNN on the test split."""
     state = run["state"]
     if state["step"] == 0:
@@ -899,7 +897,7 @@ def train(args: Namespace, task, models: Models, run: dict, longer: dict):
         report(state)
 
 
-def train_phase(phase: Phase, args, task, models: Models, run: dict, control_c):
+def train_phase(phase: Phase, args, task, models: nn.ModuleDict, run: dict, control_c):
     """Train through the rest of a phase; evaluate and save every so many steps."""
     state, end = run["state"], phase.begin + phase.steps
     set_trained(models, phase.name)
@@ -994,7 +992,7 @@ def record(args: Namespace, state: dict, phase: str, figures: dict):
                 writer.add_scalar(f"{phase}/{name}", value, state["step"])
 
 
-def announce(args: Namespace, task, models: Models, state: dict):
+def announce(args: Namespace, task, models: nn.ModuleDict, state: dict):
     """Print what the run is: its task, sizes and settings."""
     say(f"{args.task}: T = {task.T}, V = {task.vocab}, {args.device}, {args.precision}")
     for name, network in models.items():
@@ -1084,7 +1082,18 @@ def in_any_process(flag: bool, args: Namespace) -> bool:
     return flags.item() > 0
 
 
-def distribute(models: Models, args: Namespace) -> nn.Module:
+class Models(nn.ModuleDict):
+    """The networks by name. models(loss_of, batch, args) computes a loss.
+
+    Several processes share their gradients by DistributedDataParallel. That works only
+    if the loss is computed inside forward, so the loss is passed in.
+    """
+
+    def forward(self, loss_of: Callable, batch: Batch, args: Namespace):
+        return loss_of(self, batch, args)
+
+
+def distribute(models: nn.ModuleDict, args: Namespace) -> nn.Module:
     """The models; with several processes their gradients are the mean over all.
 
     Each process has the losses of its own rows. SMT's L_unif compares the rows of one
@@ -1105,7 +1114,7 @@ def distribute(models: Models, args: Namespace) -> nn.Module:
 FORMAT = 7  # of checkpoint.pt; it grows when the content changes
 
 
-def save(args: Namespace, models: Models, optimizers: dict, state: dict):
+def save(args: Namespace, models: nn.ModuleDict, optimizers: dict, state: dict):
     """Write checkpoint.pt and metrics.jsonl, each whole or not at all."""
     if process()[0] > 0:
         return
@@ -1511,7 +1520,7 @@ def make_task(args: Namespace):
     return TASKS[args.task](**{name: getattr(args, name) for name in names})
 
 
-def build(args: Namespace, task) -> Models:
+def build(args: Namespace, task) -> nn.ModuleDict:
     """The networks, freshly initialised."""
     encoder = Encoder(args, task.vocab, task.T if task.fixed_length else None)
     decoder = Decoder(args, task.vocab)
@@ -1560,7 +1569,7 @@ def check_memory(args: Namespace, task):
         raise WrongInput(f"--dim, --width: {message}; give smaller sizes")
 
 
-def load_weights(models: Models, weights: dict):
+def load_weights(models: nn.ModuleDict, weights: dict):
     """Load the weights of these networks; WrongInput if they don't fit."""
     there = {name.split(".")[0] for name in weights}
     missing = [name for name in models if name not in there]

@@ -33,7 +33,7 @@ MUTANTS = [
     ("smt_loss", "args.lambda_dyn * batch.progress", "args.lambda_dyn"),
     ("smt_loss", "m_before = labels[:, :-1]", "m_before = labels[:, :-1].detach()"),
     ("decode_loss", "x[:, t + 1:end]", "x[:, t:end - 1]"),
-    ("uniformity_loss", "(B * (B - 1))", "(B * B)"),
+    ("uniformity_loss", "offset=1", "offset=0"),
     ("random_times", "batch.first_target + 1", "batch.first_target"),
     ("hand_over_to_rnn", "rnn.empty_memory.copy_(labels[0, 0])", "pass"),
     ("random_cuts", "range(first_cut, T, H)", "range(first_cut, T, H + 1)"),

@@ -147,7 +147,7 @@ def test_a_compiled_run_makes_few_graphs(monkeypatch):
 class Precision(TorchFunctionMode):
     """Notes the precision of what norms and losses take."""
 
-    losses = {F.mse_loss, F.smooth_l1_loss, F.cross_entropy, F.kl_div, torch.cdist}
+    losses = {F.mse_loss, F.smooth_l1_loss, F.cross_entropy, F.kl_div}
     noted = {F.rms_norm, *losses}
 
     def __init__(self):
@@ -176,7 +176,7 @@ def test_in_bf16_norms_and_losses_are_in_fp32(program, cell):
         with Precision() as precision:
             program.update(models, optimizers, phase.loss_of, batch, args)
         others = {
-            "smt": {"mse_loss", "cdist"},
+            "smt": {"mse_loss"},
             "dmt": {"mse_loss"},
             "nextlat": {"smooth_l1_loss", "kl_div"},
             "bptt": set(),

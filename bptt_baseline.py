@@ -152,7 +152,7 @@ class Readout(nn.Module):
     """g: a small Transformer over the tokens of a memory.
 
     m_t (.., K, d) -> logits of y_t (.., V), read at the last memory token. It is
-    causal, so that the decoder of smt.py can go on from there with inputs.
+    causal, so that a decoder can go on from there with inputs.
     """
 
     def __init__(self, args: Namespace, vocab: int):
@@ -231,7 +231,7 @@ CELLS = {"mlp": MLPCell, "transformer": TransformerCell, "gru": GRUCell}
 
 
 class RNN(nn.Module):
-    """All that stays after training: f (embedding and cell), g and m_∅."""
+    """All that inference needs: f (embedding and cell), g and m_∅."""
 
     def __init__(self, args: Namespace, vocab: int):
         super().__init__()
@@ -267,7 +267,7 @@ class Batch(NamedTuple):
 
     x: Tensor  # (B, T)
     y: Tensor  # (B, T)
-    first_target: int  # the first time at which a row has a target
+    first_target: int  # the first time at which any row has a target
     generator: Generator  # on the CPU; all that a loss draws comes from it
     progress: float  # share of the phase's updates that are done, 0 .. 1
 

@@ -29,7 +29,7 @@ Glossary
   H          truncate        the most RNN steps that DMT's gradient passes through
   λ_dyn      lambda_dyn      weight of L_dyn
   λ_kl       lambda_kl       weight of L_kl
-  progress   progress        share of the phase's updates that are done, from 0 up to 1
+  progress   progress        share of the phase's updates that are done, 0 at first
   B, T, V    sequences in an update, times in a sequence, size of the vocabulary
   K, d, W    tokens of a memory, numbers in each of them, numbers in an encoder's token
   N, S       any number of rows, any number of tokens in a row
@@ -63,13 +63,17 @@ An update of DMT: train rnn.cell, rnn.embed and rnn.readout
     L_read   = mean cross_entropy(rnn.readout(detach(m̂_t)), y_t)
     minimise L_labels + L_read
 
-    L_labels is at all t, and trains f. L_read is at all t with a target, and trains
-    rnn.readout. The encoder is frozen: no loss of DMT asks that labels hold anything.
-    If the encoder were trained, its labels could become easy to follow by holding
-    nothing. m_∅ is frozen, too, as it is the label of the empty prefix already.
-    The paper's DMT has H = 1, and the default is 64 (ours). So where T <= 64, the
-    gradient goes through the whole sequence. Tasks that ask at nearly every time have
-    a variant by default (ours); see --attach-readout in dmt_loss.
+    loss     at which t                           trains
+    L_labels all t                                f: rnn.cell and rnn.embed
+    L_read   all t with a target                  rnn.readout
+
+    The encoder is frozen: no loss of DMT asks that labels hold anything. If the encoder
+    were trained, its labels could become easy to follow by holding nothing. m_∅ is
+    frozen, too, as it is the label of the empty prefix already.
+    With H = 1 this is the paper's DMT, and the default is H = 64 (ours). So where
+    T <= 64, the gradient goes through the whole sequence. In tasks that ask at nearly
+    every time DMT ends as BPTT from the targets, by default (ours); see
+    --attach-readout in dmt_loss.
 
 Read on down to dmt_loss, or begin with the losses and look the networks up as you need
 them. All the rest is the program around the method: train_phase makes the updates, and
@@ -254,7 +258,7 @@ class Readout(nn.Module):
     """g: a small Transformer over the tokens of a memory.
 
     m_t (.., K, d) -> logits of y_t (.., V), read at the last memory token. It is
-    causal, so that the decoder of smt.py can go on from there with inputs.
+    causal, so that a decoder can go on from there with inputs.
     """
 
     def __init__(self, args: Namespace, vocab: int):
@@ -333,7 +337,7 @@ CELLS = {"mlp": MLPCell, "transformer": TransformerCell, "gru": GRUCell}
 
 
 class RNN(nn.Module):
-    """All that stays after training: f (embedding and cell), g and m_∅."""
+    """All that inference needs: f (embedding and cell), g and m_∅."""
 
     def __init__(self, args: Namespace, vocab: int):
         super().__init__()
@@ -369,9 +373,9 @@ class Batch(NamedTuple):
 
     x: Tensor  # (B, T)
     y: Tensor  # (B, T)
-    first_target: int  # the first time at which a row has a target
+    first_target: int  # the first time at which any row has a target
     generator: Generator  # on the CPU; all that a loss draws comes from it
-    progress: float  # share of the phase's updates that are done, 0 .. 1
+    progress: float  # share of the phase's updates that are done, 0 at first
 
 
 # ---------------------------------------------------------------- the loss of a readout

@@ -1,22 +1,23 @@
 """Supervised Memory Training (SMT): pretrain an RNN without unrolling it.
 
 After Kumar & Isola, Pretraining Recurrent Networks without Recurrence,
-arXiv:2606.06479. What the paper does not have is marked (ours). Sizes, rates and
-weights are ours, too; PAPER, below, has the authors'.
+arXiv:2606.06479. What the paper does not have is marked (ours). Sizes, rates and the
+losses' weights are ours, too. --preset paper takes the authors', and keeps all else.
 
-An RNN must learn what to remember, and how to update it. SMT gives the two to different
-networks and trains them together:
+An RNN must learn what to remember, and how to update it. SMT gives these two jobs to
+different networks and trains them together:
 - The encoder, a Transformer, reads a prefix x_0 .. x_t and writes a memory of it, the
   label m_t. It is causal, so one pass writes the labels of all prefixes (ours).
 - The decoder gets a label m_t and must predict the Tf targets y_t, y_{t+1}, .. For each
   it also sees the inputs after x_t up to the target's own time, and no later ones. So
   the label has to hold what these targets need of x_0 .. x_t. Without inputs after x_t
-  the decoder predicts y_t alone, and then it is called the readout.
+  the decoder predicts y_t alone, and then it is called the readout. A loss of its own
+  (ours) trains the readout at all t.
 - The RNN's cell learns single steps: from a label and the next input it must make the
   next label. Each step starts from a label of the encoder, and not from what the cell
   made before. So no step waits for another. The steps of all T times are rows of one
-  batch. Their loss also trains the encoder, which so learns to keep what is needed more
-  than Tf times later; see dynamics_loss.
+  batch. Their loss also trains the encoder, so that it learns to keep what is needed Tf
+  or more times later; see dynamics_loss.
 - A fourth loss, of uniformity, pushes the labels of different sequences apart.
   Otherwise steps could become easy because all labels are nearly the same.
 
@@ -53,7 +54,7 @@ Glossary
   H          truncate        the most RNN steps that DMT's gradient passes through
   λ_dyn      lambda_dyn      weight of L_dyn
   λ_unif     lambda_unif     weight of L_unif
-  progress   progress        share of the phase's updates that are done, from 0 up to 1
+  progress   progress        share of the phase's updates that are done, 0 at first
   B, T, V    sequences in an update, times in a sequence, size of the vocabulary
   K, d, W    tokens of a memory, numbers in each of them, numbers in an encoder's token
   N, S       any number of rows, any number of tokens in a row
@@ -69,14 +70,17 @@ An update of SMT: train encoder, decoder, rnn.cell and rnn.embed
     L_unif = log mean exp(-2 |u_a - u_b|^2)
     minimise L_dec + progress λ_dyn L_dyn + L_read + λ_unif L_unif
 
-    L_dec is at J random t; J > 1 is (ours). L_dyn is at all t, and m_{-1} is m_∅.
-    L_read is at all t with a target; it is (ours). L_unif is at the t of L_dec: u_a and
-    u_b are the same memory token of two sequences, scaled to length 1 (ours: the paper
-    pairs all tokens). progress is (ours): the encoder learns first what labels must
-    hold, then to make them easy to follow.
-    All four losses train the encoder. L_dec also trains the decoder, L_read also the
-    decoder's readout, and L_dyn also f: rnn.cell and rnn.embed. m_∅ is never decoded or
-    read; of the losses L_dyn alone takes it.
+    loss     at which t                           trains, besides the encoder
+    L_dec    J random t, the same in all rows;    decoder
+             J > 1 is (ours)
+    L_dyn    all t; m_{-1} is m_∅                 f: rnn.cell and rnn.embed
+    L_read   all t with a target; it is (ours)    decoder.readout
+    L_unif   those of L_dec                       nothing
+
+    u_a and u_b are the same memory token of two sequences, scaled to length 1 (ours:
+    the paper pairs all tokens). progress is (ours): the encoder learns first what
+    labels must hold, then to make them easy to follow. m_∅ is never decoded or read; of
+    the losses L_dyn alone takes it.
 
 After SMT: rnn.empty_memory = m_∅, rnn.readout = a copy of decoder.readout
 
@@ -92,13 +96,17 @@ An update of DMT: train rnn.cell, rnn.embed and rnn.readout
     L_read   = mean cross_entropy(rnn.readout(detach(m̂_t)), y_t)
     minimise L_labels + L_read
 
-    L_labels is at all t, and trains f. L_read is at all t with a target, and trains
-    rnn.readout. The encoder is frozen: no loss of DMT asks that labels hold anything.
-    If the encoder were trained, its labels could become easy to follow by holding
-    nothing. m_∅ is frozen, too, as it is the label of the empty prefix already.
-    The paper's DMT has H = 1, and the default is 64 (ours). So where T <= 64, the
-    gradient goes through the whole sequence. Tasks that ask at nearly every time have
-    a variant by default (ours); see --attach-readout in dmt_loss.
+    loss     at which t                           trains
+    L_labels all t                                f: rnn.cell and rnn.embed
+    L_read   all t with a target                  rnn.readout
+
+    The encoder is frozen: no loss of DMT asks that labels hold anything. If the encoder
+    were trained, its labels could become easy to follow by holding nothing. m_∅ is
+    frozen, too, as it is the label of the empty prefix already.
+    With H = 1 this is the paper's DMT, and the default is H = 64 (ours). So where
+    T <= 64, the gradient goes through the whole sequence. In tasks that ask at nearly
+    every time DMT ends as BPTT from the targets, by default (ours); see
+    --attach-readout in dmt_loss.
 
 Read on down to dmt_loss, or begin with the losses and look the networks up as you need
 them. All the rest is the program around the method: train_phase makes the updates, and
@@ -283,7 +291,7 @@ class Readout(nn.Module):
     """g: a small Transformer over the tokens of a memory.
 
     m_t (.., K, d) -> logits of y_t (.., V), read at the last memory token. It is
-    causal, so that the decoder of smt.py can go on from there with inputs.
+    causal, so that a decoder can go on from there with inputs.
     """
 
     def __init__(self, args: Namespace, vocab: int):
@@ -384,7 +392,7 @@ CELLS = {"mlp": MLPCell, "transformer": TransformerCell, "gru": GRUCell}
 
 
 class RNN(nn.Module):
-    """All that stays after training: f (embedding and cell), g and m_∅."""
+    """All that inference needs: f (embedding and cell), g and m_∅."""
 
     def __init__(self, args: Namespace, vocab: int):
         super().__init__()
@@ -420,9 +428,9 @@ class Batch(NamedTuple):
 
     x: Tensor  # (B, T)
     y: Tensor  # (B, T)
-    first_target: int  # the first time at which a row has a target
+    first_target: int  # the first time at which any row has a target
     generator: Generator  # on the CPU; all that a loss draws comes from it
-    progress: float  # share of the phase's updates that are done, 0 .. 1
+    progress: float  # share of the phase's updates that are done, 0 at first
 
 
 # ---------------------------------------------------------------- the loss of a readout
@@ -450,11 +458,12 @@ def read_loss(readout: Readout, read_from: Tensor, batch: Batch) -> Tensor:
 def smt_loss(
     models: nn.ModuleDict, batch: Batch, args: Namespace
 ) -> tuple[Tensor, dict]:
-    """The loss of SMT on a batch -> the loss, and its parts by name.
+    """The four losses of SMT on a batch, added up -> the sum, and its parts by name.
 
-    What it costs in training: two networks besides the RNN, attention that costs T^2,
-    and the activations of all steps at once, unless in_parts computes them again. Full
-    backpropagation through time (BPTT) keeps its activations, too.
+    No RNN step in it waits for another. It costs two networks besides the RNN,
+    attention, which grows with T^2, and the activations of all steps at once, unless
+    in_parts computes them again. Full backpropagation through time (BPTT) keeps its
+    activations, too.
     """
     decoder, rnn = models["decoder"], models["rnn"]
     labels = models["encoder"](batch.x)  # (B, T + 1, K, d)

@@ -35,6 +35,7 @@ An update of BPTT: train the RNN
 """
 
 import argparse
+import difflib
 import importlib.util
 import json
 import math
@@ -637,8 +638,9 @@ def announce(args: Namespace, task, models: nn.ModuleDict, state: dict):
         say(f"{name}: {numbers:,} parameters")
     special = special_defaults(task)
     if special:
-        shown = [f"{name} {getattr(args, name)}" for name in special]
-        say(f"Options with defaults of this task: {', '.join(shown)}")
+        kept = [name for name in special if getattr(args, name) == special[name]]
+        shown = [f"{name} {special[name]}" for name in kept]
+        say(f"Set for this task: {', '.join(shown)}")
     if task.about():
         say(task.about())
     if state["step"] > 0:
@@ -788,6 +790,7 @@ def claim(args: Namespace, run: dict):
     out = Path(args.out)
     lock = filelock.FileLock(out / "lock")
     try:
+        check_directory(args, run)  # before anything is written; again under the lock
         out.mkdir(parents=True, exist_ok=True)
         lock.acquire(blocking=False)
     except filelock.Timeout:
@@ -882,7 +885,12 @@ TRAINING = [
     ("seed", 0, whole(0), "seed of weights, data and all other draws"),
 ]
 RUN = [
-    ("preset", None, ["paper"], "sizes, rates and more of SMT's authors; see PAPER"),
+    (
+        "preset",
+        None,
+        ["paper"],
+        "sizes, rates and more of SMT's authors; see PAPER in the code",
+    ),
     (
         "device",
         "auto",
@@ -932,17 +940,18 @@ def make_parser(groups: dict[str, list], task=None) -> argparse.ArgumentParser:
         prog=Path(__file__).name,
         description=__doc__.splitlines()[0],
         usage="%(prog)s [--task NAME] [options]; see --help",
+        epilog="--task NAME --help shows options and defaults of another task.",
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
         add_help=task is not None,
     )
     tasks = f"{', '.join(TASKS)}; list describes them (default: copy)"
-    parser.add_argument("--task", help=tasks)
+    parser.add_argument("--task", metavar="NAME", help=tasks)
     special = {} if task is None else special_defaults(task)
     for title, options in groups.items():
         group = parser.add_argument_group(title)
         for name, default, kind, meaning in options:
-            how = {"type": kind}
+            how = {"type": kind, "metavar": "X"}
             if kind is bool:
                 how = {"action": argparse.BooleanOptionalAction}  # also --no-NAME
             if isinstance(kind, list):
@@ -952,6 +961,14 @@ def make_parser(groups: dict[str, list], task=None) -> argparse.ArgumentParser:
             text = f"{meaning} (default: {default})" if has_default else meaning
             group.add_argument(f"--{name}", help=text, **how)
     return parser
+
+
+def refuse(option: str, task: str, groups: dict[str, list]):
+    """WrongInput for an option that is none, with the most similar one."""
+    known = [f"--{name}" for options in groups.values() for name, *_ in options]
+    similar = difflib.get_close_matches(option, known, 1, 0.75)
+    advice = f"did you mean {similar[0]}?" if similar else "--help shows all"
+    raise WrongInput(f"{option}: the task {task} has no such option; {advice}")
 
 
 def python_name(option: str) -> str:
@@ -984,7 +1001,10 @@ def settings(argv: list[str] | None) -> tuple[Namespace, dict, dict | None]:
 
     task = TASKS[name]
     groups = {f"the task {name}": task.options} | groups
-    given = vars(make_parser(groups, task).parse_args(argv))
+    given, unknown = make_parser(groups, task).parse_known_args(argv)
+    if unknown:
+        refuse(unknown[0].split("=")[0], name, groups)
+    given = vars(given)
     keep_what_was(given, earlier, task)
     config = {"task": name, "method": METHOD, "ranks": process()[1]}
     for options in groups.values():
@@ -1008,7 +1028,8 @@ def earlier_run(look: Namespace, task: str) -> tuple[dict, dict, dict | None]:
     """What an earlier run settles, the run to go on with, the run to begin from."""
     if getattr(look, "resume", False) or hasattr(look, "sample"):
         out = default_out(look, task)
-        run = read_run(out, "--resume or --sample")
+        option = "--resume" if getattr(look, "resume", False) else "--sample"
+        run = read_run(out, option)
         if run["config"]["method"] != METHOD:
             message = f"{run['config']['method']} made this run, not {METHOD}"
             raise WrongInput(f"--out {out}: {message}")

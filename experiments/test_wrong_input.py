@@ -19,7 +19,7 @@ WRONG = {
     "--dim": ["--dim 24", "--dim x", "--dim 0"],
     "--width": ["--width 20", "--width 65536 --encoder-depth 10"],
     "--lr": ["--lr 0", "--lr nan", "--lr -1"],
-    "--steps": ["--steps -1", "--steps 1.5", "--steps 0"],
+    "--steps": ["--steps -1", "--steps 1.5", "--steps 0", "--stepz 3"],
     "--preset": ["--preset paper --init taken"],
     "--eval-length": [
         "--task recall --eval-length 2",
@@ -110,7 +110,7 @@ def test_wrong_input_gets_one_line_that_names_the_option(option, call, a_run, ca
     Path("zeros").write_bytes(bytes(5000))
     Path("damaged").mkdir()
     Path("damaged/checkpoint.pt").write_text("damaged")
-    shutil.copytree(a_run, "taken")
+    shutil.copytree(a_run, "taken", ignore=shutil.ignore_patterns("lock"))
     Path("unfinished").mkdir()
     shutil.copy("taken/metrics.jsonl", "unfinished")
     before = Path("taken/checkpoint.pt").read_bytes()
@@ -120,4 +120,5 @@ def test_wrong_input_gets_one_line_that_names_the_option(option, call, a_run, ca
     usage, line = capsys.readouterr().err.strip().splitlines()
     assert usage.startswith("usage:") and option in line
     assert Path("taken/checkpoint.pt").read_bytes() == before
+    assert not Path("taken/lock").exists()
     assert not Path("runs").exists()  # nothing is left of a run that could not begin

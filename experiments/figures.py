@@ -49,13 +49,15 @@ def box(axes, x, y, text, colour, width=0.8, height=0.6):
     axes.text(x, y, text, ha="center", va="center", fontsize=13)
 
 
-def arrow(axes, begin, end, colour="#444444", bend=0.0, dashed=False, width=1.8):
+def arrow(
+    axes, begin, end, colour="#444444", bend=0.0, dashed=False, width=1.8, head="-|>"
+):
     """An arrow from begin to end, both (x, y)."""
     axes.add_patch(
         FancyArrowPatch(
             begin,
             end,
-            arrowstyle="-|>",
+            arrowstyle=head,
             mutation_scale=14,
             connectionstyle=f"arc3,rad={bend}",
             linestyle="--" if dashed else "-",
@@ -123,14 +125,16 @@ def draw_smt(axes):
     axes.text(2.5, 1.9, "RNN", color=COLOURS["dmt"], ha="center", fontsize=12)
     arrow(axes, (2.5, 0.95), (2.5, 1.15))
     axes.text(2.5, 0.8, "$x_{t+1}$", ha="center", va="center")
-    arrow(axes, (3.27, 1.5), (4.08, 1.5), colour, dashed=True, width=2.5)
-    axes.text(3.66, 1.9, "pulled", color=colour, ha="center", fontsize=12)
+    both = "<|-|>"  # the encoder learns, too
+    arrow(axes, (3.25, 1.5), (4.1, 1.5), colour, dashed=True, width=2.5, head=both)
+    axes.text(3.66, 1.95, "pulled\ntogether", color=colour, ha="center", fontsize=12)
     arrow(axes, (0.9, 1.17), (0.9, 0.65))
     arrow(axes, (0.9, -0.33), (0.9, -0.03))
     axes.text(1.05, -0.3, "$x_{t+1},\\, x_{t+2} \\,..$", va="center")
     box(axes, 0.9, 0.3, "decoder", colour, width=1.5)
     arrow(axes, (1.68, 0.3), (2.3, 0.3))
     axes.text(3.8, 0.3, "the future: $y_t,\\, y_{t+1} \\,..$", ha="center", va="center")
+    axes.text(3.8, -0.12, "(readout: $y_t$ alone)", ha="center", va="center")
 
 
 def draw_dmt(axes):
@@ -140,7 +144,7 @@ def draw_dmt(axes):
         "DMT",
         colour,
         "The RNN runs on its own memories $\\hat{m}$, and each is pulled\n"
-        "to its label. The gradient goes back 64 steps (paper: one).",
+        "to its label. It learns through up to 64 steps (paper: one).",
     )
     chain(axes, 1.1, colour, "\\hat{m}")
     for i, t in enumerate(("t-1", "t", "t+1", "t+2")):
@@ -168,12 +172,12 @@ def method(path: Path):
 
 # ------------------------------------------------------------------------------ a run
 PARTS = {  # as the metrics name them: the name in the picture, the line's style
-    "decode": ("decoding the future", "-"),
-    "read": ("readout", "--"),
-    "dynamics": ("steps of the RNN", "-."),
-    "uniformity": ("closeness of two labels", ":"),
-    "labels": ("distance to the labels", "-"),
-    "kl": ("readout of guesses", ":"),
+    "decode": ("decoding the future: $L_{dec}$", "-"),
+    "read": ("readout: $L_{read}$", "--"),
+    "dynamics": ("steps of the RNN: $L_{dyn}$", "-."),
+    "uniformity": ("closeness of labels: $\\exp L_{unif}$", ":"),
+    "labels": ("distance to labels: $L_{labels}$", "-"),
+    "kl": ("readout of guesses: $L_{kl}$", ":"),
 }
 
 
@@ -215,6 +219,9 @@ def draw_answers(axes, metrics: list[dict], phases: dict[str, list]):
         alone = [line["rnn_acc"] for line in curve]
         label = f"RNN alone, in {phase.upper()}"
         axes.plot(steps, alone, color=COLOURS[phase], lw=3, label=label)
+        if before:
+            axes.axvline(before[0]["step"], color="black", lw=1)
+            axes.text(before[0]["step"], 0.05, f"  {phase.upper()} begins")
         before = own[-1:]
     axes.legend(fontsize=12, loc="lower right")
 

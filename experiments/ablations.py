@@ -82,6 +82,9 @@ PARTS = {
 
 if __name__ == "__main__":
     part, options = (sys.argv + [""])[1], sys.argv[2:]
+    if part in ("-h", "--help"):
+        print(__doc__)
+        sys.exit(0)
     if part not in PARTS:
         message = f"PART {part!r}: give one of {', '.join(PARTS)}"
         print(f"ablations.py: {message}", file=sys.stderr)

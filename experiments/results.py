@@ -20,10 +20,15 @@ from pathlib import Path
 import torch
 
 ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+
+import data
+
 RUNS = ROOT / "results/runs.jsonl"
 PAGES = [ROOT / "README.md", ROOT / "experiments/README.md"]
 
-# Task, names of its runs by SMT -> DMT, the level of chance.
+# Task, names of its runs by SMT -> DMT, and what guessing reaches: one of the answers
+# that a task has at random, or the entropy of the test split's single bytes or pixels.
 TASKS = [
     ("copy", ["copy, seed 0", "copy, seed 2", "copy, seed 3"], "12.5 %"),
     ("retrieval", ["retrieval, seed 2"], "12.5 %"),
@@ -31,8 +36,8 @@ TASKS = [
     ("parity", ["parity, seed 0"], "50 %"),
     ("modular", ["modular, seed 0"], "14.3 %"),
     ("recall", ["recall, seed 0"], "12.5 %"),
-    ("text", ["text, seed 2"], "5.55 nats"),
-    ("pixels", ["pixels, seed 0"], "1.39 nats"),
+    ("text", ["text, seed 2"], "3.33 nats"),
+    ("pixels", ["pixels, seed 0"], "0.66 nats"),
 ]
 CELLS = {"mlp": "MLP", "gru": "GRU", "transformer": "Transformer"}
 
@@ -78,25 +83,35 @@ def table(head: list[str], rows: list[list[str]]) -> str:
 def table_of_tasks(runs: dict[str, dict]) -> str:
     """The RNN alone in all tasks, by three methods: the figures of the test split."""
     columns = (
-        "task|chance|SMT → DMT|its teacher|seconds|BPTT, at most as many seconds|"
-        "NextLat → DMT"
+        "task|guessing|SMT|SMT → DMT|its teacher|seconds|BPTT in as many|NextLat → DMT"
     )
     rows = []
-    for task, names, chance in TASKS:
-        finals = [runs[name]["final"] for name in names]
-        alone = ", ".join(f"**{shown(task, final)}**" for final in finals)
-        if "rnn_acc_8x" in finals[0]:
-            alone += f"; 8 times as long {shown(task, finals[0], times='_8x')}"
-        teacher = shown(task, finals[0], "teacher")
-        seconds = ", ".join(f"{final['seconds']:.0f}" for final in finals)
-        theirs = runs[f"bptt, {task}, mlp"]["final"]
-        assert theirs["seconds"] <= on_one_core(runs, task, "mlp")["final"]["seconds"]
-        nextlat = next(
-            run for name, run in runs.items() if f"nextlat, {task}, s" in name
-        )
-        others = [shown(task, theirs), shown(task, nextlat["final"])]
-        rows.append([task, chance, alone, teacher, seconds, *others])
+    for task, names, guessing in TASKS:
+        ours = [runs[name]["final"] for name in names]
+        before = shown(task, end_of_phase(runs[names[0]], "smt"))
+        seconds = ", ".join(f"{final['seconds']:.0f}" for final in ours)
+        bptt = runs[f"bptt, {task}, mlp"]["final"]
+        assert bptt["seconds"] <= on_one_core(runs, task, "mlp")["final"]["seconds"]
+        name = next(name for name in runs if name.startswith(f"nextlat, {task}, seed"))
+        nextlat = runs[name]["final"]
+        for times, called in (("", ""), ("_8x", ", 8 times as long")):
+            if f"rnn_acc{times}" not in ours[0]:
+                continue
+            alone = ", ".join(shown(task, final, times=times) for final in ours)
+            teacher = ""
+            if f"teacher_acc{times}" in ours[0]:
+                teacher = shown(task, ours[0], "teacher", times)
+            others = [shown(task, final, times=times) for final in (bptt, nextlat)]
+            head = [task + called, guessing, before, alone, teacher, seconds]
+            if times:
+                head[2] = head[5] = ""
+            rows.append(head + others)
     return table(columns.split("|"), rows)
+
+
+def end_of_phase(run: dict, phase: str) -> dict:
+    """The last metrics of a phase, on validation."""
+    return [line for line in run["metrics"] if line["phase"] == phase][-1]
 
 
 def on_one_core(runs: dict[str, dict], task: str, cell: str) -> dict:
@@ -161,7 +176,7 @@ def table_of_nextlat(runs: dict[str, dict]) -> str:
             continue
         theirs = runs[name]
         final = theirs["final"]
-        before = [line for line in theirs["metrics"] if line["phase"] == "nextlat"][-1]
+        before = end_of_phase(theirs, "nextlat")
         row = [f"{task}, {seed}"]
         same = f"{task}, {seed}"
         ours = runs.get(ONE_THREAD.get(same, same))
@@ -193,7 +208,7 @@ def table_of_parts(runs: dict[str, dict]) -> str:
     """What copy's RNN reads at the end of SMT without a part that is ours."""
     rows = []
     for part, name in PARTS.items():
-        end = [line for line in runs[name]["metrics"] if line["phase"] == "smt"][-1]
+        end = end_of_phase(runs[name], "smt")
         rows.append([part, shown("copy", end), f"{end['drift']:.2f}"])
     return table(["without", "RNN alone, before DMT", "drift"], rows)
 
@@ -210,7 +225,21 @@ def table_of_speed(_) -> str:
     return table(["T", *called.values()], rows)
 
 
+def table_of_settings(_) -> str:
+    """Where the tasks' settings differ from the defaults, from data.py."""
+    rows = []
+    for name, task in data.TASKS.items():
+        options = []
+        for option, value in (task.sizes | task.recipe.get("smt", {})).items():
+            option = option.replace("_", "-")
+            options.append(f"--{option}" if value is True else f"--{option} {value:g}")
+        timestamps = "yes" if task.fixed_length else "no"
+        rows.append([name, timestamps, f"`{' '.join(options)}`" if options else ""])
+    return table(["task", "timestamps", "settings"], rows)
+
+
 TABLES = {
+    "settings": table_of_settings,
     "speed": table_of_speed,
     "tasks": table_of_tasks,
     "parts": table_of_parts,

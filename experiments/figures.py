@@ -3,6 +3,7 @@
     python experiments/figures.py method        what SMT, DMT and BPTT do
     python experiments/figures.py run RUN       answers and losses of a run, by updates
     python experiments/figures.py digits RUN    what the RNN of a run of pixels draws
+    python experiments/figures.py layers        loss at T = 784, by layers in a row
     python experiments/figures.py delay         copy by three methods, by its delay
 
 Pictures of a run are written into its directory, the others into results/; a directory
@@ -285,36 +286,72 @@ METHODS = {
     "nextlat": "NextLat, then DMT",
     "bptt": "BPTT, as many seconds as SMT",
 }
-DELAYS = (32, 64, 128)
+DELAYS = (32, 64, 128, 256)
+AT_32 = {  # the names of the runs with the default delay
+    "smt": "smt, copy, mlp",
+    "nextlat": "nextlat, copy, seed 0",
+    "bptt": "bptt, copy, mlp",
+}
 
 
 def delay(path: Path):
     """Right answers of copy against its delay: the runs of results/runs.jsonl."""
     runs = results.read_runs()
-    for name in [f"{method}, copy, delay {D}" for method in METHODS for D in DELAYS]:
-        if name not in runs:
-            raise smt.WrongInput(f"delay: {results.RUNS} has no run {name!r} yet")
     figure, axes = plt.subplots(figsize=(8, 5))
     for method, called in METHODS.items():
-        found = [runs[f"{method}, copy, delay {D}"] for D in DELAYS]
-        if method == "bptt":
-            limits = [runs[f"smt, copy, delay {D}"]["final"]["seconds"] for D in DELAYS]
-            lines = [results.up_to(run, "seconds", s) for run, s in zip(found, limits)]
-        else:
-            lines = [results.up_to(run, "step", math.inf) for run in found]
-        right = [100 * line["rnn_acc"] for line in lines]
+        right = []
+        for D in DELAYS:
+            found, smts = [
+                runs[AT_32[name] if D == 32 else f"{name}, copy, delay {D}"]
+                for name in (method, "smt")
+            ]
+            end = results.up_to(found, "step", math.inf)
+            if method == "bptt":
+                end = results.up_to(found, "seconds", smts["final"]["seconds"])
+            right.append(100 * end["rnn_acc"])
         axes.plot(DELAYS, right, "o-", color=COLOURS[method], lw=3, label=called)
-    axes.axhline(12.5, color="#777777", ls=":", lw=2, label="chance")
+    axes.axhline(12.5, color="#777777", ls=":", lw=2, label="guessing")
     axes.set_xscale("log", base=2)
     axes.set_xticks(DELAYS, [str(D) for D in DELAYS])
     axes.set(xlabel="delay in steps", ylabel="right answers of the RNN alone, %")
-    axes.set(ylim=(0, 103), title="Copying eight symbols after a delay")
+    axes.set(ylim=(0, 103), title="Copying eight symbols after a delay, MLP cell")
     axes.legend(fontsize=11)
     figure.tight_layout()
     figure.savefig(path, dpi=110)
 
 
-PICTURES = {"method": method, "delay": delay, "run": run, "digits": digits}
+# ------------------------------------------------------------------------------ layers
+LONG = {  # the names of the runs at T = 784, by method and updates (of DMT or BPTT)
+    "smt": ("SMT, then DMT in segments of 49 steps", (50, 100, 200)),
+    "bptt": ("BPTT", (50, 100, 200, 400)),
+}
+
+
+def layers(path: Path):
+    """Nats against layers in a row, at T = 784: a point is a run of its own."""
+    runs = results.read_runs()
+    figure, axes = plt.subplots(figsize=(8, 5))
+    for name, (called, updates) in LONG.items():
+        ends = [runs[f"{name}, pixels 28 x 28, {n} updates"]["final"] for n in updates]
+        before = runs["smt, pixels 28 x 28"]["final"]["depth"] if name == "smt" else 0
+        depths = [before + end["depth"] for end in ends]
+        nats = [end["rnn_loss"] for end in ends]
+        axes.plot(depths, nats, "o-", color=COLOURS[name], lw=3, label=called)
+    axes.set(xscale="log", xlabel="layers that wait for one another, in all updates")
+    axes.set(ylabel="nats a pixel, RNN alone")
+    axes.set(title="Digits of 28 x 28 pixels, T = 784, MLP cell")
+    axes.legend(fontsize=11)
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+
+
+PICTURES = {
+    "method": method,
+    "delay": delay,
+    "layers": layers,
+    "run": run,
+    "digits": digits,
+}
 
 
 def main(argv: list[str]) -> int:

@@ -23,8 +23,12 @@ def test_a_picture_is_drawn(what, tmp_path, monkeypatch):
         assert smt.main([*TINY, *task.split(), *RUN]) == 0
         argv.append("run")
     line = {"phase": "dmt", "step": 1, "seconds": 1.0, "rnn_acc": 0.5}
+    line |= {"rnn_loss": 0.5, "depth": 9}
     run = {"metrics": [line], "final": line}
     names = [f"{m}, copy, delay {D}" for m in figures.METHODS for D in figures.DELAYS]
+    names += [*figures.AT_32.values(), "smt, pixels 28 x 28"]
+    for method, (_, updates) in figures.LONG.items():
+        names += [f"{method}, pixels 28 x 28, {n} updates" for n in updates]
     monkeypatch.setattr(figures.results, "read_runs", lambda: dict.fromkeys(names, run))
     assert figures.main([*argv, str(tmp_path)]) == 0
     assert (tmp_path / f"{what}.png").stat().st_size > 10_000

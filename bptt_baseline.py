@@ -963,10 +963,10 @@ def make_parser(groups: dict[str, list], task=None) -> argparse.ArgumentParser:
     return parser
 
 
-def refuse(option: str, task: str, groups: dict[str, list]):
-    """WrongInput for an option that is none, with the most similar one."""
+def refuse_unknown(option: str, task: str, groups: dict[str, list]):
+    """WrongInput for an option that does not exist; it names the most similar one."""
     known = [f"--{name}" for options in groups.values() for name, *_ in options]
-    similar = difflib.get_close_matches(option, known, 1, 0.75)
+    similar = difflib.get_close_matches(option, ["--task", *known], 1, 0.75)
     advice = f"did you mean {similar[0]}?" if similar else "--help shows all"
     raise WrongInput(f"{option}: the task {task} has no such option; {advice}")
 
@@ -1003,7 +1003,7 @@ def settings(argv: list[str] | None) -> tuple[Namespace, dict, dict | None]:
     groups = {f"the task {name}": task.options} | groups
     given, unknown = make_parser(groups, task).parse_known_args(argv)
     if unknown:
-        refuse(unknown[0].split("=")[0], name, groups)
+        refuse_unknown(unknown[0].split("=")[0], name, groups)
     given = vars(given)
     keep_what_was(given, earlier, task)
     config = {"task": name, "method": METHOD, "ranks": process()[1]}

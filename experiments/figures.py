@@ -1,16 +1,19 @@
-"""Pictures of the method, of a run, and of the table of runs.
+"""Pictures of the method, of runs, and of the table of runs.
 
-    python experiments/figures.py method        what SMT, DMT and BPTT do
-    python experiments/figures.py run RUN       answers and losses of a run, by updates
-    python experiments/figures.py digits RUN    what the RNN of a run of pixels draws
-    python experiments/figures.py layers        loss at T = 784, by layers in a row
-    python experiments/figures.py delay         copy by three methods, by its delay
+    python experiments/figures.py method            what SMT, DMT and BPTT do
+    python experiments/figures.py run RUN           answers and losses, by updates
+    python experiments/figures.py digits RUN ..     what RNNs of runs of pixels draw
+    python experiments/figures.py drift RUN ..      how far RNNs get from their labels
+    python experiments/figures.py gradient RUN ..   how much of the gradient arrives
+    python experiments/figures.py layers            loss at T = 784, by layers in a row
+    python experiments/figures.py delay             copy by several methods, by delay
 
-Pictures of a run are written into its directory, the others into results/; a directory
-at the end is taken instead. It needs matplotlib: pip install matplotlib. A method has
-one colour in all pictures.
+Pictures of runs are written into the first run's directory, the others into results/;
+--out takes another directory, and --title another title. It needs matplotlib: pip
+install matplotlib. A method has one colour in all pictures.
 """
 
+import argparse
 import json
 import math
 import sys
@@ -26,6 +29,8 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
+import bptt_baseline
+import nextlat
 import results
 import smt
 
@@ -35,7 +40,31 @@ COLOURS = {
     "bptt": "#D55E00",
     "nextlat": "#CC79A7",
 }
+PROGRAMS = {"smt": smt, "bptt": bptt_baseline, "nextlat": nextlat}
 plt.rcParams.update({"font.size": 13, "savefig.facecolor": "white"})
+
+
+CELL_STYLES = {"mlp": "-", "transformer": "-.", "gru": "--"}  # of lines
+
+
+def networks(directory: str) -> tuple:
+    """The networks of a run, its task and its options; WrongInput if there are none."""
+    run = smt.read_run(directory, "figures.py")
+    args = argparse.Namespace(**run["config"])
+    program = PROGRAMS[args.method]
+    task = program.make_task(args)
+    models = program.build(args, task)
+    program.load_weights(models, run["models"])
+    return models, task, args
+
+
+def name_of_rnn(args) -> tuple[str, str]:
+    """What the RNN of a run is called, and its colour: the one of its last phase."""
+    called = {"smt": "SMT", "bptt": "BPTT", "nextlat": "NextLat"}[args.method]
+    then_dmt = args.method != "bptt" and args.dmt_steps > 0
+    colour = COLOURS["dmt" if then_dmt else args.method]
+    cell = results.CELLS[args.cell]
+    return f"{called}{' → DMT' if then_dmt else ''}, {cell}", colour
 
 
 # ------------------------------------------------------------ the picture of the method
@@ -161,7 +190,7 @@ def draw_dmt(axes):
     axes.text(2.72, 1.8, "gradient", color=COLOURS["bptt"], ha="center", fontsize=12)
 
 
-def method(path: Path):
+def method(_, path: Path, title: str):
     """Three panels: BPTT, SMT and DMT."""
     figure, (left, middle, right) = plt.subplots(1, 3, figsize=(16, 5))
     draw_bptt(left)
@@ -182,8 +211,9 @@ PARTS = {  # as the metrics name them: the name in the picture, the line's style
 }
 
 
-def run(directory: str, path: Path):
+def run(directories: list[str], path: Path, title: str):
     """Answers of RNN and teacher against updates; below, the parts of the loss."""
+    directory = directories[0]
     lines = (Path(directory) / "metrics.jsonl").read_text().splitlines()
     metrics = [json.loads(line) for line in lines]
     metrics = [line for line in metrics if line["phase"] != "final"]
@@ -195,8 +225,8 @@ def run(directory: str, path: Path):
     answers = figure.add_subplot(grid[0, :])
     draw_answers(answers, metrics, phases)
     config = smt.read_run(directory, "run")["config"]
-    title = f"{config['task']}, seed {config['seed']}: answers on held-out sequences"
-    answers.set_title(title)
+    name = f"{config['task']}, seed {config['seed']}"
+    answers.set_title(title or f"{name}: answers on held-out sequences")
     axes = None
     for column, (phase, own) in enumerate(phases.items()):
         axes = figure.add_subplot(grid[1, column], sharey=axes)
@@ -254,29 +284,103 @@ def draw_on(rnn, tokens, length, generator):
     return tokens
 
 
-def digits(directory: str, path: Path):
-    """Rows of images: the file's, and what the RNN makes of their upper half."""
-    rnn, task = smt.load(directory)
-    count, side = 10, task.side
-    generator = torch.Generator().manual_seed(0)
-    _, images = task.held_out("test", count)
-    rows = [("held-out images", images)]
-    names = (
-        "the same, lower half drawn by the RNN alone",
-        "drawn by the RNN, from nothing",
-    )
-    for name, (_, tokens, length) in zip(names, task.prompts(count)):
-        drawn = draw_on(rnn, tokens, length, generator)
-        rows.append((name, drawn[:, 1:]))
-    figure, grid = plt.subplots(len(rows), count, figsize=(count, 1.25 * len(rows)))
-    for (name, images), line in zip(rows, grid):
+DRAWN = ("lower half drawn by the RNN alone", "drawn by the RNN, from nothing")
+
+
+def digits(directories: list[str], path: Path, title: str):
+    """Rows of images: the first run's held-out ones, and what each RNN draws."""
+    rows = []
+    for directory in directories:
+        models, task, args = networks(directory)
+        _, images = task.held_out("test", 10)
+        called, colour = name_of_rnn(args)
+        if not rows:
+            white = int(images.max())
+            rows.append(("held-out images", images, task.side, colour))
+        generator = torch.Generator().manual_seed(0)
+        for what, (_, tokens, length) in zip(DRAWN, task.prompts(10)):
+            drawn = draw_on(models["rnn"], tokens, length, generator)[:, 1:]
+            rows.append((f"{called}: {what}", drawn, task.side, colour))
+    figure, grid = plt.subplots(len(rows), 10, figsize=(10, 1.25 * len(rows)))
+    for (name, images, side, colour), line in zip(rows, grid):
         for image, axes in zip(images, line):
-            axes.imshow(image.view(side, side), cmap="gray", vmin=0)
+            axes.imshow(image.view(side, side), cmap="gray", vmin=0, vmax=white)
             axes.axis("off")
             if "lower half" in name:
-                axes.axhline(side // 2 - 0.5, color=COLOURS["dmt"], lw=1.5)
+                axes.axhline(side // 2 - 0.5, color=colour, lw=1.5)
         line[0].set_title(name, loc="left", fontsize=13)
+    if title:
+        figure.suptitle(title)
     figure.subplots_adjust(0.01, 0.02, 0.99, 0.9, wspace=0.05, hspace=0.4)
+    figure.savefig(path, dpi=110)
+
+
+# --------------------------------------------------------------------------- drift
+def drift(directories: list[str], path: Path, title: str):
+    """The distance of the RNN's memories from the labels against time, run by run."""
+    figure, axes = plt.subplots(figsize=(9, 5))
+    for directory in directories:
+        models, task, args = networks(directory)
+        x, _ = task.held_out("test", 256)
+        with torch.no_grad():
+            labels = models["encoder"](x)[:, 1:]  # (B, T, K, d)
+            memories = models["rnn"].rollout(x)
+        squared = (memories - labels).square().mean((0, 2, 3))  # (T,)
+        variance = labels.var((0, 1)).mean()
+        called, colour = name_of_rnn(args)
+        axes.plot(
+            squared / variance, CELL_STYLES[args.cell], color=colour, lw=3, label=called
+        )
+    axes.axhline(1, color="#777777", ls=":", lw=2, label="the mean label's distance")
+    axes.set(xlabel="time t in steps", ylabel="squared distance, 1 for the mean label")
+    axes.set(yscale="log", title=title or f"{args.task}: distance from the labels")
+    axes.legend(fontsize=11)
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+
+
+# ------------------------------------------------------------------------ gradient
+def gradient_of_inputs(embed, memories_of, readout, x, y):
+    """The gradient that each input gets from the last answer: x, y (B, T) -> (T,).
+
+    It is the norm of the gradient of the right answer's logit with respect to the
+    embedding of the input, as the mean over sequences.
+    """
+    embeddings = []
+    hook = embed.register_forward_hook(lambda *call: embeddings.append(call[2]))
+    last = memories_of(x)[:, -1]  # (B, K, d)
+    hook.remove()
+    right = readout(last).gather(1, y[:, -1:])  # (B, 1)
+    gradients = torch.autograd.grad(right.sum(), embeddings)
+    # The encoder embeds all inputs at once, behind its start token; an RNN one a step.
+    together = len(gradients) == 1
+    gradient = gradients[0][:, 1:] if together else torch.stack(gradients, 1)
+    return gradient.norm(dim=2).mean(0)
+
+
+def gradient(directories: list[str], path: Path, title: str):
+    """The gradient that an input gets from the last answer, against its distance."""
+    figure, axes = plt.subplots(figsize=(9, 5))
+    for directory in directories:
+        models, task, args = networks(directory)
+        x, y = task.held_out("test", 64)
+        if (y[:, -1] < 0).any():
+            raise smt.WrongInput(f"gradient: {args.task} asks nothing at the last time")
+        rnn = models["rnn"]
+        lines = [(*name_of_rnn(args), rnn.embed, rnn.rollout, rnn.readout)]
+        if args.method == "smt":
+            encoder, readout = models["encoder"], models["decoder"].readout
+            line = ("SMT, through the encoder", COLOURS["smt"])
+            lines.append((*line, encoder.embed, encoder, readout))
+        for called, colour, embed, memories_of, readout in lines:
+            found = gradient_of_inputs(embed, memories_of, readout, x, y).flip(0)
+            style = CELL_STYLES[args.cell]
+            axes.plot(found / found[0], style, color=colour, lw=3, label=called)
+    axes.set(xlabel="steps between the input and the answer", yscale="log")
+    axes.set(ylabel="gradient, 1 for the last input", ylim=(1e-12, None))
+    axes.set(title=title or f"{args.task}: the gradient that inputs get from an answer")
+    axes.legend(fontsize=11)
+    figure.tight_layout()
     figure.savefig(path, dpi=110)
 
 
@@ -294,7 +398,7 @@ AT_32 = {  # the names of the runs with the default delay
 }
 
 
-def delay(path: Path):
+def delay(_, path: Path, title: str):
     """Right answers of copy against its delay: the runs of results/runs.jsonl."""
     runs = results.read_runs()
     figure, axes = plt.subplots(figsize=(9, 5))
@@ -316,7 +420,8 @@ def delay(path: Path):
     axes.set(xlabel="delay in steps", ylabel="right answers of the RNN alone, %")
     axes.set(
         ylim=(0, 103),
-        title="Copy, MLP cell: SMT and BPTT fail at the same delay, NextLat earlier",
+        title=title
+        or "Copy, MLP cell: SMT and BPTT fail at the same delay, NextLat earlier",
     )
     axes.legend(fontsize=11)
     figure.tight_layout()
@@ -330,7 +435,7 @@ LONG = {  # the names of the runs at T = 784, by method and updates (of DMT or B
 }
 
 
-def layers(path: Path):
+def layers(_, path: Path, title: str):
     """Nats against layers in a row, at T = 784: a point is a run of its own."""
     runs = results.read_runs()
     figure, axes = plt.subplots(figsize=(9, 5))
@@ -343,40 +448,41 @@ def layers(path: Path):
     axes.set(xscale="log", xlabel="layers that wait for one another, in all updates")
     axes.set(ylabel="nats a pixel, RNN alone")
     axes.set(
-        title="T = 784: BPTT has 7 to 12 times the layers in a row, and goes further"
+        title=title
+        or "T = 784: BPTT has 7 to 12 times the layers in a row, and goes further"
     )
     axes.legend(fontsize=11)
     figure.tight_layout()
     figure.savefig(path, dpi=110)
 
 
-PICTURES = {
-    "method": method,
-    "delay": delay,
-    "layers": layers,
-    "run": run,
-    "digits": digits,
-}
+OF_RUNS = {"run": run, "digits": digits, "drift": drift, "gradient": gradient}
+PICTURES = {"method": method, "delay": delay, "layers": layers} | OF_RUNS
 
 
 def main(argv: list[str]) -> int:
     """Draw a picture; the exit status is 2 for wrong input."""
-    what, *directories = argv or [""]
-    of_a_run = what in ("run", "digits")
-    if what not in PICTURES or not of_a_run <= len(directories) <= of_a_run + 1:
-        print(__doc__, file=sys.stderr)
-        return 2
-    folder = Path((directories or [ROOT / "results"])[-1])
-    directories = directories[:of_a_run]  # of the run, if any
-    path = folder / f"{what}.png"
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser("figures.py", None, __doc__, formatter_class=raw)
+    parser.add_argument("what", choices=PICTURES)
+    parser.add_argument("runs", nargs="*", metavar="RUN")
+    parser.add_argument("--out", metavar="DIR")
+    parser.add_argument("--title", default="")
+    args = parser.parse_args(argv)
+    if bool(args.runs) != (args.what in OF_RUNS):
+        how = "name" if args.what in OF_RUNS else "leave out"
+        parser.error(f"{args.what}: {how} the directory of a run")
+    if args.what == "run" and len(args.runs) > 1:
+        parser.error(f"run: {len(args.runs)} runs; name one")
+    folder = Path(args.out or [*args.runs, ROOT / "results"][0])
+    path = folder / f"{args.what}.png"
     try:
-        if of_a_run:
-            check_run(what, *directories)
-        folder.mkdir(exist_ok=True)
-        PICTURES[what](*directories, path)
+        for directory in args.runs:
+            check_run(args.what, directory)
+        folder.mkdir(parents=True, exist_ok=True)
+        PICTURES[args.what](args.runs, path, args.title)
     except smt.WrongInput as error:
-        print(f"figures.py: {error}", file=sys.stderr)
-        return 2
+        parser.error(str(error))
     print(f"The picture is in {path}.")
     return 0
 
@@ -386,6 +492,8 @@ def check_run(what: str, directory: str):
     config = smt.read_run(directory, what)["config"]
     if what == "digits" and config["task"] != "pixels":
         raise smt.WrongInput(f"digits: {directory} is a run of {config['task']}")
+    if what == "drift" and config["method"] == "bptt":
+        raise smt.WrongInput(f"drift: {directory} is a run of BPTT, without labels")
     if what == "run" and not Path(directory, "metrics.jsonl").exists():
         raise smt.WrongInput(f"run: {directory} holds no metrics.jsonl")
 

@@ -1,8 +1,11 @@
 """Each picture can be drawn."""
 
+import itertools
+import types
 from pathlib import Path
 
 import pytest
+import torch
 
 pytest.importorskip("matplotlib")
 
@@ -18,8 +21,8 @@ RUN = "--steps 4 --dmt-steps 2 --eval-every 2 --device cpu --out run".split()
 def test_a_picture_is_drawn(what, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     argv = [what]
-    if what in ("run", "digits"):
-        task = "--task copy --delay 3" if what == "run" else "--task pixels --side 6"
+    if what in figures.OF_RUNS:
+        task = "--task pixels --side 6" if what == "digits" else "--task copy --delay 3"
         assert smt.main([*TINY, *task.split(), *RUN]) == 0
         argv.append("run")
     line = {"phase": "dmt", "step": 1, "seconds": 1.0, "rnn_acc": 0.5}
@@ -30,7 +33,7 @@ def test_a_picture_is_drawn(what, tmp_path, monkeypatch):
     for method, (_, updates) in figures.LONG.items():
         names += [f"{method}, pixels 28 x 28, {n} updates" for n in updates]
     monkeypatch.setattr(figures.results, "read_runs", lambda: dict.fromkeys(names, run))
-    assert figures.main([*argv, str(tmp_path)]) == 0
+    assert figures.main([*argv, "--out", str(tmp_path)]) == 0
     assert (tmp_path / f"{what}.png").stat().st_size > 10_000
 
 
@@ -44,10 +47,44 @@ def test_the_curves_of_bptt_are_drawn(tmp_path, monkeypatch):
     assert Path("run/run.png").stat().st_size > 10_000
 
 
-@pytest.mark.parametrize("argv", ["", "cat", "run", "run missing", "digits run"])
+def test_an_input_that_is_forgotten_gets_no_gradient():
+    rnn = types.SimpleNamespace(embed=torch.nn.Embedding(5, 16))
+    readout = torch.nn.Linear(16, 5)
+
+    def memories_of(x):  # each memory knows the last two inputs
+        embedded = [rnn.embed(x[:, t]) for t in range(x.shape[1])]
+        memories = [embedded[0]]
+        memories += [a + 2 * b for a, b in itertools.pairwise(embedded)]
+        return torch.stack(memories, 1)
+
+    x = torch.randint(5, (3, 6))
+    found = figures.gradient_of_inputs(rnn.embed, memories_of, readout, x, x)
+    assert (found[:4] == 0).all()
+    assert torch.allclose(found[5], 2 * found[4])
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        "",
+        "cat",
+        "run",
+        "run missing",
+        "run run run",
+        "digits run",
+        "drift bptt",
+        "method run",
+    ],
+)
 def test_wrong_input_gets_no_traceback(argv, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    if argv == "digits run":
+    if "run" in argv:
         assert smt.main([*TINY, *"--task copy --delay 3".split(), *RUN]) == 0
-    assert figures.main(argv.split()) == 2
-    assert capsys.readouterr().err
+    if "bptt" in argv:
+        tiny = "--task copy --delay 3 --dim 16 --steps 1 --device cpu --out bptt"
+        assert bptt_baseline.main(tiny.split()) == 0
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stopped:
+        figures.main(argv.split())
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err.splitlines()[-1].startswith("figures.py: error")

@@ -562,49 +562,57 @@ def score(logits: Tensor, y: Tensor) -> Tensor:
     return torch.stack([nats, right, asked]).cpu().double()
 
 
-def drift(moments: list[Tensor]) -> Tensor:
+def per_answer(who: str, scores: list[Tensor]) -> dict:
+    """The loss in nats and the share of right answers, per answer asked for."""
+    nats, right, asked = sum(scores)
+    return {
+        f"{who}_loss": (nats / asked).item(),
+        f"{who}_acc": (right / asked).item(),
+    }
+
+
+def squares(memories: Tensor, m: Tensor) -> Tensor:
+    """What drift() needs of memories and labels (B, T, K, d) -> (3, B, K, d).
+
+    It is the squared error, the label and the squared label, each as a mean over times.
+    """
+    error = (memories - m).square()
+    found = torch.stack([error, m, m.square()])  # (3, B, T, K, d)
+    return found.mean(2).cpu().double()
+
+
+def drift(found: list[Tensor]) -> float:
     """The MSE between memories and labels over the variance of the labels.
 
     It is 0 if they are equal, and 1 if memories are as far off as the mean label would
-    be. moments are those of parts of the sequences, each (3, B, K, d): means over the
-    times of the squared error, the label and the squared label.
+    be. found is what squares() makes of parts of the sequences.
     """
-    error, mean, square = torch.cat(moments, 1).mean(1)  # each (K, d)
+    error, mean, square = torch.cat(found, 1).mean(1)  # each (K, d)
     variance = square - mean.square()
-    return error.sum() / variance.sum()
+    return (error.sum() / variance.sum()).item()
 
 
 @torch.no_grad()
 def evaluate(models: nn.ModuleDict, task, split: str, rows: int) -> dict:
-    """Measure the RNN alone, and its teacher, which reads the labels.
-
-    Losses in nats and shares of right answers, both per target that is asked for.
-    """
+    """Measure the RNN alone, from m_∅, and its teacher: the readout of the labels."""
     encoder, rnn = models["encoder"], models["rnn"]
     teacher = models["readout"]
-    alone = torch.zeros(3).double()
-    taught = torch.zeros(3).double()
-    moments = []
+    device = rnn.empty_memory.device
+    stamps = encoder.timestamps  # without them any length will do
+    alone, taught, found = [], [], []
     all_x, all_y = task.held_out(split, rows)
     for x, y in zip(all_x.split(64), all_y.split(64)):  # 64 sequences at a time
-        x, y = x.to(rnn.empty_memory.device), y.to(rnn.empty_memory.device)
+        x, y = x.to(device), y.to(device)
         memories = rnn.rollout(x)  # (B, T, K, d)
-        alone += score(rnn.readout(memories), y)
-        stamps = encoder.timestamps
-        if stamps is not None and x.shape[1] >= stamps.num_embeddings:
-            continue  # the encoder has no timestamps for sequences of this length
-        m = encoder(x)[:, 1:]  # (B, T, K, d)
-        taught += score(teacher(m), y)
-        error = (memories - m).square()
-        moment = torch.stack([error, m, m.square()])  # (3, B, T, K, d)
-        moments.append(moment.mean(2).cpu().double())
-    nats, right, asked = alone
-    figures = {"rnn_loss": nats / asked, "rnn_acc": right / asked}
-    if moments:
-        nats, right, asked = taught
-        figures |= {"teacher_loss": nats / asked, "teacher_acc": right / asked}
-        figures |= {"drift": drift(moments)}
-    return {name: float(value) for name, value in figures.items()}
+        alone.append(score(rnn.readout(memories), y))
+        if stamps is None or x.shape[1] < stamps.num_embeddings:
+            m = encoder(x)[:, 1:]  # (B, T, K, d)
+            taught.append(score(teacher(m), y))
+            found.append(squares(memories, m))
+    figures = per_answer("rnn", alone)
+    if taught:
+        figures |= per_answer("teacher", taught) | {"drift": drift(found)}
+    return figures
 
 
 @torch.no_grad()
@@ -787,12 +795,10 @@ def train_phase(phase: Phase, args, task, models: nn.ModuleDict, run: dict, cont
         for name, optimizer in optimizers.items():
             optimizer.load_state_dict(run["optimizers"][name])
 
-    hidden = process()[0] > 0 or not has_terminal()
-    total = phases(args)[-1].begin + phases(args)[-1].steps  # of all phases
-    bar = tqdm(total=total, initial=state["step"], desc=phase.name, disable=hidden)
     several = process()[1] > 1
-    parts, clock = [], time.perf_counter()
-    first, began = state["step"], clock
+    bar = progress_bar(phase, args, state)
+    first, began = state["step"], time.perf_counter()
+    parts, clock = [], began  # since the last evaluation
     for step in range(first, end):
         done = step - phase.begin
         set_rates(optimizers, done, phase.steps)
@@ -803,9 +809,8 @@ def train_phase(phase: Phase, args, task, models: nn.ModuleDict, run: dict, cont
         state["depth"] += layers_in_a_row(phase.name, task.T, args)
         bar.update()
         if step + 1 == first + 20:
-            each = (time.perf_counter() - began) / 20
-            message = f"{end - first} updates, about {each * (end - first):.0f} s"
-            say(f"{phase.name}: {message}")
+            say_how_long(phase, end - first, time.perf_counter() - began)
+
         due = (done + 1) % args.eval_every == 0 or step + 1 == end
         # Several processes have to stop at the same step, so they agree when due.
         if not due and (several or not control_c.pressed):
@@ -818,8 +823,7 @@ def train_phase(phase: Phase, args, task, models: nn.ModuleDict, run: dict, cont
         if due:
             figures = evaluate(models, task, "val", 256)
             record(args, state, phase.name, means | figures)
-            shown = {"rnn_acc": figures["rnn_acc"]} | means
-            bar.set_postfix({name: f"{value:.3g}" for name, value in shown.items()})
+            show_in_bar(bar, {"rnn_acc": figures["rnn_acc"]} | means)
         save(args, models, optimizers, state)
         if due:
             report(state)
@@ -827,6 +831,25 @@ def train_phase(phase: Phase, args, task, models: nn.ModuleDict, run: dict, cont
             raise KeyboardInterrupt
         parts, clock = [], time.perf_counter()
     bar.close()
+
+
+def progress_bar(phase: Phase, args: Namespace, state: dict) -> tqdm:
+    """A bar over the steps of all phases; it is hidden where nobody would see it."""
+    last = phases(args)[-1]
+    hidden = process()[0] > 0 or not has_terminal()
+    total = last.begin + last.steps
+    return tqdm(total=total, initial=state["step"], desc=phase.name, disable=hidden)
+
+
+def show_in_bar(bar: tqdm, figures: dict):
+    """Show figures behind the bar."""
+    bar.set_postfix({name: f"{value:.3g}" for name, value in figures.items()})
+
+
+def say_how_long(phase: Phase, updates: int, seconds_of_20: float):
+    """Print how long the rest of a phase takes if all updates take as long as 20."""
+    seconds = updates * seconds_of_20 / 20
+    say(f"{phase.name}: {updates} updates, about {seconds:.0f} s")
 
 
 def update(network, optimizers: dict, loss_of, batch: Batch, args: Namespace) -> dict:

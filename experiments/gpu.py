@@ -55,8 +55,8 @@ def whole_run(precision: str, out: Path, options: list[str]) -> list[dict]:
     return [json.loads(line) for line in lines]
 
 
-def measure_updates(name: str, options: list[str], updates: int) -> dict:
-    """Milliseconds of an update and GiB at most, in the phase of this name."""
+def make_update(name: str, options: list[str]) -> tuple:
+    """A function that does an update in the phase of this name; T and B there."""
     program = PROGRAMS[name]
     argv = ["--task", "copy", "--out", "runs/none", *options]
     args, run, source = program.settings(argv)
@@ -65,18 +65,29 @@ def measure_updates(name: str, options: list[str], updates: int) -> dict:
     program.set_trained(models, phase.name)
     optimizers = program.make_optimizers(models, phase.peak)
     program.set_rates(optimizers, 1, 100)
-    if args.device == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-    for step in range(3 + updates):
-        if step == 3:  # the first three warm up, and compile
-            wait_for_the_device(args.device)
-            begin = time.perf_counter()
+
+    def update(step: int):
         batch = program.draw_batch(task, phase.batch_size, step, 0.5, args)
         program.update(models, optimizers, phase.loss_of, batch, args)
-    wait_for_the_device(args.device)
+
+    return update, args.device, task.T, phase.batch_size
+
+
+def measure_updates(name: str, options: list[str], updates: int) -> dict:
+    """Milliseconds of an update and GiB at most, in the phase of this name."""
+    update, device, T, B = make_update(name, options)
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    for step in range(3):  # these warm up, and compile
+        update(step)
+    wait_for_the_device(device)
+    begin = time.perf_counter()
+    for step in range(3, 3 + updates):
+        update(step)
+    wait_for_the_device(device)
     milliseconds = 1000 * (time.perf_counter() - begin) / updates
-    figures = {"ms": milliseconds, "batch": phase.batch_size, "T": task.T}
-    if args.device == "cuda":
+    figures = {"ms": milliseconds, "batch": B, "T": T}
+    if device == "cuda":
         figures["GiB"] = torch.cuda.max_memory_allocated() / 2**30
     return figures
 

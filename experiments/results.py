@@ -215,7 +215,7 @@ def table_of_parts(runs: dict[str, dict]) -> str:
 
 def table_of_speed(_) -> str:
     """An update against T, as speed.py measured it."""
-    found = json.loads((ROOT / "results/speed.json").read_text())
+    found = json.loads((ROOT / "results/speed.json").read_text())["growth"]
     called = {"smt": "SMT", "nextlat": "NextLat", "dmt": "DMT", "bptt": "BPTT"}
     rows = []
     for T in dict.fromkeys(line["T"] for line in found):
@@ -223,6 +223,18 @@ def table_of_speed(_) -> str:
         cells = [f"{lines[m]['ms']:,.0f} ms; {lines[m]['layers']:,}" for m in called]
         rows.append([f"{T:,}", *cells])
     return table(["T", *called.values()], rows)
+
+
+def table_of_sizes(_) -> str:
+    """What an update and a label cost at the default sizes and at the authors'."""
+    found = json.loads((ROOT / "results/speed.json").read_text())["sizes"]
+    called = {"smt": "SMT", "dmt": "DMT", "bptt": "BPTT"}
+    rows = []
+    for line in found:
+        costs = f"{line['ms']:,.0f} ms|{line['ms a label']:.2f} ms|{line['share']:.0%}"
+        rows.append([called[line["method"]], line["size"], *costs.split("|")])
+    columns = ["method", "sizes", "an update", "a label", "share of the matrix rate"]
+    return table(columns, rows)
 
 
 def table_of_settings(_) -> str:
@@ -241,6 +253,7 @@ def table_of_settings(_) -> str:
 TABLES = {
     "settings": table_of_settings,
     "speed": table_of_speed,
+    "sizes": table_of_sizes,
     "tasks": table_of_tasks,
     "parts": table_of_parts,
     "methods": table_of_methods,

@@ -388,7 +388,11 @@ def show(rnn: RNN, task, count: int, args: Namespace) -> str:
     """Answers of the RNN alone on test sequences, or what it writes and draws."""
     device = rnn.empty_memory.device
     if not hasattr(task, "prompts"):
-        x, y = task.held_out("test", count)
+        x, y = task.held_out("test", max(count, 1024))
+        # Another --seed shows other sequences.
+        generator = Generator().manual_seed(args.seed)
+        chosen = torch.randperm(len(x), generator=generator)[:count]
+        x, y = x[chosen], y[chosen]
         answers = rnn.readout(rnn.rollout(x.to(device))).argmax(-1).cpu()
         return task.show(x, y, answers)
     lines = []
@@ -1025,7 +1029,7 @@ def settings(argv: list[str] | None) -> tuple[Namespace, dict, dict | None]:
     if unknown:
         refuse_unknown(unknown[0].split("=")[0], name, groups)
     given = vars(given)
-    keep_what_was(given, earlier, task)
+    keep_what_was(given, earlier)
     config = {"task": name, "method": METHOD, "ranks": process()[1]}
     for options in groups.values():
         config |= {python_name(option): default for option, default, *_ in options}
@@ -1066,11 +1070,11 @@ def earlier_run(look: Namespace, task: str) -> tuple[dict, dict, dict | None]:
     return {}, new, None
 
 
-def keep_what_was(given: dict, earlier: dict, task):
+def keep_what_was(given: dict, earlier: dict):
     """WrongInput if a given option differs from the earlier run and may not."""
     # The data may have another path; start() makes sure that they are the same.
     may_change = MACHINE | {"data", "eval_length"}
-    if "sample" in given and hasattr(task, "prompts"):
+    if "sample" in given:
         may_change |= {"seed"}  # samples are drawn anew
     for option, value in given.items():
         if option in may_change or option not in earlier:

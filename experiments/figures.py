@@ -227,6 +227,11 @@ def run(directories: list[str], path: Path, title: str):
     config = smt.read_run(directory, "run")["config"]
     name = f"{config['task']}, seed {config['seed']}"
     answers.set_title(title or f"{name}: answers on held-out sequences")
+    guessing = {task: share for task, _, share in results.TASKS}[config["task"]]
+    if guessing.endswith("%"):
+        chance = float(guessing.removesuffix(" %")) / 100
+        answers.axhline(chance, color="#777777", ls=":", lw=2, label="guessing")
+        answers.legend(fontsize=12, loc="lower right")
     axes = None
     for column, (phase, own) in enumerate(phases.items()):
         axes = figure.add_subplot(grid[1, column], sharey=axes)
@@ -254,7 +259,6 @@ def draw_answers(axes, metrics: list[dict], phases: dict[str, list]):
             axes.axvline(before[0]["step"], color="black", lw=1)
             axes.text(before[0]["step"], 0.05, f"  {phase.upper()} begins")
         before = own[-1:]
-    axes.legend(fontsize=12, loc="lower right")
 
 
 def draw_parts(axes, phase: str, own: list[dict]):

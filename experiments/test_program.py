@@ -187,10 +187,14 @@ def test_in_bf16_norms_and_losses_are_in_fp32(program, cell):
             assert seen == {torch.float32}
 
 
-@pytest.mark.parametrize("name", ["text", "pixels"])
-def test_samples_go_on_from_what_is_given_and_repeat(name, capsys):
+@pytest.mark.parametrize("name", ["text", "pixels", "copy"])
+def test_samples_repeat_and_another_seed_shows_others(name, capsys):
     Path("text").write_bytes(b"to be or not to be. " * 40)
-    options = {"text": "--data text --length 8", "pixels": "--side 6"}[name]
+    options = {
+        "text": "--data text --length 8",
+        "pixels": "--side 6",
+        "copy": "--delay 3",
+    }[name]
     run = f"--task {name} {options} --steps 1 --dmt-steps 1 --out run".split()
     smt.main(TINY_SMT + run)
     capsys.readouterr()
@@ -202,7 +206,7 @@ def test_samples_go_on_from_what_is_given_and_repeat(name, capsys):
     assert shown[0] == shown[1]
     smt.main(["--out", "run", "--sample", "2", "--seed", "5", *prompt])
     assert capsys.readouterr().out != shown[0]
-    assert shown[0].count("--- ") == (2 if name == "text" else 4)
+    assert shown[0].count("--- ") == {"text": 2, "pixels": 4, "copy": 0}[name]
     if name == "text":
         assert "--- sample\nto be" in shown[0]
 

@@ -72,7 +72,6 @@ WRONG = {
     "--init": ["--init missing", "--init damaged", f"--init {LONG}", "--init="],
     "--seed": [
         "--resume --out taken --seed 5",
-        "--sample 1 --out taken --seed 5",  # the questions of copy are always the same
     ],
     "--memory-tokens": [
         "--resume --out taken --memory-tokens 3",

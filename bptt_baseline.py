@@ -11,11 +11,12 @@ Glossary
                              x_0 .. x_t; y_t = -1: nothing is asked there
   m_∅        rnn.empty_memory       (K, d) the memory at the start; it is learnt
   m̂_t        memory          (B, K, d) what the RNN made; memories (B, T, K, d)
-  f          rnn.step        m_{t-1}, x_t -> m_t, by rnn.cell
-  g          readout         m_t -> logits of y_t
+  f          rnn.step        m̂_{t-1}, x_t -> m̂_t, by rnn.cell
+  g          readout         m̂_t -> logits of y_t
   H          truncate        the most RNN steps that the gradient passes through
-  B, T, V    sequences in an update, times in a sequence, size of the vocabulary
-  K, d, W    tokens of a memory, numbers in each of them, numbers in an encoder's token
+  B, T       sequences in an update, times in a sequence
+  V          size of the vocabulary
+  K, d       tokens of a memory, numbers in each of them
   N, S       any number of rows, any number of tokens in a row
   A task (data.py) draws batches x, y and says how they are shown. A step is one
   application of the RNN. An update is one application of the optimisers; only options
@@ -270,7 +271,7 @@ class Batch(NamedTuple):
     y: Tensor  # (B, T)
     first_target: int  # the first time at which any row has a target
     generator: Generator  # on the CPU; all that a loss draws comes from it
-    progress: float  # share of the phase's updates that are done, 0 .. 1
+    progress: float  # share of the phase's updates that are done, 0 at first
 
 
 # ---------------------------------------------------------------- the loss of a readout
@@ -374,13 +375,13 @@ def evaluate(models: nn.ModuleDict, task, split: str, rows: int) -> dict:
     """Measure the RNN alone, from m_∅."""
     rnn = models["rnn"]
     device = rnn.empty_memory.device
-    alone = []
+    rnn_scores = []
     all_x, all_y = task.held_out(split, rows)
     for x, y in zip(all_x.split(64), all_y.split(64)):  # 64 sequences at a time
         x, y = x.to(device), y.to(device)
         memories = rnn.rollout(x)  # (B, T, K, d)
-        alone.append(score(rnn.readout(memories), y))
-    return per_answer("rnn", alone)
+        rnn_scores.append(score(rnn.readout(memories), y))
+    return per_answer("rnn", rnn_scores)
 
 
 @torch.no_grad()
@@ -467,10 +468,9 @@ def draw_batch(task, B: int, step: int, progress: float, args: Namespace) -> Bat
 
     All draws depend only on (seed, step, rank), so that a run can be resumed.
     """
-    rank, ranks = process()
-    numbers = np.random.SeedSequence((args.seed, step, rank))
+    numbers = np.random.SeedSequence((args.seed, step, process_number()))
     generator = Generator().manual_seed(int(numbers.generate_state(1)[0]))
-    x, y = task.batch(B // ranks, generator)
+    x, y = task.batch(B // number_of_processes(), generator)
     asked = (y >= 0).any(0).tolist()
     first = asked.index(True) if True in asked else len(asked) - 1
     if args.device == "cuda":
@@ -482,12 +482,12 @@ def draw_batch(task, B: int, step: int, progress: float, args: Namespace) -> Bat
 
 # -------------------------------------------------------------------- the training loop
 class Phase(NamedTuple):
-    """A part of a run: its loss, first step, number of steps, peak rate and batch."""
+    """A part of a run: the updates from step begin on, up to step end."""
 
     name: str
-    loss_of: Callable
+    loss_of: Callable  # (models, batch, args) -> the loss, its parts by name
     begin: int
-    steps: int
+    end: int
     peak: float  # AdamW's highest learning rate
     batch_size: int
 
@@ -495,7 +495,14 @@ class Phase(NamedTuple):
 def phases(args: Namespace) -> list[Phase]:
     """The phases of a run, in order."""
     return [
-        Phase("bptt", bptt_loss, 0, args.steps, args.lr, args.batch_size),
+        Phase(
+            name="bptt",
+            loss_of=bptt_loss,
+            begin=0,
+            end=args.steps,
+            peak=args.lr,
+            batch_size=args.batch_size,
+        ),
     ]
 
 
@@ -530,7 +537,7 @@ def train(args: Namespace, task, models: nn.ModuleDict, run: dict, longer: dict)
         save(args, models, {}, state)  # finds now if it can't write
     with ControlC() as control_c:
         for phase in phases(args):
-            if state["step"] < phase.begin + phase.steps:
+            if state["step"] < phase.end:
                 train_phase(phase, args, task, models, run, control_c)
         if in_any_process(control_c.pressed, args):  # during the last evaluation
             raise KeyboardInterrupt
@@ -548,7 +555,7 @@ def train(args: Namespace, task, models: nn.ModuleDict, run: dict, longer: dict)
 
 def train_phase(phase: Phase, args, task, models: nn.ModuleDict, run: dict, control_c):
     """Train through the rest of a phase; evaluate and save every so many steps."""
-    state, end = run["state"], phase.begin + phase.steps
+    state = run["state"]
     set_trained(models, phase.name)
     network = distribute(models, args)
     optimizers = make_optimizers(models, phase.peak)
@@ -556,25 +563,27 @@ def train_phase(phase: Phase, args, task, models: nn.ModuleDict, run: dict, cont
         for name, optimizer in optimizers.items():
             optimizer.load_state_dict(run["optimizers"][name])
 
-    several = process()[1] > 1
+    several = number_of_processes() > 1
     bar = progress_bar(phase, args, state)
-    first, began = state["step"], time.perf_counter()
-    parts, clock = [], began  # since the last evaluation
-    for step in range(first, end):
+    first, steps = state["step"], phase.end - phase.begin
+    began = clock = time.perf_counter()  # clock: when the last evaluation ended
+    parts = []  # of the losses since then
+    for step in range(first, phase.end):
         done = step - phase.begin
-        set_rates(optimizers, done, phase.steps)
-        progress = done / phase.steps
+        progress = done / steps
+        set_rates(optimizers, done, steps)
         batch = draw_batch(task, phase.batch_size, step, progress, args)
         parts.append(update(network, optimizers, phase.loss_of, batch, args))
         state["step"] = step + 1
         state["depth"] += layers_in_a_row(phase.name, task.T, args)
         bar.update()
         if step + 1 == first + 20:
-            say_how_long(phase, end - first, time.perf_counter() - began)
+            say_how_long(phase, phase.end - first, time.perf_counter() - began)
 
-        due = (done + 1) % args.eval_every == 0 or step + 1 == end
-        # Several processes have to stop at the same step, so they agree when due.
-        if not due and (several or not control_c.pressed):
+        due = (done + 1) % args.eval_every == 0 or step + 1 == phase.end
+        # Several processes have to stop at the same step, so they stop only when due.
+        stop_early = control_c.pressed and not several
+        if not (due or stop_early):
             continue
         stop = in_any_process(control_c.pressed, args)
         means = mean_parts(parts, phase.name, step + 1)  # it waits for the device
@@ -588,15 +597,15 @@ def train_phase(phase: Phase, args, task, models: nn.ModuleDict, run: dict, cont
             report(state)
         if stop:
             raise KeyboardInterrupt
-        parts, clock = [], time.perf_counter()
+        clock = time.perf_counter()
+        parts = []
     bar.close()
 
 
 def progress_bar(phase: Phase, args: Namespace, state: dict) -> tqdm:
     """A bar over the steps of all phases; it is hidden where nobody would see it."""
-    last = phases(args)[-1]
-    hidden = process()[0] > 0 or not has_terminal()
-    total = last.begin + last.steps
+    hidden = process_number() > 0 or not has_terminal()
+    total = phases(args)[-1].end
     return tqdm(total=total, initial=state["step"], desc=phase.name, disable=hidden)
 
 
@@ -646,7 +655,7 @@ def record(args: Namespace, state: dict, phase: str, figures: dict):
     line = {"phase": phase, "step": state["step"]}
     line |= {"seconds": state["seconds"], "depth": state["depth"]}
     state["metrics"].append(line | figures)
-    if importlib.util.find_spec("tensorboard") and process()[0] == 0:
+    if importlib.util.find_spec("tensorboard") and process_number() == 0:
         from torch.utils.tensorboard import SummaryWriter
 
         with SummaryWriter(args.out) as writer:
@@ -686,7 +695,7 @@ def report(state: dict):
 
 def say(text: str):
     """Print in the first process. If nobody can read it, the run goes on."""
-    if process()[0] > 0:
+    if process_number() > 0:
         return
     try:
         tqdm.write(text)
@@ -729,11 +738,16 @@ class ControlC:
 
 
 # -------------------------------------------------------------------- several processes
-def process() -> tuple[int, int]:
-    """This process's number, and how many there are, as torchrun sets them."""
-    if not distributed.is_torchelastic_launched():
-        return 0, 1
-    return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+def process_number() -> int:
+    """The number of this process among all (its rank), as torchrun sets it, or 0."""
+    launched = distributed.is_torchelastic_launched()
+    return int(os.environ.get("RANK", 0)) if launched else 0
+
+
+def number_of_processes() -> int:
+    """How many processes torchrun has started, or 1."""
+    launched = distributed.is_torchelastic_launched()
+    return int(os.environ.get("WORLD_SIZE", 1)) if launched else 1
 
 
 def in_any_process(flag: bool, args: Namespace) -> bool:
@@ -762,7 +776,7 @@ def distribute(models: nn.ModuleDict, args: Namespace) -> nn.Module:
     Each process has the losses of its own rows. SMT's L_unif compares the rows of one
     process, and the parts of the loss in the metrics are those of the first.
     """
-    if process()[1] == 1:
+    if number_of_processes() == 1:
         return models
     backend, device, device_ids = "gloo", None, None
     if args.device == "cuda":
@@ -779,11 +793,11 @@ FORMAT = 7  # of checkpoint.pt; it grows when the content changes
 
 def save(args: Namespace, models: nn.ModuleDict, optimizers: dict, state: dict):
     """Write checkpoint.pt and metrics.jsonl, each whole or not at all."""
-    if process()[0] > 0:
+    if process_number() > 0:
         return
     out = Path(args.out)
     lines = [json.dumps(line) + "\n" for line in state["metrics"]]
-    checkpoint = {
+    content = {
         "format": FORMAT,
         "config": vars(args),
         "state": state,
@@ -792,7 +806,7 @@ def save(args: Namespace, models: nn.ModuleDict, optimizers: dict, state: dict):
     }
     try:
         out.mkdir(parents=True, exist_ok=True)
-        torch.save(checkpoint, out / "checkpoint.tmp")
+        torch.save(content, out / "checkpoint.tmp")
         os.replace(out / "checkpoint.tmp", out / "checkpoint.pt")
         (out / "metrics.tmp").write_text("".join(lines))
         os.replace(out / "metrics.tmp", out / "metrics.jsonl")
@@ -808,7 +822,7 @@ def claim(args: Namespace, run: dict):
     The lock belongs to this process and ends with it, also if it is killed. WrongInput
     if another process has it, or if the directory is not as the options want it.
     """
-    if process()[0] > 0:  # the first process claims it for all
+    if process_number() > 0:  # the first process claims it for all
         yield
         return
     out = Path(args.out)
@@ -852,18 +866,18 @@ def check_directory(args: Namespace, run: dict):
 
 def read_run(directory: str, option: str) -> dict:
     """Read a checkpoint, tensors and plain values; WrongInput if there is none."""
-    checkpoint = Path(directory) / "checkpoint.pt"
-    if not os.path.isfile(checkpoint):
+    file = Path(directory) / "checkpoint.pt"
+    if not os.path.isfile(file):
         message = f"{directory} holds no run; name the --out of an earlier one"
         raise WrongInput(f"{option}: {message}")
     try:
-        run = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        run = torch.load(file, map_location="cpu", weights_only=True)
         known = run["format"] == FORMAT and set(run["state"]) == set(new_state())
     except Exception:  # damaged files make torch raise errors of many kinds
-        message = f"{checkpoint} is damaged, or another program wrote it"
+        message = f"{file} is damaged, or another program wrote it"
         raise WrongInput(f"{option}: {message}") from None
     if not known:
-        message = f"another version of this program wrote {checkpoint}"
+        message = f"another version of this program wrote {file}"
         raise WrongInput(f"{option}: {message}")
     return run
 
@@ -1030,7 +1044,7 @@ def settings(argv: list[str] | None) -> tuple[Namespace, dict, dict | None]:
         refuse_unknown(unknown[0].split("=")[0], name, groups)
     given = vars(given)
     keep_what_was(given, earlier)
-    config = {"task": name, "method": METHOD, "ranks": process()[1]}
+    config = {"task": name, "method": METHOD, "ranks": number_of_processes()}
     for options in groups.values():
         config |= {python_name(option): default for option, default, *_ in options}
     config |= special_defaults(task)
@@ -1107,7 +1121,7 @@ def settle_device(args: Namespace):
         raise WrongInput(f"--device {args.device}: {message}")
     if args.device == "auto":
         args.device = there[0]
-    if args.device == "mps" and process()[1] > 1:
+    if args.device == "mps" and number_of_processes() > 1:
         raise WrongInput("--device mps: trains in one process only; leave torchrun out")
     if args.device == "cuda":
         launched = distributed.is_torchelastic_launched()
@@ -1153,8 +1167,9 @@ def check(args: Namespace, given: dict):
             option = name.replace("_", "-")
             message = f"give a multiple of {args.ranks}, the number of processes"
             raise WrongInput(f"--{option} {size}: {message}")
-    if args.resume and args.ranks != process()[1]:
-        message = f"the run has {args.ranks} processes, and these are {process()[1]}"
+    if args.resume and args.ranks != number_of_processes():
+        now = number_of_processes()
+        message = f"the run has {args.ranks} processes, and these are {now}"
         raise WrongInput(f"--resume: {message}; give torchrun the same number")
     if "preset" in given and "init" in given:
         raise WrongInput("--preset paper: its sizes are not those of --init; give one")
@@ -1266,7 +1281,7 @@ def main(argv: list[str] | None = None) -> int:
                 with claim(args, run):
                     announce(args, task, models, run["state"])
                     train(args, task, models, run, longer)
-            if process()[0] == 0:
+            if process_number() == 0:
                 say(show(models["rnn"], task, args.sample or 4, args))
             if not args.sample:
                 say(next_commands(args))

@@ -2,7 +2,12 @@
 
 After Kumar & Isola, Pretraining Recurrent Networks without Recurrence,
 arXiv:2606.06479. What the paper does not have is marked (ours). Sizes, rates and the
-losses' weights are ours, too. --preset paper takes the authors', and keeps all else.
+losses' weights are ours, too. --preset paper takes the authors' values of these, and
+keeps all else that is marked. So it does not reproduce their runs.
+
+    python smt.py                        the task copy: SMT, then DMT; some two minutes
+    python smt.py --task list            all tasks
+    python smt.py --task TASK --help     all options
 
 An RNN must learn what to remember, and how to update it. SMT gives these two jobs to
 different networks and trains them together:
@@ -12,20 +17,21 @@ different networks and trains them together:
   it also sees the inputs after x_t up to the target's own time, and no later ones. So
   the label has to hold what these targets need of x_0 .. x_t. Without inputs after x_t
   the decoder predicts y_t alone, and then it is called the readout. A loss of its own
-  (ours) trains the readout at all t.
+  (ours) trains the readout at all t with a target.
 - The RNN's cell learns single steps: from a label and the next input it must make the
   next label. Each step starts from a label of the encoder, and not from what the cell
   made before. So no step waits for another. The steps of all T times are rows of one
-  batch. Their loss also trains the encoder, so that it learns to keep what is needed Tf
-  or more times later; see dynamics_loss.
+  batch. Their loss also trains the encoder, so that it learns to keep what only a
+  target behind the decoder's window needs; see dynamics_loss.
 - A fourth loss, of uniformity, pushes the labels of different sequences apart.
   Otherwise steps could become easy because all labels are nearly the same.
 
 When the RNN runs alone, each step starts from the memory that it made itself, which is
-never exactly the label. So errors can add up: the RNN drifts. DAgger Memory Training
-(DMT), the second phase, lets the RNN run on its own memories and pulls each to the
-label of the same prefix. SMT never unrolls the RNN. DMT does, and by default its
-gradient goes back through up to 64 steps (ours; one step in the paper).
+never exactly the label. In SMT the cell never started from such a memory, so it has not
+learnt to correct the error, and the next memory can be further off: the RNN drifts.
+DAgger Memory Training (DMT), the second phase, lets the RNN run on its own memories and
+pulls each to the label of the same prefix. SMT never unrolls the RNN. DMT does, and by
+default its gradient goes back through up to 64 steps (ours; one step in the paper).
 
 At inference the RNN and a copy of the readout are all that is needed. The RNN starts
 from the label of the empty prefix. A new input costs one step and one readout, and the
@@ -55,8 +61,10 @@ Glossary
   λ_dyn      lambda_dyn      weight of L_dyn
   λ_unif     lambda_unif     weight of L_unif
   progress   progress        share of the phase's updates that are done, 0 at first
-  B, T, V    sequences in an update, times in a sequence, size of the vocabulary
-  K, d, W    tokens of a memory, numbers in each of them, numbers in an encoder's token
+  B, T       sequences in an update, times in a sequence
+  V          size of the vocabulary
+  K, d       tokens of a memory, numbers in each of them
+  W          numbers in a token of the encoder
   N, S       any number of rows, any number of tokens in a row
   A task (data.py) draws batches x, y and says how they are shown. A step is one
   application of the RNN. An update is one application of the optimisers; only options
@@ -70,17 +78,16 @@ An update of SMT: train encoder, decoder, rnn.cell and rnn.embed
     L_unif = log mean exp(-2 |u_a - u_b|^2)
     minimise L_dec + progress λ_dyn L_dyn + L_read + λ_unif L_unif
 
-    loss     at which t                           trains, besides the encoder
-    L_dec    J random t, the same in all rows;    decoder
-             J > 1 is (ours)
-    L_dyn    all t; m_{-1} is m_∅                 f: rnn.cell and rnn.embed
-    L_read   all t with a target; it is (ours)    decoder.readout
-    L_unif   those of L_dec                       nothing
+    loss     at which t                           trains
+    L_dec    J random t, the same in all rows     encoder, decoder
+    L_dyn    all t; m_{-1} is m_∅                 encoder, rnn.cell, rnn.embed
+    L_read   all t with a target; it is (ours)    encoder, decoder.readout
+    L_unif   those of L_dec                       encoder
 
     u_a and u_b are the same memory token of two sequences, scaled to length 1 (ours:
-    the paper pairs all tokens). progress is (ours): the encoder learns first what
-    labels must hold, then to make them easy to follow. m_∅ is never decoded or read; of
-    the losses L_dyn alone takes it.
+    the paper pairs all tokens). J > 1 is (ours). progress is (ours), too: the encoder
+    learns first what labels must hold, then to make them easy to follow. m_∅ is never
+    decoded or read; of the losses L_dyn alone takes it.
 
 After SMT: rnn.empty_memory = m_∅, rnn.readout = a copy of decoder.readout
 
@@ -96,17 +103,18 @@ An update of DMT: train rnn.cell, rnn.embed and rnn.readout
     L_read   = mean cross_entropy(rnn.readout(detach(m̂_t)), y_t)
     minimise L_labels + L_read
 
-    loss     at which t                           trains
-    L_labels all t                                f: rnn.cell and rnn.embed
-    L_read   all t with a target                  rnn.readout
+    loss     at which t             trains
+    L_labels all t                  rnn.cell, rnn.embed
+    L_read   all t with a target    rnn.readout
 
     The encoder is frozen: no loss of DMT asks that labels hold anything. If the encoder
     were trained, its labels could become easy to follow by holding nothing. m_∅ is
     frozen, too, as it is the label of the empty prefix already.
-    With H = 1 this is the paper's DMT, and the default is H = 64 (ours). So where
-    T <= 64, the gradient goes through the whole sequence. In tasks that ask at nearly
-    every time DMT ends as BPTT from the targets, by default (ours); see
-    --attach-readout in dmt_loss.
+
+    With H = 1 this is the paper's DMT. The default is H = 64 (ours), and by default all
+    tasks but pixels have T <= 64. So there DMT is BPTT through the whole sequence, with
+    the distance to the labels as its loss. In stack, parity, text and pixels it ends as
+    BPTT from the targets, by default (ours); see --attach-readout in dmt_loss.
 
 Read on down to dmt_loss, or begin with the losses and look the networks up as you need
 them. All the rest is the program around the method: train_phase makes the updates, and
@@ -235,10 +243,10 @@ class Encoder(nn.Module):
     The Transformer is causal, so one pass makes the labels of all prefixes. The paper's
     encoder is bidirectional over x_0 .. x_t and needs a pass for each label.
 
-    length is T if all sequences have T times, and a time means the same in each. Then
-    each input also gets a learned embedding of its time, the paper's timestamp. For
-    pieces of a text, or where lengths differ, length is None, and there are rotary
-    positions only.
+    length is T if all sequences have T times, and a time means the same in each: in
+    copy the delimiter always comes at the same t. Then each input also gets a learned
+    embedding of its time, the paper's timestamp. For pieces of a text, or where lengths
+    differ, length is None, and there are rotary positions only.
     """
 
     def __init__(self, args: Namespace, vocab: int, length: int | None):
@@ -272,8 +280,8 @@ class Encoder(nn.Module):
 
     def write_labels(self, h: Tensor) -> Tensor:
         """The labels of all times: h (B, T + 1, W) -> (B, T + 1, K, d)."""
-        # A label (K d = 256 by default) is wider than a token of the encoder (W = 128),
-        # and a linear map of one token has no more to tell than the token. So attention
+        # A label (K d = 256 by default) is wider than a token of the encoder (W = 128,
+        # or 64), and a linear map of one token tells no more than the token. Attention
         # with K d / HEAD_SIZE heads adds what it gathers from the whole prefix. Each
         # head writes HEAD_SIZE numbers of one memory token. (ours)
         qkv = self.label_qkv(h)  # (B, T + 1, 3 K d)
@@ -461,10 +469,10 @@ def smt_loss(
 ) -> tuple[Tensor, dict]:
     """The four losses of SMT on a batch, added up -> the sum, and its parts by name.
 
-    No RNN step in it waits for another. It costs two networks besides the RNN,
-    attention, which grows with T^2, and the activations of all steps at once, unless
-    in_parts computes them again. Full backpropagation through time (BPTT) keeps its
-    activations, too.
+    No RNN step in it waits for another. The price, beside backpropagation through time
+    (BPTT), is two more networks, encoder and decoder, and the encoder's attention,
+    whose time grows with T^2. Both keep the activations of all steps; in_parts can
+    compute them again instead.
     """
     decoder, rnn = models["decoder"], models["rnn"]
     labels = models["encoder"](batch.x)  # (B, T + 1, K, d)
@@ -528,12 +536,13 @@ def dynamics_loss(rnn: RNN, m_before: Tensor, m: Tensor, x: Tensor) -> Tensor:
     The gradient reaches the encoder through both labels, so the encoder learns to write
     labels that the cell can follow.
 
-    What if an input x_s matters only for a target Tf or more times later? L_dec does
-    not ask m_s for it. But a label close to the target must hold x_s, as the decoder
-    needs it there. The cell must make this label from the one before, and the input
-    between the two does not show x_s. So L_dyn is small only if the label before holds
-    x_s, too, and so on. Over many updates this demand can move back, label by label, to
-    m_s, the first label that sees x_s.
+    What if an input matters only for a target behind the decoder's window? An example:
+    Tf = 2, and x_0 matters only for y_5. L_dec decodes y_5 from m_5 and m_4, and the
+    encoder sees the whole prefix. So it learns to put x_0 into these two labels. The
+    cell must make m_4 from m_3 and x_4, and x_4 does not show x_0. So L_dyn is small
+    only if m_3 holds x_0, too. The same goes for m_2, then for m_1, then for m_0. Over
+    many updates this demand can move back, label by label, to the first label that sees
+    x_0. By default Tf = 64, and most tasks have no more times than that.
 
     No gradient goes through a chain of T steps, in which it could fade. That of L_dec
     goes through decoder and encoder, whose depth does not grow with T. That of L_dyn
@@ -625,7 +634,7 @@ def dmt_loss(
     In the paper the gradient is cut after every step, H = 1, so that nothing is
     backpropagated through time. Here it is cut every H = 64 steps, so that an error
     also trains the earlier steps that caused it (ours). That is BPTT, truncated where
-    T > H, with the distance to the labels as its loss.
+    T > H, with the distance to the labels as its loss; --truncate 1 is the paper's.
 
     With --attach-readout (ours) L_read also trains the cell, and L_labels fades out:
         L_read = mean cross_entropy(rnn.readout(m̂_t), y_t)       at all t with a target
@@ -657,6 +666,11 @@ def dmt_loss(
     loss = labels_weight * L_labels + L_read
     return loss, {"labels": L_labels, "read": L_read}
 
+
+# ======================================================================================
+# The method ends here. The rest is the program: networks in parts, evaluation, samples,
+# optimisers, the training loop, several processes, files, the command line.
+# ======================================================================================
 
 # --------------------------------------------- networks that take many memories at once
 MAX_ROWS = 65_535  # in a call of attention; some CUDA kernels fail with more
@@ -701,23 +715,23 @@ def per_answer(who: str, scores: list[Tensor]) -> dict:
     }
 
 
-def squares(memories: Tensor, m: Tensor) -> Tensor:
+def drift_moments(memories: Tensor, m: Tensor) -> Tensor:
     """What drift() needs of memories and labels (B, T, K, d) -> (3, B, K, d).
 
     It is the squared error, the label and the squared label, each as a mean over times.
     """
     error = (memories - m).square()
-    found = torch.stack([error, m, m.square()])  # (3, B, T, K, d)
-    return found.mean(2).cpu().double()
+    moments = torch.stack([error, m, m.square()])  # (3, B, T, K, d)
+    return moments.mean(2).cpu().double()
 
 
-def drift(found: list[Tensor]) -> float:
+def drift(moments: list[Tensor]) -> float:
     """The MSE between memories and labels over the variance of the labels.
 
     It is 0 if they are equal, and 1 if memories are as far off as the mean label would
-    be. found is what squares() makes of parts of the sequences.
+    be. moments are those of parts of the sequences, by drift_moments.
     """
-    error, mean, square = torch.cat(found, 1).mean(1)  # each (K, d)
+    error, mean, square = torch.cat(moments, 1).mean(1)  # each (K, d)
     variance = square - mean.square()
     return (error.sum() / variance.sum()).item()
 
@@ -728,20 +742,22 @@ def evaluate(models: nn.ModuleDict, task, split: str, rows: int) -> dict:
     encoder, rnn = models["encoder"], models["rnn"]
     teacher = models["decoder"].readout
     device = rnn.empty_memory.device
-    stamps = encoder.timestamps  # without them any length will do
-    alone, taught, found = [], [], []
+    stamps = encoder.timestamps
+    rnn_scores, teacher_scores, moments = [], [], []
     all_x, all_y = task.held_out(split, rows)
     for x, y in zip(all_x.split(64), all_y.split(64)):  # 64 sequences at a time
         x, y = x.to(device), y.to(device)
         memories = rnn.rollout(x)  # (B, T, K, d)
-        alone.append(score(rnn.readout(memories), y))
-        if stamps is None or x.shape[1] < stamps.num_embeddings:
+        rnn_scores.append(score(rnn.readout(memories), y))
+        encoder_takes_it = stamps is None or x.shape[1] < stamps.num_embeddings
+        if encoder_takes_it:
             m = encoder(x)[:, 1:]  # (B, T, K, d)
-            taught.append(score(teacher(m), y))
-            found.append(squares(memories, m))
-    figures = per_answer("rnn", alone)
-    if taught:
-        figures |= per_answer("teacher", taught) | {"drift": drift(found)}
+            teacher_scores.append(score(teacher(m), y))
+            moments.append(drift_moments(memories, m))
+    figures = per_answer("rnn", rnn_scores)
+    if teacher_scores:
+        figures |= per_answer("teacher", teacher_scores)
+        figures |= {"drift": drift(moments)}
     return figures
 
 
@@ -829,10 +845,9 @@ def draw_batch(task, B: int, step: int, progress: float, args: Namespace) -> Bat
 
     All draws depend only on (seed, step, rank), so that a run can be resumed.
     """
-    rank, ranks = process()
-    numbers = np.random.SeedSequence((args.seed, step, rank))
+    numbers = np.random.SeedSequence((args.seed, step, process_number()))
     generator = Generator().manual_seed(int(numbers.generate_state(1)[0]))
-    x, y = task.batch(B // ranks, generator)
+    x, y = task.batch(B // number_of_processes(), generator)
     asked = (y >= 0).any(0).tolist()
     first = asked.index(True) if True in asked else len(asked) - 1
     if args.device == "cuda":
@@ -844,12 +859,12 @@ def draw_batch(task, B: int, step: int, progress: float, args: Namespace) -> Bat
 
 # -------------------------------------------------------------------- the training loop
 class Phase(NamedTuple):
-    """A part of a run: its loss, first step, number of steps, peak rate and batch."""
+    """A part of a run: the updates from step begin on, up to step end."""
 
     name: str
-    loss_of: Callable
+    loss_of: Callable  # (models, batch, args) -> the loss, its parts by name
     begin: int
-    steps: int
+    end: int
     peak: float  # AdamW's highest learning rate
     batch_size: int
 
@@ -857,14 +872,21 @@ class Phase(NamedTuple):
 def phases(args: Namespace) -> list[Phase]:
     """The phases of a run, in order."""
     return [
-        Phase("smt", smt_loss, 0, args.steps, args.lr, args.batch_size),
         Phase(
-            "dmt",
-            dmt_loss,
-            args.steps,
-            args.dmt_steps,
-            args.dmt_lr,
-            args.dmt_batch_size,
+            name="smt",
+            loss_of=smt_loss,
+            begin=0,
+            end=args.steps,
+            peak=args.lr,
+            batch_size=args.batch_size,
+        ),
+        Phase(
+            name="dmt",
+            loss_of=dmt_loss,
+            begin=args.steps,
+            end=args.steps + args.dmt_steps,
+            peak=args.dmt_lr,
+            batch_size=args.dmt_batch_size,
         ),
     ]
 
@@ -903,7 +925,7 @@ def train(args: Namespace, task, models: nn.ModuleDict, run: dict, longer: dict)
         save(args, models, {}, state)  # finds now if it can't write
     with ControlC() as control_c:
         for phase in phases(args):
-            if state["step"] < phase.begin + phase.steps:
+            if state["step"] < phase.end:
                 train_phase(phase, args, task, models, run, control_c)
         if in_any_process(control_c.pressed, args):  # during the last evaluation
             raise KeyboardInterrupt
@@ -921,7 +943,7 @@ def train(args: Namespace, task, models: nn.ModuleDict, run: dict, longer: dict)
 
 def train_phase(phase: Phase, args, task, models: nn.ModuleDict, run: dict, control_c):
     """Train through the rest of a phase; evaluate and save every so many steps."""
-    state, end = run["state"], phase.begin + phase.steps
+    state = run["state"]
     set_trained(models, phase.name)
     network = distribute(models, args)
     optimizers = make_optimizers(models, phase.peak)
@@ -929,25 +951,27 @@ def train_phase(phase: Phase, args, task, models: nn.ModuleDict, run: dict, cont
         for name, optimizer in optimizers.items():
             optimizer.load_state_dict(run["optimizers"][name])
 
-    several = process()[1] > 1
+    several = number_of_processes() > 1
     bar = progress_bar(phase, args, state)
-    first, began = state["step"], time.perf_counter()
-    parts, clock = [], began  # since the last evaluation
-    for step in range(first, end):
+    first, steps = state["step"], phase.end - phase.begin
+    began = clock = time.perf_counter()  # clock: when the last evaluation ended
+    parts = []  # of the losses since then
+    for step in range(first, phase.end):
         done = step - phase.begin
-        set_rates(optimizers, done, phase.steps)
-        progress = done / phase.steps
+        progress = done / steps
+        set_rates(optimizers, done, steps)
         batch = draw_batch(task, phase.batch_size, step, progress, args)
         parts.append(update(network, optimizers, phase.loss_of, batch, args))
         state["step"] = step + 1
         state["depth"] += layers_in_a_row(phase.name, task.T, args)
         bar.update()
         if step + 1 == first + 20:
-            say_how_long(phase, end - first, time.perf_counter() - began)
+            say_how_long(phase, phase.end - first, time.perf_counter() - began)
 
-        due = (done + 1) % args.eval_every == 0 or step + 1 == end
-        # Several processes have to stop at the same step, so they agree when due.
-        if not due and (several or not control_c.pressed):
+        due = (done + 1) % args.eval_every == 0 or step + 1 == phase.end
+        # Several processes have to stop at the same step, so they stop only when due.
+        stop_early = control_c.pressed and not several
+        if not (due or stop_early):
             continue
         stop = in_any_process(control_c.pressed, args)
         means = mean_parts(parts, phase.name, step + 1)  # it waits for the device
@@ -963,15 +987,15 @@ def train_phase(phase: Phase, args, task, models: nn.ModuleDict, run: dict, cont
             report(state)
         if stop:
             raise KeyboardInterrupt
-        parts, clock = [], time.perf_counter()
+        clock = time.perf_counter()
+        parts = []
     bar.close()
 
 
 def progress_bar(phase: Phase, args: Namespace, state: dict) -> tqdm:
     """A bar over the steps of all phases; it is hidden where nobody would see it."""
-    last = phases(args)[-1]
-    hidden = process()[0] > 0 or not has_terminal()
-    total = last.begin + last.steps
+    hidden = process_number() > 0 or not has_terminal()
+    total = phases(args)[-1].end
     return tqdm(total=total, initial=state["step"], desc=phase.name, disable=hidden)
 
 
@@ -1021,7 +1045,7 @@ def record(args: Namespace, state: dict, phase: str, figures: dict):
     line = {"phase": phase, "step": state["step"]}
     line |= {"seconds": state["seconds"], "depth": state["depth"]}
     state["metrics"].append(line | figures)
-    if importlib.util.find_spec("tensorboard") and process()[0] == 0:
+    if importlib.util.find_spec("tensorboard") and process_number() == 0:
         from torch.utils.tensorboard import SummaryWriter
 
         with SummaryWriter(args.out) as writer:
@@ -1061,7 +1085,7 @@ def report(state: dict):
 
 def say(text: str):
     """Print in the first process. If nobody can read it, the run goes on."""
-    if process()[0] > 0:
+    if process_number() > 0:
         return
     try:
         tqdm.write(text)
@@ -1104,11 +1128,16 @@ class ControlC:
 
 
 # -------------------------------------------------------------------- several processes
-def process() -> tuple[int, int]:
-    """This process's number, and how many there are, as torchrun sets them."""
-    if not distributed.is_torchelastic_launched():
-        return 0, 1
-    return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+def process_number() -> int:
+    """The number of this process among all (its rank), as torchrun sets it, or 0."""
+    launched = distributed.is_torchelastic_launched()
+    return int(os.environ.get("RANK", 0)) if launched else 0
+
+
+def number_of_processes() -> int:
+    """How many processes torchrun has started, or 1."""
+    launched = distributed.is_torchelastic_launched()
+    return int(os.environ.get("WORLD_SIZE", 1)) if launched else 1
 
 
 def in_any_process(flag: bool, args: Namespace) -> bool:
@@ -1137,7 +1166,7 @@ def distribute(models: nn.ModuleDict, args: Namespace) -> nn.Module:
     Each process has the losses of its own rows. SMT's L_unif compares the rows of one
     process, and the parts of the loss in the metrics are those of the first.
     """
-    if process()[1] == 1:
+    if number_of_processes() == 1:
         return models
     backend, device, device_ids = "gloo", None, None
     if args.device == "cuda":
@@ -1154,11 +1183,11 @@ FORMAT = 7  # of checkpoint.pt; it grows when the content changes
 
 def save(args: Namespace, models: nn.ModuleDict, optimizers: dict, state: dict):
     """Write checkpoint.pt and metrics.jsonl, each whole or not at all."""
-    if process()[0] > 0:
+    if process_number() > 0:
         return
     out = Path(args.out)
     lines = [json.dumps(line) + "\n" for line in state["metrics"]]
-    checkpoint = {
+    content = {
         "format": FORMAT,
         "config": vars(args),
         "state": state,
@@ -1167,7 +1196,7 @@ def save(args: Namespace, models: nn.ModuleDict, optimizers: dict, state: dict):
     }
     try:
         out.mkdir(parents=True, exist_ok=True)
-        torch.save(checkpoint, out / "checkpoint.tmp")
+        torch.save(content, out / "checkpoint.tmp")
         os.replace(out / "checkpoint.tmp", out / "checkpoint.pt")
         (out / "metrics.tmp").write_text("".join(lines))
         os.replace(out / "metrics.tmp", out / "metrics.jsonl")
@@ -1183,7 +1212,7 @@ def claim(args: Namespace, run: dict):
     The lock belongs to this process and ends with it, also if it is killed. WrongInput
     if another process has it, or if the directory is not as the options want it.
     """
-    if process()[0] > 0:  # the first process claims it for all
+    if process_number() > 0:  # the first process claims it for all
         yield
         return
     out = Path(args.out)
@@ -1227,18 +1256,18 @@ def check_directory(args: Namespace, run: dict):
 
 def read_run(directory: str, option: str) -> dict:
     """Read a checkpoint, tensors and plain values; WrongInput if there is none."""
-    checkpoint = Path(directory) / "checkpoint.pt"
-    if not os.path.isfile(checkpoint):
+    file = Path(directory) / "checkpoint.pt"
+    if not os.path.isfile(file):
         message = f"{directory} holds no run; name the --out of an earlier one"
         raise WrongInput(f"{option}: {message}")
     try:
-        run = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        run = torch.load(file, map_location="cpu", weights_only=True)
         known = run["format"] == FORMAT and set(run["state"]) == set(new_state())
     except Exception:  # damaged files make torch raise errors of many kinds
-        message = f"{checkpoint} is damaged, or another program wrote it"
+        message = f"{file} is damaged, or another program wrote it"
         raise WrongInput(f"{option}: {message}") from None
     if not known:
-        message = f"another version of this program wrote {checkpoint}"
+        message = f"another version of this program wrote {file}"
         raise WrongInput(f"{option}: {message}")
     return run
 
@@ -1429,7 +1458,7 @@ def settings(argv: list[str] | None) -> tuple[Namespace, dict, dict | None]:
         refuse_unknown(unknown[0].split("=")[0], name, groups)
     given = vars(given)
     keep_what_was(given, earlier)
-    config = {"task": name, "method": METHOD, "ranks": process()[1]}
+    config = {"task": name, "method": METHOD, "ranks": number_of_processes()}
     for options in groups.values():
         config |= {python_name(option): default for option, default, *_ in options}
     config |= special_defaults(task)
@@ -1506,7 +1535,7 @@ def settle_device(args: Namespace):
         raise WrongInput(f"--device {args.device}: {message}")
     if args.device == "auto":
         args.device = there[0]
-    if args.device == "mps" and process()[1] > 1:
+    if args.device == "mps" and number_of_processes() > 1:
         raise WrongInput("--device mps: trains in one process only; leave torchrun out")
     if args.device == "cuda":
         launched = distributed.is_torchelastic_launched()
@@ -1556,8 +1585,9 @@ def check(args: Namespace, given: dict):
             option = name.replace("_", "-")
             message = f"give a multiple of {args.ranks}, the number of processes"
             raise WrongInput(f"--{option} {size}: {message}")
-    if args.resume and args.ranks != process()[1]:
-        message = f"the run has {args.ranks} processes, and these are {process()[1]}"
+    if args.resume and args.ranks != number_of_processes():
+        now = number_of_processes()
+        message = f"the run has {args.ranks} processes, and these are {now}"
         raise WrongInput(f"--resume: {message}; give torchrun the same number")
     if "preset" in given and "init" in given:
         raise WrongInput("--preset paper: its sizes are not those of --init; give one")
@@ -1673,7 +1703,7 @@ def main(argv: list[str] | None = None) -> int:
                 with claim(args, run):
                     announce(args, task, models, run["state"])
                     train(args, task, models, run, longer)
-            if process()[0] == 0:
+            if process_number() == 0:
                 say(show(models["rnn"], task, args.sample or 4, args))
             if not args.sample:
                 say(next_commands(args))

@@ -251,11 +251,12 @@ def test_two_processes_train_on_the_mean_of_their_gradients(monkeypatch):
     for phase in smt.phases(args):
         smt.set_trained(models, phase.name)
         optimizers = smt.make_optimizers(models, phase.peak)
-        for step in range(phase.steps):
-            smt.set_rates(optimizers, step, phase.steps)
+        for step in range(phase.end - phase.begin):
+            smt.set_rates(optimizers, step, phase.end - phase.begin)
             models.zero_grad()
             for rank in range(2):
-                monkeypatch.setattr(smt, "process", lambda rank=rank: (rank, 2))
+                monkeypatch.setattr(smt, "process_number", lambda rank=rank: rank)
+                monkeypatch.setattr(smt, "number_of_processes", lambda: 2)
                 B, at = phase.batch_size, phase.begin + step
                 batch = smt.draw_batch(task, B, at, step / 2, args)
                 assert len(batch.x) == (2 if phase.name == "smt" else 4)

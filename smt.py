@@ -1298,7 +1298,7 @@ def load(directory: str, device: str = "cpu") -> tuple:
 # --------------------------------------------------------------------- the command line
 
 # Options as (name, default, kind, meaning). Those of the task are in data.py.
-NETWORKS = [
+NETWORK_OPTIONS = [
     ("cell", "mlp", [*CELLS], "f, the RNN's update"),
     ("memory-tokens", 4, whole(1, 4096), "K, tokens of a memory"),
     ("dim", 64, whole(16, 65536), "d, numbers in a memory token, a multiple of 16"),
@@ -1307,7 +1307,7 @@ NETWORKS = [
     ("width", 128, whole(16, 65536), "W, width of the encoder, a multiple of 16"),
     ("encoder-depth", 2, whole(1, 1000), "layers of the encoder"),
 ]
-TRAINING = [
+TRAINING_OPTIONS = [
     ("future", 64, whole(1), "Tf, times whose targets are decoded from a label"),
     ("windows", 8, whole(1, 1000), "J, labels of each sequence that are decoded"),
     ("lambda-dyn", 5.0, number(0), "λ_dyn, weight of L_dyn"),
@@ -1322,7 +1322,7 @@ TRAINING = [
     ("dmt-batch-size", 32, whole(1, MAX_ROWS), "sequences in an update of DMT"),
     ("seed", 0, whole(0), "seed of weights, data and all other draws"),
 ]
-RUN = [
+RUN_OPTIONS = [
     (
         "preset",
         None,
@@ -1430,7 +1430,7 @@ def python_name(option: str) -> str:
 
 def special_defaults(task) -> dict:
     """The defaults that belong to a task, where they differ from the general ones."""
-    names = [python_name(name) for name, *_ in NETWORKS + TRAINING]
+    names = [python_name(name) for name, *_ in NETWORK_OPTIONS + TRAINING_OPTIONS]
     special = task.sizes | task.recipe.get(METHOD, {})
     return {name: value for name, value in special.items() if name in names}
 
@@ -1440,25 +1440,32 @@ def settings(argv: list[str] | None) -> tuple[Namespace, dict, dict | None]:
 
     Later ones win: defaults, the task's, the preset, an earlier run, what is given.
     """
-    groups = {"the run": RUN, "training": TRAINING, "networks": NETWORKS}
+    groups = {
+        "the run": RUN_OPTIONS,
+        "training": TRAINING_OPTIONS,
+        "networks": NETWORK_OPTIONS,
+    }
+    # A first look finds the task, whose options and defaults the parser then has.
     look, _ = make_parser(groups).parse_known_args(argv)
-    name = getattr(look, "task", "copy")
-    if name == "list":
+    task_name = getattr(look, "task", "copy")
+    if task_name == "list":
         say(list_tasks())
         sys.exit(0)
-    earlier, run, source = earlier_run(look, name)
-    name = earlier.get("task", name)
-    if name not in TASKS:
-        raise WrongInput(f"--task {name}: give one of {', '.join(TASKS)}, or list")
+    earlier, run, source = earlier_run(look, task_name)
+    task_name = earlier.get("task", task_name)
+    if task_name not in TASKS:
+        known = ", ".join(TASKS)
+        raise WrongInput(f"--task {task_name}: give one of {known}, or list")
 
-    task = TASKS[name]
-    groups = {f"the task {name}": task.options} | groups
+    task = TASKS[task_name]
+    groups = {f"the task {task_name}": task.options} | groups
     given, unknown = make_parser(groups, task).parse_known_args(argv)
     if unknown:
-        refuse_unknown(unknown[0].split("=")[0], name, groups)
+        refuse_unknown(unknown[0].split("=")[0], task_name, groups)
     given = vars(given)
     keep_what_was(given, earlier)
-    config = {"task": name, "method": METHOD, "ranks": number_of_processes()}
+
+    config = {"task": task_name, "method": METHOD, "ranks": number_of_processes()}
     for options in groups.values():
         config |= {python_name(option): default for option, default, *_ in options}
     config |= special_defaults(task)
@@ -1469,7 +1476,7 @@ def settings(argv: list[str] | None) -> tuple[Namespace, dict, dict | None]:
         config |= PAPER
     config |= earlier
     config |= given
-    config["out"] = default_out(look, name)
+    config["out"] = default_out(look, task_name)
     args = Namespace(**config)
     settle_device(args)
     check(args, given)
@@ -1490,7 +1497,7 @@ def earlier_run(look: Namespace, task: str) -> tuple[dict, dict, dict | None]:
     new = {"state": new_state()}
     if hasattr(look, "init"):
         source = read_run(look.init, "--init")
-        names = ["task", *[python_name(name) for name, *_ in NETWORKS]]
+        names = ["task", *[python_name(name) for name, *_ in NETWORK_OPTIONS]]
         kept = {
             name: source["config"][name] for name in names if name in source["config"]
         }

@@ -573,10 +573,10 @@ def parts_of(program) -> dict:
 
 # Functions and constants that another program has, too, and not to the letter.
 DIFFERENT = {
-    "bptt": "METHOD evaluate phases set_trained layers_in_a_row train_phase NETWORKS "
-    "TRAINING PAPER build idle_options check",
+    "bptt": "METHOD evaluate phases set_trained layers_in_a_row train_phase "
+    "NETWORK_OPTIONS TRAINING_OPTIONS PAPER build idle_options check",
     "nextlat": "METHOD evaluate phases set_trained hand_over_to_rnn "
-    "layers_in_a_row TRAINING PAPER special_defaults build idle_options",
+    "layers_in_a_row TRAINING_OPTIONS PAPER special_defaults build idle_options",
 }
 OWN = {"bptt": {"bptt_loss"}, "nextlat": {"nextlat_loss"}}
 

@@ -848,6 +848,8 @@ def check_directory(args: Namespace, run: dict):
 
     A run that has not made its first save after an update has nothing to lose.
     """
+    if Path(args.out).is_file():
+        raise WrongInput(f"--out {args.out}: is a file; give a directory")
     holds_a_run = (Path(args.out) / "checkpoint.pt").exists()
     found = read_run(args.out, "--out")["state"] if holds_a_run else new_state()
     if args.resume and found != run["state"]:
@@ -1008,6 +1010,13 @@ def refuse_unknown(option: str, task: str, groups: dict[str, list]):
     known = [f"--{name}" for options in groups.values() for name, *_ in options]
     similar = difflib.get_close_matches(option, ["--task", *known], 1, 0.75)
     advice = f"did you mean {similar[0]}?" if similar else "--help shows all"
+    elsewhere = [
+        name
+        for name, other in TASKS.items()
+        if option in [f"--{own}" for own, *_ in other.options]
+    ]
+    if elsewhere:
+        advice = f"it is an option of {' and '.join(elsewhere)}"
     raise WrongInput(f"{option}: the task {task} has no such option; {advice}")
 
 

@@ -432,7 +432,8 @@ class Text:
         raw = default_text() if self.data is None else read_text(self.data)
         tenth = len(raw) // 10
         if tenth < 2 * self.T:
-            message = f"{tenth} bytes, a tenth, can't hold 2 x --length {self.T}"
+            need = f"its last tenth needs 2 x --length {self.T} bytes"
+            message = f"is too short: {need}, and has {tenth}"
             raise WrongInput(f"--data {self.data or 'default'}: {message}")
         return torch.from_numpy(np.frombuffer(raw, np.uint8).copy())
 

@@ -83,15 +83,16 @@ def table(head: list[str], rows: list[list[str]]) -> str:
 def table_of_tasks(runs: dict[str, dict]) -> str:
     """The RNN alone in all tasks, by three methods: the figures of the test split."""
     columns = (
-        "task|guessing|SMT|SMT → DMT|its teacher|seconds|BPTT in as many|NextLat → DMT"
+        "task|guessing|SMT → DMT|seeds|its teacher|seconds|"
+        "BPTT|its seconds|NextLat → DMT"
     )
     rows = []
     for task, names, guessing in TASKS:
         ours = [runs[name]["final"] for name in names]
-        before = shown(task, end_of_phase(runs[names[0]], "smt"))
-        seconds = ", ".join(f"{final['seconds']:.0f}" for final in ours)
+        seeds = ", ".join(name.split("seed ")[1] for name in names)
+        seconds = on_one_core(runs, task, "mlp")["final"]["seconds"]
         bptt = runs[f"bptt, {task}, mlp"]["final"]
-        assert bptt["seconds"] <= on_one_core(runs, task, "mlp")["final"]["seconds"]
+        assert bptt["seconds"] <= seconds
         name = next(name for name in runs if name.startswith(f"nextlat, {task}, seed"))
         nextlat = runs[name]["final"]
         for times, called in (("", ""), ("_8x", ", 8 times as long")):
@@ -101,11 +102,12 @@ def table_of_tasks(runs: dict[str, dict]) -> str:
             teacher = ""
             if f"teacher_acc{times}" in ours[0]:
                 teacher = shown(task, ours[0], "teacher", times)
-            others = [shown(task, final, times=times) for final in (bptt, nextlat)]
-            head = [task + called, guessing, before, alone, teacher, seconds]
+            row = [task + called, guessing, alone, seeds, teacher, f"{seconds:.0f}"]
+            row += [shown(task, bptt, times=times), f"{bptt['seconds']:.0f}"]
+            row += [shown(task, nextlat, times=times)]
             if times:
-                head[2] = head[5] = ""
-            rows.append(head + others)
+                row[3] = row[5] = row[7] = ""
+            rows.append(row)
     return table(columns.split("|"), rows)
 
 
@@ -130,7 +132,7 @@ def up_to(run: dict, name: str, limit: float) -> dict:
 def table_of_methods(runs: dict[str, dict]) -> str:
     """SMT -> DMT with each cell, and BPTT after as many seconds or layers in a row."""
     columns = (
-        "task, cell|SMT → DMT|seconds|layers in a row|"
+        "task, cell|SMT|SMT → DMT|seconds|layers in a row|"
         "BPTT, at most as many seconds|its seconds|BPTT, as many layers|NextLat → DMT"
     )
     rows = []
@@ -154,7 +156,8 @@ def table_of_methods(runs: dict[str, dict]) -> str:
             found = [shown(task, line) if line else "" for line in lines]
             found = [f"**{text}**" if text == best else text for text in found]
             seconds = [f"{line['seconds']:.0f}" for line in (ours, by_seconds)]
-            row = [found[0], seconds[0], f"{ours['depth']:,}"]
+            before = end_of_phase(on_one_core(runs, task, cell), "smt")
+            row = [shown(task, before), found[0], seconds[0], f"{ours['depth']:,}"]
             rows.append([f"{task}, {called}", *row, found[1], seconds[1], *found[2:4]])
     return table(columns.split("|"), rows)
 

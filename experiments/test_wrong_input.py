@@ -56,7 +56,9 @@ WRONG = {
     "--dmt-lr": ["--dmt-steps 0 --dmt-lr 1e-3"],
     "--future": ["--init taken --steps 0 --future 4"],
     "--compile": ["--sample 1 --out taken --compile"],
+    "--pairs": ["--task copy --pairs 3"],
     "--out": [
+        "--out short",
         "--out taken",
         "--out unfinished",
         "--out short/run",
@@ -70,9 +72,7 @@ WRONG = {
         "--sample 1 --resume --out taken",
     ],
     "--init": ["--init missing", "--init damaged", f"--init {LONG}", "--init="],
-    "--seed": [
-        "--resume --out taken --seed 5",
-    ],
+    "--seed": ["--resume --out taken --seed 5"],
     "--memory-tokens": [
         "--resume --out taken --memory-tokens 3",
         "--init taken --memory-tokens 3",

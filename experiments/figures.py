@@ -5,7 +5,7 @@
     python experiments/figures.py digits RUN ..     what RNNs of runs of pixels draw
     python experiments/figures.py drift RUN ..      how far RNNs get from their labels
     python experiments/figures.py gradient RUN ..   how much of the gradient arrives
-    python experiments/figures.py layers            loss at T = 784, by layers in a row
+    python experiments/figures.py layers            loss in long sequences, by layers
     python experiments/figures.py delay             copy by several methods, by delay
 
 Pictures of runs are written into the first run's directory, the others into results/;
@@ -131,7 +131,8 @@ def draw_bptt(axes):
         arrow(axes, (x, 1.85), (x, 2.95))
     for i in range(3):
         begin = 4.75 - 1.35 * i
-        arrow(axes, (begin, 1.85), (begin - 1.35, 1.85), colour, 0.5, True, 2.5)
+        fading = matplotlib.colors.to_rgba(colour, (1.0, 0.65, 0.4)[i])
+        arrow(axes, (begin, 1.85), (begin - 1.35, 1.85), fading, 0.5, True, 2.5)
     axes.text(1.4, 2.4, "gradient", color=colour, ha="center")
 
 
@@ -144,7 +145,7 @@ def draw_smt(axes):
         "A Transformer writes labels $m$ that tell the future. The RNN's\n"
         "step $f$ learns to get from each to the next, all at once.",
     )
-    axes.text(2.7, 4.05, "$x_0 \\,..\\, x_t,\\, x_{t+1}$", ha="center", va="center")
+    axes.text(2.7, 4.05, "$x_0 \\,..\\, x_{t+1}$", ha="center", va="center")
     arrow(axes, (2.7, 3.85), (2.7, 3.5))
     box(axes, 2.7, 3.15, "encoder (causal)", colour, width=5.0)
     for x, t in ((0.9, "t"), (4.5, "t+1")):
@@ -152,13 +153,21 @@ def draw_smt(axes):
         box(axes, x, 1.5, f"$m_{{{t}}}$", colour)
     arrow(axes, (1.33, 1.5), (1.74, 1.5))
     box(axes, 2.5, 1.5, "$f(m_t, x_{t+1})$", COLOURS["dmt"], width=1.45)
-    axes.text(2.5, 1.9, "RNN", color=COLOURS["dmt"], ha="center", fontsize=12)
+    axes.text(2.65, 1.9, "RNN", color=COLOURS["dmt"], ha="center", fontsize=12)
     arrow(axes, (2.5, 0.95), (2.5, 1.15))
     axes.text(2.5, 0.8, "$x_{t+1}$", ha="center", va="center")
     both = "<|-|>"  # the encoder learns, too
     arrow(axes, (3.25, 1.5), (4.1, 1.5), colour, dashed=True, width=2.5, head=both)
     axes.text(3.66, 1.95, "pulled\ntogether", color=colour, ha="center", fontsize=12)
     arrow(axes, (0.9, 1.17), (0.9, 0.65))
+    # The gradient goes from the decoder and from the RNN's one step to the encoder.
+    for begin, end, bend in (
+        ((0.62, 0.62), (0.62, 1.16), -0.4),
+        ((0.62, 1.84), (0.62, 2.8), -0.3),
+        ((1.95, 1.84), (1.3, 1.84), 0.5),
+    ):
+        arrow(axes, begin, end, colour, bend, True, 2)
+    axes.text(0.42, 2.3, "gradient", color=colour, ha="right", fontsize=12)
     arrow(axes, (0.9, -0.33), (0.9, -0.03))
     axes.text(1.05, -0.3, "$x_{t+1},\\, x_{t+2} \\,..$", va="center")
     box(axes, 0.9, 0.3, "decoder", colour, width=1.5)
@@ -433,29 +442,55 @@ def delay(_, path: Path, title: str):
 
 
 # ------------------------------------------------------------------------------ layers
-LONG = {  # the names of the runs at T = 784, by method and updates (of DMT or BPTT)
-    "smt": ("SMT, then DMT in segments of 49 steps", (50, 100, 200)),
-    "bptt": ("BPTT", (50, 100, 200, 400)),
+SEGMENTS = "SMT, then DMT in segments"
+LONG = {  # the names of tasks in the table of runs: what they are called
+    "pixels 28 x 28": "digits of 28 x 28, T = 784",
+    "text 512": "text, T = 512",
 }
 
 
+def reached(runs: dict[str, dict], method: str, task: str) -> list[tuple]:
+    """The lowest loss of the RNN alone with at most so many layers in a row.
+
+    It is the best of all runs and evaluations on validation: [(layers, nats), ..].
+    """
+    before = runs[f"smt, {task}"]["final"]["depth"] if method == "smt" else 0
+    points = []
+    for name, run in runs.items():
+        if name.startswith(f"{method}, {task}, "):
+            lines = [line for line in run["metrics"] if line["phase"] != "final"]
+            points += [(before + line["depth"], line["rnn_loss"]) for line in lines]
+    best = []
+    for layers, nats in sorted(points):
+        if not best or nats < best[-1][1]:
+            best.append((layers, nats))
+    return best
+
+
+def times_more(ours: list[tuple], theirs: list[tuple]) -> list[float]:
+    """How many times more layers the others need to each of our losses, if they do."""
+    found = []
+    for layers, nats in ours:
+        enough = [other for other, loss in theirs if loss <= nats]
+        if enough:
+            found.append(min(enough) / layers)
+    return found
+
+
 def layers(_, path: Path, title: str):
-    """Nats against layers in a row, at T = 784: a point is a run of its own."""
+    """Nats against layers in a row, in long sequences."""
     runs = results.read_runs()
-    figure, axes = plt.subplots(figsize=(9, 5))
-    for name, (called, updates) in LONG.items():
-        ends = [runs[f"{name}, pixels 28 x 28, {n} updates"]["final"] for n in updates]
-        before = runs["smt, pixels 28 x 28"]["final"]["depth"] if name == "smt" else 0
-        depths = [before + end["depth"] for end in ends]
-        nats = [end["rnn_loss"] for end in ends]
-        axes.plot(depths, nats, "o-", color=COLOURS[name], lw=3, label=called)
-    axes.set(xscale="log", xlabel="layers that wait for one another, in all updates")
-    axes.set(ylabel="nats a pixel, RNN alone")
-    axes.set(
-        title=title
-        or "T = 784: BPTT has 7 to 12 times the layers in a row, and goes further"
-    )
-    axes.legend(fontsize=11)
+    figure, panels = plt.subplots(1, len(LONG), figsize=(7 * len(LONG), 5))
+    for axes, (task, called) in zip(panels, LONG.items()):
+        smts, bptts = (reached(runs, method, task) for method in ("smt", "bptt"))
+        axes.plot(*zip(*smts), "o-", color=COLOURS["smt"], lw=3, label=SEGMENTS)
+        axes.plot(*zip(*bptts), "o-", color=COLOURS["bptt"], lw=3, label="BPTT")
+        more = times_more(smts, bptts)
+        finding = f"BPTT needs {min(more):.0f} to {max(more):.0f} times more layers"
+        axes.set(xscale="log", title=title or f"{called}: {finding}")
+        axes.set(xlabel="layers that wait for one another, in all updates")
+        axes.set(ylabel="nats, RNN alone")
+        axes.legend(fontsize=11)
     figure.tight_layout()
     figure.savefig(path, dpi=110)
 

@@ -29,9 +29,9 @@ def test_a_picture_is_drawn(what, tmp_path, monkeypatch):
     line |= {"rnn_loss": 0.5, "depth": 9}
     run = {"metrics": [line], "final": line}
     names = [f"{m}, copy, delay {D}" for m in figures.METHODS for D in figures.DELAYS]
-    names += [*figures.AT_32.values(), "smt, pixels 28 x 28"]
-    for method, (_, updates) in figures.LONG.items():
-        names += [f"{method}, pixels 28 x 28, {n} updates" for n in updates]
+    names += [*figures.AT_32.values()]
+    for task in figures.LONG:
+        names += [f"smt, {task}", f"smt, {task}, 1 updates", f"bptt, {task}, 1 updates"]
     monkeypatch.setattr(figures.results, "read_runs", lambda: dict.fromkeys(names, run))
     assert figures.main([*argv, "--out", str(tmp_path)]) == 0
     assert (tmp_path / f"{what}.png").stat().st_size > 10_000
@@ -61,6 +61,11 @@ def test_an_input_that_is_forgotten_gets_no_gradient():
     found = figures.gradient_of_inputs(rnn.embed, memories_of, readout, x, x)
     assert (found[:4] == 0).all()
     assert torch.allclose(found[5], 2 * found[4])
+
+
+def test_times_more_counts_the_layers_to_the_same_loss():
+    ours, theirs = [(10, 0.5), (20, 0.4)], [(15, 0.6), (50, 0.5), (90, 0.41)]
+    assert figures.times_more(ours, theirs) == [5]
 
 
 @pytest.mark.parametrize(

@@ -312,15 +312,16 @@ class Readout(nn.Module):
     def forward(self, memory: Tensor) -> Tensor:
         *leading, K, d = memory.shape
         tokens = memory.reshape(-1, K, d)  # (N, K, d)
-        logits = in_parts(self.last_token, tokens)  # = self.last_token(tokens) (N, V)
+        # in_parts calls self.logits_at_last_token(tokens), in parts if N is large.
+        logits = in_parts(self.logits_at_last_token, tokens)  # (N, V)
         return logits.unflatten(0, leading)
 
-    def last_token(self, tokens: Tensor) -> Tensor:
+    def logits_at_last_token(self, tokens: Tensor) -> Tensor:
         """The memory's tokens (N, K, d) -> logits (N, V), read at the last token."""
         h = self.body(tokens, keep_from=tokens.shape[1] - 1)  # (N, 1, d)
-        return self.head(h[:, 0])
+        return self.logits_of(h[:, 0])
 
-    def head(self, h: Tensor) -> Tensor:
+    def logits_of(self, h: Tensor) -> Tensor:
         """The last layer: h (.., d) -> (.., V)."""
         return self.to_logits(self.norm(h))
 
@@ -344,7 +345,7 @@ class Decoder(nn.Module):
         K = memory.shape[1]
         tokens = torch.cat([memory, self.embed(inputs)], 1)  # (N, K + n, d)
         h = self.readout.body(tokens, keep_from=K - 1)  # (N, n + 1, d)
-        return self.readout.head(h)
+        return self.readout.logits_of(h)
 
 
 # ------------------------------------------------------------------------------ the RNN

@@ -101,7 +101,7 @@ def attention(qkv: Tensor, causal: bool) -> Tensor:
 
 
 def mlp(width: int, hidden: int, out: int) -> nn.Module:
-    """An MLP behind a norm, for residual branches: (.., width) -> (.., out)."""
+    """An MLP after a norm, for residual branches: (.., width) -> (.., out)."""
     return nn.Sequential(
         nn.RMSNorm(width),
         nn.Linear(width, hidden),
@@ -400,8 +400,7 @@ def show(rnn: RNN, task, count: int, args: Namespace) -> str:
     lines = []
     for name, tokens, length in task.prompts(count):  # (count, S)
         # Other prompts have other draws, too.
-        numbers = np.random.SeedSequence((args.seed, *tokens.flatten().tolist()))
-        generator = Generator().manual_seed(int(numbers.generate_state(1)[0]))
+        generator = seeded(args.seed, *tokens.flatten().tolist())
         memory = rnn.rollout(tokens.to(device))[:, -1]
         while tokens.shape[1] < length:  # a new token costs one step and one readout
             logits = rnn.readout(memory).float() / args.temperature  # (count, V)
@@ -464,13 +463,18 @@ def set_rates(optimizers: dict, step: int, steps: int):
         group["lr"] = group["peak"] * rise * fall
 
 
+def seeded(*key: int) -> Generator:
+    """A generator on the CPU whose draws depend on these numbers only."""
+    seed = np.random.SeedSequence(key).generate_state(1)[0]
+    return Generator().manual_seed(int(seed))
+
+
 def draw_batch(task, B: int, step: int, progress: float, args: Namespace) -> Batch:
     """The batch of a step: B sequences. Each process (rank) draws rows of its own.
 
     All draws depend only on (seed, step, rank), so that a run can be resumed.
     """
-    numbers = np.random.SeedSequence((args.seed, step, process_number()))
-    generator = Generator().manual_seed(int(numbers.generate_state(1)[0]))
+    generator = seeded(args.seed, step, process_number())
     x, y = task.batch(B // number_of_processes(), generator)
     asked = (y >= 0).any(0).tolist()
     first = asked.index(True) if True in asked else len(asked) - 1
@@ -558,7 +562,7 @@ def train_phase(phase: Phase, args, task, models: nn.ModuleDict, run: dict, cont
     """Train through the rest of a phase; evaluate and save every so many steps."""
     state = run["state"]
     set_trained(models, phase.name)
-    network = distribute(models, args)
+    wrapped = distribute(models, args)  # as several processes need it
     optimizers = make_optimizers(models, phase.peak)
     if state["step"] > phase.begin:
         for name, optimizer in optimizers.items():
@@ -566,20 +570,21 @@ def train_phase(phase: Phase, args, task, models: nn.ModuleDict, run: dict, cont
 
     several = number_of_processes() > 1
     bar = progress_bar(phase, args, state)
-    first, steps = state["step"], phase.end - phase.begin
+    first_step = state["step"]
+    steps = phase.end - phase.begin
     began = clock = time.perf_counter()  # clock: when the last evaluation ended
-    parts = []  # of the losses since then
-    for step in range(first, phase.end):
+    parts = []  # of the loss, update by update since then
+    for step in range(first_step, phase.end):
         done = step - phase.begin
         progress = done / steps
         set_rates(optimizers, done, steps)
         batch = draw_batch(task, phase.batch_size, step, progress, args)
-        parts.append(update(network, optimizers, phase.loss_of, batch, args))
+        parts.append(update(wrapped, optimizers, phase.loss_of, batch, args))
         state["step"] = step + 1
         state["depth"] += layers_in_a_row(phase.name, task.T, args)
         bar.update()
-        if step + 1 == first + 20:
-            say_how_long(phase, phase.end - first, time.perf_counter() - began)
+        if step + 1 == first_step + 20:
+            say_how_long(phase, phase.end - first_step, time.perf_counter() - began)
 
         due = (done + 1) % args.eval_every == 0 or step + 1 == phase.end
         # Several processes have to stop at the same step, so they stop only when due.
@@ -593,9 +598,8 @@ def train_phase(phase: Phase, args, task, models: nn.ModuleDict, run: dict, cont
             figures = evaluate(models, task, "val", 256)
             record(args, state, phase.name, means | figures)
             show_in_bar(bar, {"rnn_acc": figures["rnn_acc"]} | means)
-        save(args, models, optimizers, state)
-        if due:
             report(state)
+        save(args, models, optimizers, state)
         if stop:
             raise KeyboardInterrupt
         clock = time.perf_counter()
@@ -611,7 +615,7 @@ def progress_bar(phase: Phase, args: Namespace, state: dict) -> tqdm:
 
 
 def show_in_bar(bar: tqdm, figures: dict):
-    """Show figures behind the bar."""
+    """Show figures next to the bar."""
     bar.set_postfix({name: f"{value:.3g}" for name, value in figures.items()})
 
 
@@ -621,15 +625,15 @@ def say_how_long(phase: Phase, updates: int, seconds_of_20: float):
     say(f"{phase.name}: {updates} updates, about {seconds:.0f} s")
 
 
-def update(network, optimizers: dict, loss_of, batch: Batch, args: Namespace) -> dict:
+def update(wrapped, optimizers: dict, loss_of, batch: Batch, args: Namespace) -> dict:
     """One step of the optimisers -> the parts of the loss and the gradient's norm."""
     bf16 = args.precision == "bf16"
     autocast = torch.autocast(args.device, torch.bfloat16, enabled=bf16)
     with torch.compiler.set_stance("default"), autocast:
-        loss, parts = network(loss_of, batch, args)
-    network.zero_grad()
+        loss, parts = wrapped(loss_of, batch, args)
+    wrapped.zero_grad()
     loss.backward()
-    parts["gradient_norm"] = nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+    parts["gradient_norm"] = nn.utils.clip_grad_norm_(wrapped.parameters(), 1.0)
     on_cpu = args.device == "cpu"
     with FullPrecision() if on_cpu else nullcontext():
         for optimizer in optimizers.values():
@@ -1036,7 +1040,8 @@ def special_defaults(task) -> dict:
 def settings(argv: list[str] | None) -> tuple[Namespace, dict, dict | None]:
     """The options -> args, the run (new, or to go on with), the run to begin from.
 
-    Later ones win: defaults, the task's, the preset, an earlier run, what is given.
+    Later ones win: defaults, the task's, the task options of --init, the preset, an
+    earlier run, what is given.
     """
     groups = {
         "the run": RUN_OPTIONS,
@@ -1221,7 +1226,8 @@ def start(args: Namespace, run: dict, source: dict | None) -> tuple:
             was = args.data_identity or "no file"
             raise WrongInput(f"--data {args.data}: the run began with {was}; give that")
         args.data_identity = identity
-    check_memory(args, task)
+    if not args.sample:
+        check_memory(args, task)
     torch.manual_seed(args.seed)
     models = build(args, task)
     if args.sample:  # it needs no other network

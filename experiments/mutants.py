@@ -41,7 +41,7 @@ MUTANTS = [
     ("dmt_loss", "read_from = memories.detach()", "read_from = memories"),
     ("nextlat_loss", "m[:, a:].detach()", "m[:, a:]"),
     ("nextlat_loss", "batch.x[:, a:]", "batch.x[:, :T - a]"),
-    ("draw_batch", "(args.seed, step, process", "(args.seed, process"),
+    ("draw_batch", "seeded(args.seed, step, ", "seeded(args.seed, "),
     ("train_phase", "progress = done / steps", "progress = step / steps"),
     ("make_optimizers", "5 * peak", "peak"),
     ("score", "ignore_index=-1", "ignore_index=0"),

@@ -416,7 +416,7 @@ def test_the_commands_of_the_readme_run_in_their_order(capsys):
     root = Path(smt.__file__).parent
     commands = re.findall(r"python smt\.py ([^`\n]*)", (root / "README.md").read_text())
     commands = [c for c in commands if "TASK" not in c and "torchrun" not in c]
-    assert len(commands) == 4
+    assert len(commands) == 5
     shutil.copytree(root / "results/copy", "results/copy")
     Path("input.txt").write_text("To be, or not to be. " * 100)
     for command in commands:

@@ -14,6 +14,7 @@ install matplotlib. A method has one colour in all pictures.
 """
 
 import argparse
+import itertools
 import json
 import math
 import sys
@@ -398,44 +399,45 @@ def gradient(directories: list[str], path: Path, title: str):
 
 
 # ------------------------------------------------------------------------------- delay
-METHODS = {
-    "smt": "SMT, then DMT",
-    "nextlat": "NextLat, then DMT",
-    "bptt": "BPTT, at most as many seconds",
-}
+FOUND_BY_DELAY = "Copy, MLP: SMT and BPTT fail at the same delay, NextLat earlier"
 DELAYS = (32, 64, 128, 256)
-AT_32 = {  # the names of the runs with the default delay
-    "smt": "smt, copy, mlp",
-    "nextlat": "nextlat, copy, seed 0",
-    "bptt": "bptt, copy, mlp",
+BY_DELAY = {  # what a line is called: names of its runs at a delay of 32 and at another
+    "SMT, then DMT": ("smt, copy, mlp", "smt, copy"),
+    "NextLat, then DMT": ("nextlat, copy, seed 0", "nextlat, copy"),
+    "BPTT, at most as many seconds": ("bptt, copy, mlp", "bptt, copy"),
+    "BPTT of a GRU, likewise": ("bptt, copy, gru", "bptt, copy, gru"),
 }
+
+
+def by_delay(runs: dict[str, dict], called: str) -> list[float]:
+    """Right answers in per cent at each delay, in at most the seconds of SMT -> DMT."""
+    right = []
+    for D in DELAYS:
+        name, smts = (
+            at_32 if D == 32 else f"{other}, delay {D}"
+            for at_32, other in (BY_DELAY[called], BY_DELAY["SMT, then DMT"])
+        )
+        is_bptt = name.startswith("bptt")
+        limit = runs[smts]["final"]["seconds"] if is_bptt else math.inf
+        end = results.up_to(runs[name], "seconds", limit)
+        right.append(100 * end["rnn_acc"])
+    return right
 
 
 def delay(_, path: Path, title: str):
     """Right answers of copy against its delay: the runs of results/runs.jsonl."""
     runs = results.read_runs()
     figure, axes = plt.subplots(figsize=(9, 5))
-    for method, called in METHODS.items():
-        right = []
-        for D in DELAYS:
-            found, smts = [
-                runs[AT_32[name] if D == 32 else f"{name}, copy, delay {D}"]
-                for name in (method, "smt")
-            ]
-            end = results.up_to(found, "step", math.inf)
-            if method == "bptt":
-                end = results.up_to(found, "seconds", smts["final"]["seconds"])
-            right.append(100 * end["rnn_acc"])
-        axes.plot(DELAYS, right, "o-", color=COLOURS[method], lw=3, label=called)
+    for called, (name, _) in BY_DELAY.items():
+        style = CELL_STYLES["gru" if "GRU" in called else "mlp"]
+        colour = COLOURS[name.split(",")[0]]
+        right = by_delay(runs, called)
+        axes.plot(DELAYS, right, "o" + style, color=colour, lw=3, label=called)
     axes.axhline(12.5, color="#777777", ls=":", lw=2, label="guessing")
     axes.set_xscale("log", base=2)
     axes.set_xticks(DELAYS, [str(D) for D in DELAYS])
     axes.set(xlabel="delay in steps", ylabel="right answers of the RNN alone, %")
-    axes.set(
-        ylim=(0, 103),
-        title=title
-        or "Copy, MLP cell: SMT and BPTT fail at the same delay, NextLat earlier",
-    )
+    axes.set(ylim=(0, 103), title=title or FOUND_BY_DELAY)
     axes.legend(fontsize=11)
     figure.tight_layout()
     figure.savefig(path, dpi=110)
@@ -444,8 +446,9 @@ def delay(_, path: Path, title: str):
 # ------------------------------------------------------------------------------ layers
 SEGMENTS = "SMT, then DMT in segments"
 LONG = {  # the names of tasks in the table of runs: what they are called
-    "pixels 28 x 28": "digits of 28 x 28, T = 784",
+    "pixels 28 x 28": "digits, T = 784",
     "text 512": "text, T = 512",
+    "pixels 14 x 14": "digits, T = 196",
 }
 
 
@@ -468,26 +471,34 @@ def reached(runs: dict[str, dict], method: str, task: str) -> list[tuple]:
 
 
 def times_more(ours: list[tuple], theirs: list[tuple]) -> list[float]:
-    """How many times more layers the others need to each of our losses, if they do."""
+    """How many times more layers the others need to each of our losses, if they do.
+
+    Between two of their points the loss is taken to fall on a straight line.
+    """
     found = []
     for layers, nats in ours:
-        enough = [other for other, loss in theirs if loss <= nats]
-        if enough:
-            found.append(min(enough) / layers)
+        for (before, high), (after, low) in itertools.pairwise(theirs):
+            if low <= nats < high:
+                enough = before + (after - before) * (high - nats) / (high - low)
+                found.append(enough / layers)
     return found
 
 
 def layers(_, path: Path, title: str):
     """Nats against layers in a row, in long sequences."""
     runs = results.read_runs()
-    figure, panels = plt.subplots(1, len(LONG), figsize=(7 * len(LONG), 5))
+    figure, panels = plt.subplots(1, len(LONG), figsize=(6 * len(LONG), 5))
     for axes, (task, called) in zip(panels, LONG.items()):
         smts, bptts = (reached(runs, method, task) for method in ("smt", "bptt"))
         axes.plot(*zip(*smts), "o-", color=COLOURS["smt"], lw=3, label=SEGMENTS)
         axes.plot(*zip(*bptts), "o-", color=COLOURS["bptt"], lw=3, label="BPTT")
         more = times_more(smts, bptts)
-        finding = f"BPTT needs {min(more):.0f} to {max(more):.0f} times more layers"
-        axes.set(xscale="log", title=title or f"{called}: {finding}")
+        finding = called
+        if more:
+            least, most = round(min(more)), round(max(more))
+            times = f"{least} to {most}" if most > least else f"some {least}"
+            finding += f":\nBPTT needs {times} times more layers"
+        axes.set(xscale="log", title=title or finding)
         axes.set(xlabel="layers that wait for one another, in all updates")
         axes.set(ylabel="nats, RNN alone")
         axes.legend(fontsize=11)

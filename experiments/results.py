@@ -162,6 +162,33 @@ def table_of_methods(runs: dict[str, dict]) -> str:
     return table(columns.split("|"), rows)
 
 
+def table_of_finetuning(runs: dict[str, dict]) -> str:
+    """BPTT from scratch beside SMT and then BPTT, on the test split."""
+    columns = (
+        "task, seed|BPTT from scratch|seconds|layers in a row|"
+        "SMT, then BPTT|seconds|layers in a row"
+    )
+    rows = []
+    for name in runs:
+        if not name.startswith("finetune, ") or not name.endswith(", then bptt"):
+            continue
+        _, task, seed, _ = name.split(", ")
+        pretrained = runs[f"finetune, {task}, {seed}, smt"]["final"]
+        scratch = f"bptt, {task}, mlp"
+        scratch = runs.get(f"{scratch}, {seed}", runs[scratch])["final"]
+        tuned = runs[name]["final"]
+        row = [f"{task}, {seed}"]
+        for final, before in (
+            (scratch, {"seconds": 0, "depth": 0}),
+            (tuned, pretrained),
+        ):
+            seconds = before["seconds"] + final["seconds"]
+            layers = before["depth"] + final["depth"]
+            row += [shown(task, final), f"{seconds:.0f}", f"{layers:,}"]
+        rows.append(row)
+    return table(columns.split("|"), rows)
+
+
 def option(run: dict, name: str) -> str:
     """The value of an option in the command of a run, or nothing."""
     words = run["commands"][-1]["command"].split()
@@ -265,6 +292,7 @@ TABLES = {
     "sizes": table_of_sizes,
     "tasks": table_of_tasks,
     "parts": table_of_parts,
+    "finetuning": table_of_finetuning,
     "methods": table_of_methods,
     "nextlat": table_of_nextlat,
 }

@@ -28,8 +28,9 @@ def test_a_picture_is_drawn(what, tmp_path, monkeypatch):
     line = {"phase": "dmt", "step": 1, "seconds": 1.0, "rnn_acc": 0.5}
     line |= {"rnn_loss": 0.5, "depth": 9}
     run = {"metrics": [line], "final": line}
-    names = [f"{m}, copy, delay {D}" for m in figures.METHODS for D in figures.DELAYS]
-    names += [*figures.AT_32.values()]
+    names = []
+    for at_32, other in figures.BY_DELAY.values():
+        names += [at_32, *(f"{other}, delay {D}" for D in figures.DELAYS)]
     for task in figures.LONG:
         names += [f"smt, {task}", f"smt, {task}, 1 updates", f"bptt, {task}, 1 updates"]
     monkeypatch.setattr(figures.results, "read_runs", lambda: dict.fromkeys(names, run))
@@ -64,8 +65,12 @@ def test_an_input_that_is_forgotten_gets_no_gradient():
 
 
 def test_times_more_counts_the_layers_to_the_same_loss():
-    ours, theirs = [(10, 0.5), (20, 0.4)], [(15, 0.6), (50, 0.5), (90, 0.41)]
-    assert figures.times_more(ours, theirs) == [5]
+    ours, theirs = [(10, 0.5), (20, 0.4)], [(20, 0.7), (40, 0.5), (90, 0.41)]
+    found = figures.times_more(ours, theirs)  # theirs do not get to 0.4
+    assert found == pytest.approx([4])
+    assert figures.times_more(ours, [(20, 0.7), (40, 0.4)]) == pytest.approx(
+        [10 / 3, 2]
+    )
 
 
 @pytest.mark.parametrize(

@@ -545,7 +545,8 @@ def check_run(what: str, directory: str):
     if what == "drift" and config["method"] == "bptt":
         raise smt.WrongInput(f"drift: {directory} is a run of BPTT, without labels")
     if what == "run" and not Path(directory, "metrics.jsonl").exists():
-        raise smt.WrongInput(f"run: {directory} holds no metrics.jsonl")
+        message = "holds no metrics.jsonl; an exported run has none"
+        raise smt.WrongInput(f"run: {directory} {message}")
 
 
 if __name__ == "__main__":

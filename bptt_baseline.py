@@ -229,7 +229,7 @@ class GRUCell(nn.Module):
 
 # A new cell is a class like those above, and it gets a name here. RNN.step embeds the
 # input for it and scales its result. If --cell-depth does not say how many layers it
-# has, name it in layers_in_a_row and idle_options, too.
+# has, name it in sequential_depth and idle_options, too.
 CELLS = {"mlp": MLPCell, "transformer": TransformerCell, "gru": GRUCell}
 
 
@@ -511,8 +511,8 @@ def phases(args: Namespace) -> list[Phase]:
     ]
 
 
-def layers_in_a_row(phase: str, T: int, args: Namespace) -> int:
-    """How many layers of an update have to run one after another.
+def sequential_depth(phase: str, T: int, args: Namespace) -> int:
+    """How many layers of an update have to run one after another: its depth.
 
     A new cell whose depth is not --cell-depth has to be named here and in idle_options.
     """
@@ -581,7 +581,7 @@ def train_phase(phase: Phase, args, task, models: nn.ModuleDict, run: dict, cont
         batch = draw_batch(task, phase.batch_size, step, progress, args)
         parts.append(update(wrapped, optimizers, phase.loss_of, batch, args))
         state["step"] = step + 1
-        state["depth"] += layers_in_a_row(phase.name, task.T, args)
+        state["depth"] += sequential_depth(phase.name, task.T, args)
         bar.update()
         if step + 1 == first_step + 20:
             say_how_long(phase, phase.end - first_step, time.perf_counter() - began)
@@ -922,8 +922,8 @@ NETWORK_OPTIONS = [
     ("cell-depth", 1, whole(1, 1000), "layers of the cell (the GRU has one)"),
     ("decoder-depth", 1, whole(1, 1000), "layers of the readout, and of SMT's decoder"),
 ]
-# These are defaults for a first try. The comparisons with SMT choose --lr and --steps
-# for each task: "BPTT beside SMT" in experiments/README.md.
+# In data.py the tasks have --steps and --lr of their own for BPTT. They were chosen for
+# the MLP and for the seconds of SMT -> DMT: experiments/README.md, "BPTT beside SMT".
 TRAINING_OPTIONS = [
     ("steps", 1500, whole(0), "updates"),
     ("lr", 2e-3, number(1e-12), "AdamW's peak rate; Muon's is five times it"),
@@ -1022,6 +1022,8 @@ def refuse_unknown(option: str, task: str, groups: dict[str, list]):
     ]
     if elsewhere:
         advice = f"it is an option of {' and '.join(elsewhere)}"
+    if option in (*TASKS, "list"):
+        advice = f"did you mean --task {option}?"
     raise WrongInput(f"{option}: the task {task} has no such option; {advice}")
 
 

@@ -184,6 +184,7 @@ class Copy(Task):
         ("reverse", False, bool, "answer in reverse order"),
     ]
     sizes = {"width": 64}
+    recipe = {"bptt": {"steps": 1500, "lr": 2.5e-4}}
     length_option = "delay"
     letters = "01234567.|"
     blank, delimiter = 8, 9
@@ -202,6 +203,10 @@ class Copy(Task):
         y[:, -self.length :] = answer
         return x, y
 
+    def show(self, x: Tensor, y: Tensor, answers: Tensor) -> str:
+        """As in other tasks, but x without the right answers so far at its end."""
+        return super().show(x[:, : x.shape[1] + 1 - self.length], y, answers)
+
 
 class Retrieval(Task):
     """Find the symbol behind the marker > in the first half; ? at the end asks for it.
@@ -215,7 +220,10 @@ class Retrieval(Task):
         ("distractors", 0, whole(0, 25_000), "marked symbols that must be forgotten"),
     ]
     sizes = {"width": 64}
-    recipe = {"smt": {"windows": 2, "steps": 300, "dmt_steps": 200}}
+    recipe = {
+        "smt": {"windows": 2, "steps": 300, "dmt_steps": 200},
+        "bptt": {"steps": 880, "lr": 1e-3},
+    }
     letters = "01234567>-?"
     marker, other_marker, query = 8, 9, 10
 
@@ -253,7 +261,8 @@ class Stack(Task):
     ]
     sizes = {"cell_depth": 2}
     recipe = {
-        "smt": {"steps": 700, "dmt_steps": 600, "attach_readout": True, "dmt_lr": 1e-3}
+        "smt": {"steps": 700, "dmt_steps": 600, "attach_readout": True, "dmt_lr": 1e-3},
+        "bptt": {"steps": 2000, "lr": 1e-3},
     }
     letters = "abcd-"
     pop = 4
@@ -297,7 +306,8 @@ class Recall(Task):
             "windows": 16,
             "dmt_steps": 1500,
             "dmt_lr": 1e-3,
-        }
+        },
+        "bptt": {"steps": 9800, "lr": 1e-3},
     }
     length_option = None
 
@@ -338,7 +348,10 @@ class Modular(Task):
         ("pairs", 16, LENGTH, "pairs in a sequence"),
         ("modulus", 7, whole(2, 61), "V, a prime"),
     ]
-    recipe = {"smt": {"steps": 1500, "dmt_steps": 400}}
+    recipe = {
+        "smt": {"steps": 1500, "dmt_steps": 400},
+        "bptt": {"steps": 4600, "lr": 4e-3},
+    }
     fixed_length = False
     length_option = "pairs"
 
@@ -374,7 +387,8 @@ class Parity(Task):
 
     options = [("length", 32, LENGTH, "bits in a sequence")]
     recipe = {
-        "smt": {"steps": 400, "dmt_steps": 300, "attach_readout": True, "dmt_lr": 1e-3}
+        "smt": {"steps": 400, "dmt_steps": 300, "attach_readout": True, "dmt_lr": 1e-3},
+        "bptt": {"steps": 1600, "lr": 4e-3},
     }
     fixed_length = False
     letters = "01"
@@ -418,7 +432,8 @@ class Text:
             "dmt_steps": 250,
             "attach_readout": True,
             "dmt_lr": 2e-3,
-        }
+        },
+        "bptt": {"steps": 2650, "lr": 4e-3},
     }
     fixed_length, samples_need_data = False, False
     start, vocab = 256, 257  # tokens 0 .. 255 are the bytes
@@ -511,7 +526,8 @@ class Pixels:
             "dmt_steps": 450,
             "attach_readout": True,
             "dmt_lr": 1e-3,
-        }
+        },
+        "bptt": {"steps": 800, "lr": 2e-3},
     }
     fixed_length, samples_need_data = True, True
 

@@ -88,8 +88,8 @@ An update of DMT: train rnn.cell, rnn.embed and rnn.readout
 
 Read on down to dmt_loss, or begin with the losses and look the networks up as you need
 them. All the rest is the program around the method: train_phase makes the updates, and
-Models.forward calls the losses that phases() names. experiments/README.md says what the
-parts that are ours gain.
+Models.forward calls the losses that phases() names. experiments/README.md says what
+some of the parts that are ours gain.
 """
 
 import argparse
@@ -346,7 +346,7 @@ class GRUCell(nn.Module):
 
 # A new cell is a class like those above, and it gets a name here. RNN.step embeds the
 # input for it and scales its result. If --cell-depth does not say how many layers it
-# has, name it in layers_in_a_row and idle_options, too.
+# has, name it in sequential_depth and idle_options, too.
 CELLS = {"mlp": MLPCell, "transformer": TransformerCell, "gru": GRUCell}
 
 
@@ -767,8 +767,8 @@ def phases(args: Namespace) -> list[Phase]:
     ]
 
 
-def layers_in_a_row(phase: str, T: int, args: Namespace) -> int:
-    """How many layers of an update have to run one after another.
+def sequential_depth(phase: str, T: int, args: Namespace) -> int:
+    """How many layers of an update have to run one after another: its depth.
 
     A new cell whose depth is not --cell-depth has to be named here and in idle_options.
     """
@@ -840,7 +840,7 @@ def train_phase(phase: Phase, args, task, models: nn.ModuleDict, run: dict, cont
         batch = draw_batch(task, phase.batch_size, step, progress, args)
         parts.append(update(wrapped, optimizers, phase.loss_of, batch, args))
         state["step"] = step + 1
-        state["depth"] += layers_in_a_row(phase.name, task.T, args)
+        state["depth"] += sequential_depth(phase.name, task.T, args)
         bar.update()
         if step + 1 == first_step + 20:
             say_how_long(phase, phase.end - first_step, time.perf_counter() - began)
@@ -1300,6 +1300,8 @@ def refuse_unknown(option: str, task: str, groups: dict[str, list]):
     ]
     if elsewhere:
         advice = f"it is an option of {' and '.join(elsewhere)}"
+    if option in (*TASKS, "list"):
+        advice = f"did you mean --task {option}?"
     raise WrongInput(f"{option}: the task {task} has no such option; {advice}")
 
 

@@ -492,7 +492,7 @@ def test_depth_counts_the_layers_that_wait_for_one_another():
     for name, program in PROGRAMS.items():
         args, _, _ = made("--cell-depth", "2", program=program)
         for phase in program.phases(args):
-            depths[name, phase.name] = program.layers_in_a_row(phase.name, 7, args)
+            depths[name, phase.name] = program.sequential_depth(phase.name, 7, args)
     assert depths == {
         ("smt", "smt"): 2 + 2,
         ("smt", "dmt"): 7 * 2 + 1,
@@ -548,7 +548,7 @@ def test_a_small_run_learns(program, capsys):
     more = {
         "smt": "--width 32 --windows 2 --dmt-steps 20",
         "nextlat": "--width 32 --horizon 2 --dmt-steps 20",
-        "bptt": "",
+        "bptt": "--lr 2e-3",
     }
     run = f"{sizes} {more[program.METHOD]} --steps 130 --eval-every 1000 --device cpu"
     program.main([*run.split(), "--out", "run"])
@@ -573,10 +573,10 @@ def parts_of(program) -> dict:
 
 # Functions and constants that another program has, too, and not to the letter.
 DIFFERENT = {
-    "bptt": "METHOD evaluate phases set_trained layers_in_a_row train_phase "
+    "bptt": "METHOD evaluate phases set_trained sequential_depth train_phase "
     "NETWORK_OPTIONS TRAINING_OPTIONS PAPER build idle_options check",
     "nextlat": "METHOD evaluate phases set_trained hand_over_to_rnn "
-    "layers_in_a_row TRAINING_OPTIONS PAPER special_defaults build idle_options",
+    "sequential_depth TRAINING_OPTIONS PAPER special_defaults build idle_options",
 }
 OWN = {"bptt": {"bptt_loss"}, "nextlat": {"nextlat_loss"}}
 

@@ -55,7 +55,11 @@ def networks(directory: str) -> tuple:
     program = PROGRAMS[args.method]
     task = program.make_task(args)
     models = program.build(args, task)
-    program.load_weights(models, run["models"])
+    try:
+        program.load_weights(models, run["models"])
+    except smt.WrongInput:
+        message = "holds the RNN alone; name a run that was trained here"
+        raise smt.WrongInput(f"{directory}: {message}") from None
     return models, task, args
 
 
@@ -237,7 +241,7 @@ def run(directories: list[str], path: Path, title: str):
     config = smt.read_run(directory, "run")["config"]
     name = f"{config['task']}, seed {config['seed']}"
     answers.set_title(title or f"{name}: answers on held-out sequences")
-    guessing = {task: share for task, _, share in results.TASKS}[config["task"]]
+    guessing = {task: share for task, *_, share in results.TASKS}[config["task"]]
     if guessing.endswith("%"):
         chance = float(guessing.removesuffix(" %")) / 100
         answers.axhline(chance, color="#777777", ls=":", lw=2, label="guessing")
@@ -384,7 +388,7 @@ def gradient(directories: list[str], path: Path, title: str):
         lines = [(*name_of_rnn(args), rnn.embed, rnn.rollout, rnn.readout)]
         if args.method == "smt":
             encoder, readout = models["encoder"], models["decoder"].readout
-            line = ("SMT, through the encoder", COLOURS["smt"])
+            line = ("SMT's encoder", COLOURS["smt"])
             lines.append((*line, encoder.embed, encoder, readout))
         for called, colour, embed, memories_of, readout in lines:
             found = gradient_of_inputs(embed, memories_of, readout, x, y).flip(0)
@@ -399,7 +403,7 @@ def gradient(directories: list[str], path: Path, title: str):
 
 
 # ------------------------------------------------------------------------------- delay
-FOUND_BY_DELAY = "Copy: the MLP fails at 256 by SMT and by BPTT, and a GRU does not"
+FOUND_BY_DELAY = "Copy: the MLP fails at 256 by SMT and by BPTT, a GRU by BPTT does not"
 DELAYS = (32, 64, 128, 256)
 BY_DELAY = {  # what a line is called: names of its runs at a delay of 32 and at another
     "SMT, then DMT": ("smt, copy, mlp", "smt, copy"),
@@ -453,7 +457,7 @@ LONG = {  # the names of tasks in the table of runs: what they are called
 
 
 def reached(runs: dict[str, dict], method: str, task: str) -> list[tuple]:
-    """The lowest loss of the RNN alone with at most so many layers in a row.
+    """The lowest loss of the RNN alone at most at a depth.
 
     It is the best of all runs and evaluations on validation: [(layers, nats), ..].
     """
@@ -471,7 +475,7 @@ def reached(runs: dict[str, dict], method: str, task: str) -> list[tuple]:
 
 
 def times_more(ours: list[tuple], theirs: list[tuple]) -> list[float]:
-    """How many times more layers the others need to each of our losses, if they do.
+    """How many times the depth the others need for each of our losses, if they do.
 
     Between two of their points the loss is taken to fall on a straight line.
     """
@@ -485,7 +489,7 @@ def times_more(ours: list[tuple], theirs: list[tuple]) -> list[float]:
 
 
 def layers(_, path: Path, title: str):
-    """Nats against layers in a row, in long sequences."""
+    """Nats against sequential depth, in long sequences."""
     runs = results.read_runs()
     figure, panels = plt.subplots(1, len(LONG), figsize=(6 * len(LONG), 5))
     for axes, (task, called) in zip(panels, LONG.items()):
@@ -497,9 +501,9 @@ def layers(_, path: Path, title: str):
         if more:
             least, most = round(min(more)), round(max(more))
             times = f"{least} to {most}" if most > least else f"some {least}"
-            finding += f":\nBPTT needs {times} times more layers"
+            finding += f":\nBPTT needs {times} times the depth"
         axes.set(xscale="log", title=title or finding)
-        axes.set(xlabel="layers that wait for one another, in all updates")
+        axes.set(xlabel="sequential depth: layers one after another, in all updates")
         axes.set(ylabel="nats, RNN alone")
         axes.legend(fontsize=11)
     figure.tight_layout()

@@ -12,7 +12,6 @@ what only training needs: --sample and smt.load take it.
 
 import argparse
 import json
-import math
 import subprocess
 import sys
 from pathlib import Path
@@ -27,17 +26,19 @@ import data
 RUNS = ROOT / "results/runs.jsonl"
 PAGES = [ROOT / "README.md", ROOT / "experiments/README.md"]
 
-# Task, names of its runs by SMT -> DMT, and what guessing reaches: one of the answers
-# that a task has at random, or the entropy of the test split's single bytes or pixels.
+# Task, what the RNN must say, names of its runs by SMT -> DMT, what guessing reaches: one
+# of the answers that a task has at random, or the entropy of the test split's single
+# bytes or pixels.
+COPY = ["copy, seed 0", "copy, seed 2", "copy, seed 3"]
 TASKS = [
-    ("copy", ["copy, seed 0", "copy, seed 2", "copy, seed 3"], "12.5 %"),
-    ("retrieval", ["retrieval, seed 2"], "12.5 %"),
-    ("stack", ["stack, seed 0"], "25 %"),
-    ("parity", ["parity, seed 0"], "50 %"),
-    ("modular", ["modular, seed 0"], "14.3 %"),
-    ("recall", ["recall, seed 0"], "12.5 %"),
-    ("text", ["text, seed 2"], "3.33 nats"),
-    ("pixels", ["pixels, seed 0"], "0.66 nats"),
+    ("copy", "8 symbols after 32 blanks", COPY, "12.5 %"),
+    ("retrieval", "the one marked symbol of 64", ["retrieval, seed 2"], "12.5 %"),
+    ("stack", "what each pop takes off", ["stack, seed 0"], "25 %"),
+    ("parity", "odd or even so far", ["parity, seed 0"], "50 %"),
+    ("modular", "w a + b mod 7, from pairs", ["modular, seed 0"], "14.3 %"),
+    ("recall", "the value of a key, of 8", ["recall, seed 0"], "12.5 %"),
+    ("text", "the next byte", ["text, seed 2"], "3.33 nats"),
+    ("pixels", "the next pixel", ["pixels, seed 0"], "0.66 nats"),
 ]
 CELLS = {"mlp": "MLP", "gru": "GRU", "transformer": "Transformer"}
 
@@ -83,13 +84,12 @@ def table(head: list[str], rows: list[list[str]]) -> str:
 def table_of_tasks(runs: dict[str, dict]) -> str:
     """The RNN alone in all tasks, by three methods: the figures of the test split."""
     columns = (
-        "task|guessing|SMT → DMT|seeds|its teacher|seconds|"
+        "task|the RNN must say|guessing|SMT → DMT|its teacher|seconds|"
         "BPTT|its seconds|NextLat → DMT"
     )
     rows = []
-    for task, names, guessing in TASKS:
+    for task, asks, names, guessing in TASKS:
         ours = [runs[name]["final"] for name in names]
-        seeds = ", ".join(name.split("seed ")[1] for name in names)
         seconds = on_one_core(runs, task, "mlp")["final"]["seconds"]
         bptt = runs[f"bptt, {task}, mlp"]["final"]
         assert bptt["seconds"] <= seconds
@@ -102,11 +102,11 @@ def table_of_tasks(runs: dict[str, dict]) -> str:
             teacher = ""
             if f"teacher_acc{times}" in ours[0]:
                 teacher = shown(task, ours[0], "teacher", times)
-            row = [task + called, guessing, alone, seeds, teacher, f"{seconds:.0f}"]
+            row = [task + called, asks, guessing, alone, teacher, f"{seconds:.0f}"]
             row += [shown(task, bptt, times=times), f"{bptt['seconds']:.0f}"]
             row += [shown(task, nextlat, times=times)]
             if times:
-                row[3] = row[5] = row[7] = ""
+                row[1] = row[2] = row[5] = row[7] = ""
             rows.append(row)
     return table(columns.split("|"), rows)
 
@@ -118,7 +118,7 @@ def end_of_phase(run: dict, phase: str) -> dict:
 
 def on_one_core(runs: dict[str, dict], task: str, cell: str) -> dict:
     """The run of SMT -> DMT on one core."""
-    names = {task: names[0] for task, names, _ in TASKS}
+    names = {task: names[0] for task, _, names, _ in TASKS}
     return runs.get(f"smt, {task}, {cell}") or runs[names[task]]
 
 
@@ -130,44 +130,51 @@ def up_to(run: dict, name: str, limit: float) -> dict:
 
 
 def table_of_methods(runs: dict[str, dict]) -> str:
-    """SMT -> DMT with each cell, and BPTT after as many seconds or layers in a row."""
+    """SMT -> DMT with each cell, and BPTT after as many seconds or at equal depth."""
     columns = (
-        "task, cell|SMT|SMT → DMT|seconds|layers in a row|"
-        "BPTT, at most as many seconds|its seconds|BPTT, as many layers|NextLat → DMT"
+        "task, cell|SMT, on validation|SMT → DMT|seconds|depth|"
+        "BPTT, at most as many seconds|its seconds|BPTT, equal depth|NextLat → DMT"
     )
     rows = []
     for task, *_ in TASKS:
         for cell, called in CELLS.items():
-            if cell != "mlp" and f"smt, {task}, {cell}" not in runs:
-                continue
-            ours = up_to(on_one_core(runs, task, cell), "step", math.inf)
-            theirs = runs[f"bptt, {task}, {cell}"]
-            by_seconds = up_to(theirs, "seconds", ours["seconds"])
-            lines = [ours, by_seconds]
-            name = f"bptt, {task}, {cell}, equal layers"
-            by_layers = up_to(runs[name], "step", math.inf) if name in runs else None
-            names = [name for name in runs if name.startswith(f"nextlat, {task}, seed")]
-            nextlat = None
+            smt, bptt = f"smt, {task}, {cell}", f"bptt, {task}, {cell}"
             if cell == "mlp":
-                nextlat = up_to(runs[names[0]], "step", math.inf)
-            lines += [by_layers, nextlat]
-            there = [line for line in lines if line]
-            best = shown(task, min(there, key=lambda line: line["rnn_loss"]))
-            found = [shown(task, line) if line else "" for line in lines]
-            found = [f"**{text}**" if text == best else text for text in found]
-            seconds = [f"{line['seconds']:.0f}" for line in (ours, by_seconds)]
-            before = end_of_phase(on_one_core(runs, task, cell), "smt")
-            row = [shown(task, before), found[0], seconds[0], f"{ours['depth']:,}"]
-            rows.append([f"{task}, {called}", *row, found[1], seconds[1], *found[2:4]])
+                ours = on_one_core(runs, task, cell)
+            elif bptt in runs:
+                ours = runs.get(smt)
+            else:
+                continue
+            others = [bptt, f"{bptt}, equal depth"]
+            if cell == "mlp":
+                others += [n for n in runs if n.startswith(f"nextlat, {task}, seed")][
+                    :1
+                ]
+            finals = [ours and ours["final"]]
+            finals += [runs[name]["final"] if name in runs else None for name in others]
+            there = [final for final in finals if final]
+            in_nats = task in ("text", "pixels")
+            best = min(f["rnn_loss"] if in_nats else -f["rnn_acc"] for f in there)
+            found = []
+            for final in finals:
+                text = shown(task, final) if final else ""
+                if final and best in (final["rnn_loss"], -final["rnn_acc"]):
+                    text = f"**{text}**"
+                found.append(text)
+            row = ["", found[0], "", ""]
+            if ours:
+                assert finals[1]["seconds"] <= finals[0]["seconds"]
+                row[0] = shown(task, end_of_phase(ours, "smt"))
+                row[2:] = [f"{finals[0]['seconds']:.0f}", f"{finals[0]['depth']:,}"]
+            row += [found[1], f"{finals[1]['seconds']:.0f}", *found[2:]]
+            row += [""] * (8 - len(row))
+            rows.append([f"{task}, {called}", *row])
     return table(columns.split("|"), rows)
 
 
 def table_of_finetuning(runs: dict[str, dict]) -> str:
     """BPTT from scratch beside SMT and then BPTT, on the test split."""
-    columns = (
-        "task, seed|BPTT from scratch|seconds|layers in a row|"
-        "SMT, then BPTT|seconds|layers in a row"
-    )
+    columns = "task, seed|BPTT from scratch|seconds|depth|SMT, then BPTT|seconds|depth"
     rows = []
     for name in runs:
         if not name.startswith("finetune, ") or not name.endswith(", then bptt"):
@@ -202,8 +209,8 @@ ONE_THREAD = {"copy, seed 0": "smt, copy, mlp", "text, seed 0": "smt, text, mlp"
 def table_of_nextlat(runs: dict[str, dict]) -> str:
     """NextLat -> DMT beside SMT -> DMT: the figures of the test split."""
     columns = (
-        "task, seed|SMT → DMT|seconds|layers in a row|NextLat → DMT|before DMT|"
-        "teacher|drift|seconds|layers in a row|horizon"
+        "task, seed|SMT → DMT|seconds|depth|NextLat → DMT|before DMT|"
+        "teacher|drift|seconds|depth|horizon"
     )
     rows = []
     for name in runs:
@@ -273,17 +280,23 @@ def table_of_sizes(_) -> str:
     return table(columns, rows)
 
 
+def in_words(options: dict) -> str:
+    """Options as they are given on the command line."""
+    words = []
+    for option, value in options.items():
+        option = option.replace("_", "-")
+        words.append(f"--{option}" if value is True else f"--{option} {value:g}")
+    return f"`{' '.join(words)}`" if words else ""
+
+
 def table_of_settings(_) -> str:
     """Where the tasks' settings differ from the defaults, from data.py."""
     rows = []
     for name, task in data.TASKS.items():
-        options = []
-        for option, value in (task.sizes | task.recipe.get("smt", {})).items():
-            option = option.replace("_", "-")
-            options.append(f"--{option}" if value is True else f"--{option} {value:g}")
         timestamps = "yes" if task.fixed_length else "no"
-        rows.append([name, timestamps, f"`{' '.join(options)}`" if options else ""])
-    return table(["task", "timestamps", "settings"], rows)
+        ours = in_words(task.sizes | task.recipe.get("smt", {}))
+        rows.append([name, timestamps, ours, in_words(task.recipe["bptt"])])
+    return table(["task", "timestamps", "SMT → DMT", "BPTT"], rows)
 
 
 TABLES = {

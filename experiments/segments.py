@@ -63,16 +63,16 @@ def dmt_loss(models, batch: smt.Batch, args, R: int) -> tuple[Tensor, dict]:
 
 def use_segments(R: int):
     """Let smt.py's DMT run in segments of R times."""
-    usual = smt.layers_in_a_row
+    usual = smt.sequential_depth
 
     def loss_in_segments(models, batch, args):
         return dmt_loss(models, batch, args, R)
 
-    def layers_in_a_row(phase, T, args):
+    def sequential_depth(phase, T, args):
         return usual(phase, min(R, T) if phase == "dmt" else T, args)
 
     smt.dmt_loss = loss_in_segments
-    smt.layers_in_a_row = layers_in_a_row
+    smt.sequential_depth = sequential_depth
 
 
 if __name__ == "__main__":

@@ -48,9 +48,9 @@ def test_dmt_in_segments_by_hand():
     torch.testing.assert_close(parts["read"], read)
 
 
-def test_a_run_in_segments_has_fewer_layers_in_a_row(monkeypatch):
+def test_a_run_in_segments_has_fewer_sequential_depth(monkeypatch):
     monkeypatch.setattr(smt, "dmt_loss", smt.dmt_loss)
-    monkeypatch.setattr(smt, "layers_in_a_row", smt.layers_in_a_row)
+    monkeypatch.setattr(smt, "sequential_depth", smt.sequential_depth)
     sizes = "--length 2 --delay 3 --dim 16 --memory-tokens 2 --width 16"  # T = 7
     run = f"{sizes} --batch-size 4 --steps 1 --dmt-steps 1 --device cpu --out run"
     depths = []

@@ -26,9 +26,9 @@ import data
 RUNS = ROOT / "results/runs.jsonl"
 PAGES = [ROOT / "README.md", ROOT / "experiments/README.md"]
 
-# Task, what the RNN must say, names of its runs by SMT -> DMT, what guessing reaches: one
-# of the answers that a task has at random, or the entropy of the test split's single
-# bytes or pixels.
+# Task, what the RNN must say, names of its runs by SMT -> DMT, what guessing reaches:
+# one of the answers that a task has at random, or the entropy of the test split's
+# single bytes or pixels.
 COPY = ["copy, seed 0", "copy, seed 2", "copy, seed 3"]
 TASKS = [
     ("copy", "8 symbols after 32 blanks", COPY, "12.5 %"),

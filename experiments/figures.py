@@ -121,6 +121,9 @@ def chain(axes, y, colour, name):
             arrow(axes, (x - 0.9, y), (x - 0.46, y))
 
 
+BOTH = "<|-|>"  # an arrow with two heads: both ends learn
+
+
 def draw_bptt(axes):
     colour = COLOURS["bptt"]
     panel(
@@ -142,43 +145,36 @@ def draw_bptt(axes):
 
 
 def draw_smt(axes):
-    colour = COLOURS["smt"]
+    colour, green = COLOURS["smt"], COLOURS["dmt"]
     panel(
         axes,
         "SMT",
         colour,
         "A Transformer writes labels $m$ that tell the future. The RNN's\n"
-        "step $f$ learns to get from each to the next, all at once.",
+        "steps $f$ from each to the next are separate, all at once.",
     )
-    axes.text(2.7, 4.05, "$x_0 \\,..\\, x_{t+1}$", ha="center", va="center")
-    arrow(axes, (2.7, 3.85), (2.7, 3.5))
-    box(axes, 2.7, 3.15, "encoder (causal)", colour, width=5.0)
-    for x, t in ((0.9, "t"), (4.5, "t+1")):
-        arrow(axes, (x, 2.82), (x, 1.88))
-        box(axes, x, 1.5, f"$m_{{{t}}}$", colour)
-    arrow(axes, (1.33, 1.5), (1.74, 1.5))
-    box(axes, 2.5, 1.5, "$f(m_t, x_{t+1})$", COLOURS["dmt"], width=1.45)
-    axes.text(2.65, 1.9, "RNN", color=COLOURS["dmt"], ha="center", fontsize=12)
-    arrow(axes, (2.5, 0.95), (2.5, 1.15))
-    axes.text(2.5, 0.8, "$x_{t+1}$", ha="center", va="center")
-    both = "<|-|>"  # the encoder learns, too
-    arrow(axes, (3.25, 1.5), (4.1, 1.5), colour, dashed=True, width=2.5, head=both)
-    axes.text(3.66, 1.95, "pulled\ntogether", color=colour, ha="center", fontsize=12)
-    arrow(axes, (0.9, 1.17), (0.9, 0.65))
-    # The gradient goes from the decoder and from the RNN's one step to the encoder.
-    for begin, end, bend in (
-        ((0.62, 0.62), (0.62, 1.16), -0.4),
-        ((0.62, 1.84), (0.62, 2.8), -0.3),
-        ((1.95, 1.84), (1.3, 1.84), 0.5),
-    ):
-        arrow(axes, begin, end, colour, bend, True, 2)
-    axes.text(0.42, 2.3, "gradient", color=colour, ha="right", fontsize=12)
-    arrow(axes, (0.9, -0.33), (0.9, -0.03))
-    axes.text(1.05, -0.3, "$x_{t+1},\\, x_{t+2} \\,..$", va="center")
-    box(axes, 0.9, 0.3, "decoder", colour, width=1.5)
-    arrow(axes, (1.68, 0.3), (2.3, 0.3))
-    axes.text(3.8, 0.3, "the future: $y_t,\\, y_{t+1} \\,..$", ha="center", va="center")
-    axes.text(3.8, -0.12, "(readout: $y_t$ alone)", ha="center", va="center")
+    axes.text(2.72, 4.15, "$x_0 \\,..\\, x_{t+2}$", ha="center", va="center")
+    arrow(axes, (2.72, 3.98), (2.72, 3.72))
+    box(axes, 2.72, 3.42, "encoder (causal)", colour, width=4.85, height=0.5)
+    for i, t in enumerate(("t-1", "t", "t+1", "t+2")):
+        x = 0.7 + 1.35 * i
+        arrow(axes, (x, 3.13), (x, 2.66))
+        box(axes, x, 2.3, f"$m_{{{t}}}$", colour)
+        if i == 0:
+            continue
+        middle = x - 0.675
+        box(axes, middle, 1.05, "$f$", green, width=0.5, height=0.5)
+        arrow(axes, (x - 1.2, 1.94), (middle - 0.12, 1.38))
+        arrow(axes, (middle + 0.12, 1.38), (x - 0.15, 1.94), colour, 0, True, 2.2, BOTH)
+        axes.text(middle, 0.4, f"$x_{{{t}}}$", ha="center", va="center")
+        arrow(axes, (middle, 0.52), (middle, 0.75))
+    axes.text(4.62, 1.35, "pulled\ntogether", color=colour, fontsize=12)
+    arrow(axes, (0.45, 1.94), (0.45, 0.02))
+    box(axes, 0.85, -0.3, "decoder", colour, width=1.3, height=0.5)
+    arrow(axes, (1.55, -0.3), (1.95, -0.3))
+    axes.text(
+        2.05, -0.3, "the future: $y_{t-1},\\, y_t,\\, y_{t+1} \\,..$", va="center"
+    )
 
 
 def draw_dmt(axes):

@@ -386,30 +386,38 @@ def evaluate(models: nn.ModuleDict, task, split: str, rows: int) -> dict:
 
 
 @torch.no_grad()
+def generate(rnn: RNN, tokens: Tensor, length: int, args: Namespace) -> Tensor:
+    """The RNN goes on from prompts: tokens (N, S) -> tokens (N, length)."""
+    device = rnn.empty_memory.device
+    # Other prompts have other draws, too.
+    generator = seeded(args.seed, *tokens.flatten().tolist())
+    memory = rnn.rollout(tokens.to(device))[:, -1]  # (N, K, d)
+    while tokens.shape[1] < length:  # a new token costs one readout and one step
+        logits = rnn.readout(memory).float() / args.temperature  # (N, V)
+        p = logits.softmax(-1).cpu()
+        token = torch.multinomial(p, 1, generator=generator)  # (N, 1)
+        tokens = torch.cat([tokens, token], 1)
+        memory = rnn.step(memory, token[:, 0].to(device))
+    return tokens
+
+
+@torch.no_grad()
 def show(rnn: RNN, task, count: int, args: Namespace) -> str:
     """Answers of the RNN alone on test sequences, or what it writes and draws."""
+    if hasattr(task, "prompts"):
+        lines = []
+        for name, prompts, length in task.prompts(count):
+            for sample in generate(rnn, prompts, length, args):
+                lines.append(f"--- {name}\n{task.draw(sample)}")
+        return "\n".join(lines)
+    x, y = task.held_out("test", max(count, 1024))
+    # Another --seed shows other sequences.
+    generator = Generator().manual_seed(args.seed)
+    chosen = torch.randperm(len(x), generator=generator)[:count]
+    x, y = x[chosen], y[chosen]
     device = rnn.empty_memory.device
-    if not hasattr(task, "prompts"):
-        x, y = task.held_out("test", max(count, 1024))
-        # Another --seed shows other sequences.
-        generator = Generator().manual_seed(args.seed)
-        chosen = torch.randperm(len(x), generator=generator)[:count]
-        x, y = x[chosen], y[chosen]
-        answers = rnn.readout(rnn.rollout(x.to(device))).argmax(-1).cpu()
-        return task.show(x, y, answers)
-    lines = []
-    for name, tokens, length in task.prompts(count):  # (count, S)
-        # Other prompts have other draws, too.
-        generator = seeded(args.seed, *tokens.flatten().tolist())
-        memory = rnn.rollout(tokens.to(device))[:, -1]
-        while tokens.shape[1] < length:  # a new token costs one step and one readout
-            logits = rnn.readout(memory).float() / args.temperature  # (count, V)
-            p = logits.softmax(-1).cpu()
-            token = torch.multinomial(p, 1, generator=generator)  # (count, 1)
-            tokens = torch.cat([tokens, token], 1)
-            memory = rnn.step(memory, token[:, 0].to(device))
-        lines += [f"--- {name}\n{task.draw(sample)}" for sample in tokens]
-    return "\n".join(lines)
+    answers = rnn.readout(rnn.rollout(x.to(device))).argmax(-1).cpu()
+    return task.show(x, y, answers)
 
 
 # ----------------------------------------------------------------- optimisers and draws
@@ -536,7 +544,10 @@ def longer_tasks(args: Namespace, task) -> dict:
 
 
 def train(args: Namespace, task, models: nn.ModuleDict, run: dict, longer: dict):
-    """Train from where the run stands, then measure the RNN on the test split."""
+    """Train from where the run stands, then measure the RNN on the test split.
+
+    run is a checkpoint as read_run gives it, or {"state": new_state()}; see save.
+    """
     state = run["state"]
     if state["step"] == 0:
         save(args, models, {}, state)  # finds now if it can't write
@@ -544,8 +555,6 @@ def train(args: Namespace, task, models: nn.ModuleDict, run: dict, longer: dict)
         for phase in phases(args):
             if state["step"] < phase.end:
                 train_phase(phase, args, task, models, run, control_c)
-        if in_any_process(control_c.pressed, args):  # during the last evaluation
-            raise KeyboardInterrupt
     lengths_measured = run.get("config", {}).get("eval_length")
     if not state["finished"] or args.eval_length != lengths_measured:
         figures = evaluate(models, task, "test", 1024)
@@ -591,7 +600,7 @@ def train_phase(phase: Phase, args, task, models: nn.ModuleDict, run: dict, cont
         stop_early = control_c.pressed and not several
         if not (due or stop_early):
             continue
-        stop = in_any_process(control_c.pressed, args)
+
         means = mean_parts(parts, phase.name, step + 1)  # it waits for the device
         state["seconds"] += time.perf_counter() - clock
         if due:
@@ -600,7 +609,7 @@ def train_phase(phase: Phase, args, task, models: nn.ModuleDict, run: dict, cont
             show_in_bar(bar, {"rnn_acc": figures["rnn_acc"]} | means)
             report(state)
         save(args, models, optimizers, state)
-        if stop:
+        if in_any_process(control_c.pressed, args):
             raise KeyboardInterrupt
         clock = time.perf_counter()
         parts = []

@@ -287,17 +287,6 @@ def draw_parts(axes, phase: str, own: list[dict]):
 
 
 # ------------------------------------------------------------------------------ digits
-def draw_on(rnn, tokens, length, generator):
-    """The RNN goes on with tokens (N, S) up to a length: (N, length)."""
-    memory = rnn.rollout(tokens)[:, -1]
-    while tokens.shape[1] < length:
-        p = rnn.readout(memory).softmax(-1)
-        token = torch.multinomial(p, 1, generator=generator)
-        tokens = torch.cat([tokens, token], 1)
-        memory = rnn.step(memory, token[:, 0])
-    return tokens
-
-
 DRAWN = ("lower half drawn by the RNN alone", "drawn by the RNN, from nothing")
 
 
@@ -311,9 +300,8 @@ def digits(directories: list[str], path: Path, title: str):
         if not rows:
             white = int(images.max())
             rows.append(("held-out images", images, task.side, colour))
-        generator = torch.Generator().manual_seed(0)
         for what, (_, tokens, length) in zip(DRAWN, task.prompts(10)):
-            drawn = draw_on(models["rnn"], tokens, length, generator)[:, 1:]
+            drawn = smt.generate(models["rnn"], tokens, length, args)[:, 1:]
             rows.append((f"{called}: {what}", drawn, task.side, colour))
     figure, grid = plt.subplots(len(rows), 10, figsize=(10, 1.25 * len(rows)))
     for (name, images, side, colour), line in zip(rows, grid):

@@ -1241,7 +1241,7 @@ RUN_OPTIONS = [
     ),
     ("init", None, filename, "directory of a run: begin with its networks and sizes"),
     ("resume", False, bool, "go on with the run in --out"),
-    ("sample", 0, whole(1, MAX_ROWS), "show this many samples of the run in --out"),
+    ("sample", None, whole(1, MAX_ROWS), "show this many samples of the run in --out"),
 ]
 # The sizes, rates and weights of SMT's authors, from their notebook, and the paper's H.
 # All else that is marked (ours) stays: their optimiser was AdamW, for example. Their
@@ -1294,7 +1294,7 @@ def make_parser(groups: dict[str, list], task=None) -> argparse.ArgumentParser:
             if isinstance(kind, list):
                 how = {"choices": kind, "type": type(kind[0])}
             default = special.get(python_name(name), default)
-            has_default = default is not None and default is not False
+            has_default = default is not None and default is not False and default != ""
             text = f"{meaning} (default: {default})" if has_default else meaning
             group.add_argument(f"--{name}", help=text, **how)
     return parser

@@ -5,7 +5,8 @@
     python experiments/figures.py digits RUN ..     what RNNs of runs of pixels draw
     python experiments/figures.py drift RUN ..      how far RNNs get from their labels
     python experiments/figures.py gradient RUN ..   how much of the gradient arrives
-    python experiments/figures.py layers            loss in long sequences, by layers
+    python experiments/figures.py retrieval         retrieval by several methods
+    python experiments/figures.py layers            loss in long sequences, by depth
     python experiments/figures.py delay             copy by several methods, by delay
 
 Pictures of runs are written into the first run's directory, the others into results/;
@@ -386,6 +387,38 @@ def gradient(directories: list[str], path: Path, title: str):
     figure.savefig(path, dpi=110)
 
 
+# --------------------------------------------------------------------------- retrieval
+RETRIEVAL = {  # what a line is called: the run, the phase, the line's style
+    "SMT": ("retrieval, one core, seed 2", "smt", "-"),
+    "then DMT": ("retrieval, one core, seed 2", "dmt", "-"),
+    "or then the paper's DMT": ("retrieval, H = 1, seed 2", "dmt", ":"),
+    "BPTT": ("bptt, retrieval, mlp", "bptt", "-"),
+    "BPTT of a GRU": ("bptt, retrieval, gru", "bptt", "--"),
+}
+
+
+def retrieval(_, path: Path, title: str):
+    """Right answers of retrieval against seconds: the runs of results/runs.jsonl."""
+    runs = results.read_runs()
+    figure, axes = plt.subplots(figsize=(9, 4.5))
+    for called, (name, phase, style) in RETRIEVAL.items():
+        own, before = [], {"seconds": 0, "rnn_acc": 0.125}
+        for line in runs[name]["metrics"]:
+            if line["phase"] == phase:
+                own.append(line)
+            elif not own:
+                before = line  # the curve begins where the phase before ended
+        seconds = [line["seconds"] for line in [before, *own]]
+        right = [100 * line["rnn_acc"] for line in [before, *own]]
+        axes.plot(seconds, right, style, color=COLOURS[phase], lw=3, label=called)
+    axes.axhline(12.5, color="#777777", ls=":", lw=2, label="guessing")
+    axes.set(xlabel="seconds on one core", ylabel="right answers, %", ylim=(0, 103))
+    axes.set_title(title or "Retrieval: an RNN without gates learns it by SMT → DMT")
+    axes.legend(fontsize=11, loc="center right", bbox_to_anchor=(1, 0.45))
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+
+
 # ------------------------------------------------------------------------------- delay
 FOUND_BY_DELAY = "Copy: the MLP fails at 256 by SMT and by BPTT, a GRU by BPTT does not"
 DELAYS = (32, 64, 128, 256)
@@ -495,7 +528,8 @@ def layers(_, path: Path, title: str):
 
 
 OF_RUNS = {"run": run, "digits": digits, "drift": drift, "gradient": gradient}
-PICTURES = {"method": method, "delay": delay, "layers": layers} | OF_RUNS
+OF_TABLE = {"delay": delay, "layers": layers, "retrieval": retrieval}
+PICTURES = {"method": method} | OF_TABLE | OF_RUNS
 
 
 def main(argv: list[str]) -> int:

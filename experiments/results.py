@@ -99,12 +99,19 @@ def table_of_tasks(runs: dict[str, dict]) -> str:
             if f"rnn_acc{times}" not in ours[0]:
                 continue
             alone = ", ".join(shown(task, final, times=times) for final in ours)
+            others = [shown(task, final, times=times) for final in (bptt, nextlat)]
+            better = min if task in ("text", "pixels") else max
+            firsts = [shown(task, ours[0], times=times), *others]
+            best = better(firsts, key=lambda text: float(text.split()[0]))
+            alone, *others = [
+                f"**{text}**" if first == best else text
+                for first, text in zip(firsts, [alone, *others])
+            ]
             teacher = ""
             if f"teacher_acc{times}" in ours[0]:
                 teacher = shown(task, ours[0], "teacher", times)
             row = [task + called, asks, guessing, alone, teacher, f"{seconds:.0f}"]
-            row += [shown(task, bptt, times=times), f"{bptt['seconds']:.0f}"]
-            row += [shown(task, nextlat, times=times)]
+            row += [others[0], f"{bptt['seconds']:.0f}", others[1]]
             if times:
                 row[1] = row[2] = row[5] = row[7] = ""
             rows.append(row)

@@ -25,12 +25,13 @@ def test_a_picture_is_drawn(what, tmp_path, monkeypatch):
         task = "--task pixels --side 6" if what == "digits" else "--task copy --delay 3"
         assert smt.main([*TINY, *task.split(), *RUN]) == 0
         argv.append("run")
-    line = {"phase": "dmt", "step": 1, "seconds": 1.0, "rnn_acc": 0.5}
+    line = {"phase": "smt", "step": 1, "seconds": 1.0, "rnn_acc": 0.5}
     line |= {"rnn_loss": 0.5, "depth": 9}
     run = {"metrics": [line], "final": line}
     names = []
     for at_32, other in figures.BY_DELAY.values():
         names += [at_32, *(f"{other}, delay {D}" for D in figures.DELAYS)]
+    names += [name for name, *_ in figures.RETRIEVAL.values()]
     for task in figures.LONG:
         names += [f"smt, {task}", f"smt, {task}, 1 updates", f"bptt, {task}, 1 updates"]
     monkeypatch.setattr(figures.results, "read_runs", lambda: dict.fromkeys(names, run))

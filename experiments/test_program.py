@@ -420,7 +420,7 @@ def test_the_commands_of_the_readme_run_in_their_order(capsys):
     shutil.copytree(root / "results/copy", "results/copy")
     Path("input.txt").write_text("To be, or not to be. " * 100)
     for command in commands:
-        argv = shlex.split(command)
+        argv = shlex.split(command, comments=True)
         if "--sample" not in argv:
             argv += [*TINY_SMT, "--steps", "2", "--dmt-steps", "1"]
         assert smt.main(argv) == 0, command

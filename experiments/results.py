@@ -165,7 +165,8 @@ def table_of_methods(runs: dict[str, dict]) -> str:
             found = []
             for final in finals:
                 text = shown(task, final) if final else ""
-                if final and best in (final["rnn_loss"], -final["rnn_acc"]):
+                is_best = final and best in (final["rnn_loss"], -final["rnn_acc"])
+                if is_best and len(there) > 1:
                     text = f"**{text}**"
                 found.append(text)
             row = ["", found[0], "", ""]

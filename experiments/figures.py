@@ -413,7 +413,9 @@ def retrieval(_, path: Path, title: str):
         axes.plot(seconds, right, style, color=COLOURS[phase], lw=3, label=called)
     axes.axhline(12.5, color="#777777", ls=":", lw=2, label="guessing")
     axes.set(xlabel="seconds on one core", ylabel="right answers, %", ylim=(0, 103))
-    axes.set_title(title or "Retrieval: an RNN without gates learns it by SMT → DMT")
+    axes.set_title(
+        title or "Retrieval, seed 2: an RNN without gates learns it by SMT → DMT"
+    )
     axes.legend(fontsize=11, loc="center right", bbox_to_anchor=(1, 0.45))
     figure.tight_layout()
     figure.savefig(path, dpi=110)

@@ -14,8 +14,8 @@ In copy the RNN has 64 to 77 % right answers after SMT alone (four seeds), 99.9 
 DMT (three seeds), and 91 % after the paper's own DMT, --truncate 1 (one seed); guessing
 gives 12.5 %. By default DMT is itself backpropagation through time (BPTT). So compare
 it with BPTT alone, bptt_baseline.py. BPTT learns copy as well. In the task retrieval it
-leaves the same RNN at 12 % in as many seconds. There SMT alone has 91 %, DMT 100 %
-and the paper's DMT 99.9 % (one seed; guessing gives 12.5 %).
+leaves the same RNN at 12 % in as many seconds (three seeds), which is guessing. There
+SMT alone has 91 %, DMT 100 % (three seeds) and the paper's DMT 99.9 % (one seed).
 
 An RNN must learn what to remember, and how to update it. SMT gives these two jobs to
 different networks and trains them together:

@@ -476,7 +476,7 @@ LONG = {  # the names of tasks in the table of runs: what they are called
 
 
 def reached(runs: dict[str, dict], method: str, task: str) -> list[tuple]:
-    """The lowest loss of the RNN alone at most at a depth.
+    """The lowest loss that the RNN alone reached within each depth.
 
     It is the best of all runs and evaluations on validation: [(layers, nats), ..].
     """

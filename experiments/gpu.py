@@ -56,7 +56,7 @@ def whole_run(precision: str, out: Path, options: list[str]) -> list[dict]:
 
 
 def make_update(name: str, options: list[str]) -> tuple:
-    """A function that does an update in the phase of this name; T and B there."""
+    """A function that does an update in the phase of this name; the device, T and B."""
     program = PROGRAMS[name]
     argv = ["--task", "copy", "--out", "runs/none", *options]
     args, run, source = program.settings(argv)

@@ -155,9 +155,8 @@ def table_of_methods(runs: dict[str, dict]) -> str:
                 continue
             others = [bptt, f"{bptt}, equal depth"]
             if cell == "mlp":
-                others += [n for n in runs if n.startswith(f"nextlat, {task}, seed")][
-                    :1
-                ]
+                prefix = f"nextlat, {task}, seed"
+                others.append(next(name for name in runs if name.startswith(prefix)))
             finals = [ours and ours["final"]]
             finals += [runs[name]["final"] if name in runs else None for name in others]
             there = [final for final in finals if final]

@@ -37,7 +37,7 @@ def options_of(method: str, T: int) -> list[str]:
 
 
 def growth(method: str, T: int, updates: int) -> dict:
-    """Milliseconds and layers in a row of an update, in sequences of length T."""
+    """Milliseconds and sequential depth of an update, in sequences of length T."""
     options = options_of(method, T)
     figures = gpu.measure_updates(method, options, updates)
     program = gpu.PROGRAMS[method]

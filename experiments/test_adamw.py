@@ -11,6 +11,7 @@ def test_all_weights_are_trained_by_adamw(monkeypatch, tmp_path):
     monkeypatch.setattr(bptt_baseline, "make_optimizers", usual)  # restored at the end
     tiny = "--task copy --delay 3 --dim 16 --steps 2 --device cpu"
     assert adamw.main(["bptt_baseline", *tiny.split()]) == 0
+    assert bptt_baseline.make_optimizers is adamw.make_optimizers
     run = torch.load("runs/adamw/checkpoint.pt", weights_only=True)
     assert run["config"]["method"] == "bptt" and run["state"]["finished"]
     models = torch.nn.ModuleDict({"a": torch.nn.Linear(3, 3)})

@@ -143,3 +143,11 @@ def test_the_images_of_a_file_are_found_among_its_arrays():
         assert task.about() == f"The images are {sentence}"
         wanted = images[:, :, :4] if name == "wide.npy" else images
         assert np.array_equal(task.file[1], wanted)
+
+
+def test_copy_shows_a_question_without_its_answer():
+    task = data.Copy(length=3, delay=2, reverse=False)
+    x, y = task.held_out("test", 1)
+    shown = task.show(x, y, y.clamp(min=0))
+    symbols = "".join(str(symbol) for symbol in x[0, :3].tolist())
+    assert shown == f"{symbols}..|  RNN: {symbols}  all right"

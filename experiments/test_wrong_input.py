@@ -121,3 +121,12 @@ def test_wrong_input_gets_one_line_that_names_the_option(option, call, a_run, ca
     assert Path("taken/checkpoint.pt").read_bytes() == before
     assert not Path("taken/lock").exists()
     assert not Path("runs").exists()  # nothing is left of a run that could not begin
+
+
+def test_an_out_that_is_a_file_is_called_one(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("notes").write_text("mine")
+    with pytest.raises(SystemExit):
+        smt.main(["--out", "notes"])
+    assert "--out notes: is a file; give a directory" in capsys.readouterr().err
+    assert Path("notes").read_text() == "mine"

@@ -298,6 +298,8 @@ def digits(directories: list[str], path: Path, title: str):
         models, task, args = networks(directory)
         _, images = task.held_out("test", 10)
         called, colour = name_of_rnn(args)
+        end = smt.read_run(directory, "digits")["state"]["metrics"][-1]
+        called = f"{called} ({end['rnn_loss']:.3f} nats)"
         if not rows:
             white = int(images.max())
             rows.append(("held-out images", images, task.side, colour))
@@ -389,8 +391,8 @@ def gradient(directories: list[str], path: Path, title: str):
 
 # --------------------------------------------------------------------------- retrieval
 RETRIEVAL = {  # what a line is called: the run, the phase, the line's style
-    "SMT": ("retrieval, one core, seed 2", "smt", "-"),
-    "then DMT": ("retrieval, one core, seed 2", "dmt", "-"),
+    "SMT": ("retrieval, seed 2", "smt", "-"),
+    "then DMT": ("retrieval, seed 2", "dmt", "-"),
     "or then the paper's DMT": ("retrieval, H = 1, seed 2", "dmt", ":"),
     "BPTT": ("bptt, retrieval, mlp", "bptt", "-"),
     "BPTT of a GRU": ("bptt, retrieval, gru", "bptt", "--"),
@@ -425,7 +427,7 @@ def retrieval(_, path: Path, title: str):
 FOUND_BY_DELAY = "Copy: the MLP fails at 256 by SMT and by BPTT, a GRU by BPTT does not"
 DELAYS = (32, 64, 128, 256)
 BY_DELAY = {  # what a line is called: names of its runs at a delay of 32 and at another
-    "SMT, then DMT": ("smt, copy, mlp", "smt, copy"),
+    "SMT, then DMT": ("copy, seed 0", "smt, copy"),
     "NextLat, then DMT": ("nextlat, copy, seed 0", "nextlat, copy"),
     "BPTT, at most as many seconds": ("bptt, copy, mlp", "bptt, copy"),
     "BPTT of a GRU, likewise": ("bptt, copy, gru", "bptt, copy, gru"),

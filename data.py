@@ -9,7 +9,8 @@ A task is a class with
   recipe      {method: {option: value}} of what else differs, for "smt" or "bptt";
               nextlat.py takes what it has of "smt"
   vocab, T    number of different tokens V, and length of the sequences
-  fixed_length  whether a time is a place in a sequence: then the encoder has timestamps
+  has_timestamps  whether a time means the same in all sequences, so that the encoder
+              can learn an embedding of each
   batch(B, generator)        B training sequences: x, y
   held_out(split, rows)      rows fixed sequences for "val" or "test": x, y
   longer(times)              the same task with longer sequences, or None
@@ -62,8 +63,8 @@ class WrongInput(Exception):
 
 
 # ----------------------------------------------------------------- the kinds of options
-def whole(low: int, high: int = 2**31 - 1):
-    """An option's kind: a whole number from low to high."""
+def whole(low: int, high: int = 2**31 - 1, step: int = 1):
+    """An option's kind: a whole number from low to high, a multiple of step."""
 
     def parse(text: str) -> int:
         try:
@@ -71,8 +72,10 @@ def whole(low: int, high: int = 2**31 - 1):
         except ValueError:
             message = f"{text!r} is not a whole number"
             raise argparse.ArgumentTypeError(message) from None
-        if not low <= value <= high:
-            raise argparse.ArgumentTypeError(f"{text} is not in {low} .. {high}")
+        if not low <= value <= high or value % step:
+            multiple = f"a multiple of {step} " if step > 1 else ""
+            message = f"{text} is not {multiple}in {low} .. {high}"
+            raise argparse.ArgumentTypeError(message)
         return value
 
     return parse
@@ -113,7 +116,7 @@ class Task:
     """
 
     options, sizes, recipe, length_option = [], {}, {}, "length"
-    fixed_length, samples_need_data = True, False
+    has_timestamps, samples_need_data = True, False
 
     def __init__(self, **options):
         vars(self).update(options)
@@ -352,7 +355,7 @@ class Modular(Task):
         "smt": {"steps": 1500, "dmt_steps": 400},
         "bptt": {"steps": 4600, "lr": 4e-3},
     }
-    fixed_length = False
+    has_timestamps = False
     length_option = "pairs"
 
     @property
@@ -390,7 +393,7 @@ class Parity(Task):
         "smt": {"steps": 400, "dmt_steps": 300, "attach_readout": True, "dmt_lr": 1e-3},
         "bptt": {"steps": 1600, "lr": 4e-3},
     }
-    fixed_length = False
+    has_timestamps = False
     letters = "01"
 
     def sequences(self, B: int, generator: Generator, training: bool):
@@ -435,7 +438,7 @@ class Text:
         },
         "bptt": {"steps": 2650, "lr": 4e-3},
     }
-    fixed_length, samples_need_data = False, False
+    has_timestamps, samples_need_data = False, False
     start, vocab = 256, 257  # tokens 0 .. 255 are the bytes
 
     def __init__(self, data: str | None, length: int, prompt="", write=256, **_):
@@ -529,7 +532,7 @@ class Pixels:
         },
         "bptt": {"steps": 800, "lr": 2e-3},
     }
-    fixed_length, samples_need_data = True, True
+    has_timestamps, samples_need_data = True, True
 
     def __init__(self, data: str | None, side: int, levels: int, **_):
         self.data, self.side, self.levels = data, side, levels

@@ -1,21 +1,14 @@
 """Supervised Memory Training (SMT): pretrain an RNN without unrolling it.
 
 After Kumar & Isola, Pretraining Recurrent Networks without Recurrence,
-arXiv:2606.06479. What the paper does not have is marked (ours). So the three cells, the
-scaling of memories and the rotary positions are the paper's. Sizes, rates and the
-losses' weights are ours, too. --preset paper takes the authors' values of these, and
-keeps all else that is marked. So it does not reproduce their runs.
+arXiv:2606.06479. What we changed or added is marked (ours). Ours without a mark are
+sizes, rates, weights of losses and the optimisers' settings. --preset paper takes the
+authors' values of those that it lists. All else stays, so it does not reproduce their
+runs.
 
     python smt.py                      the task copy: SMT and DMT, some three minutes
     python smt.py --task list          all tasks
     python smt.py --task TASK --help   all options
-
-In copy the RNN has 64 to 77 % right answers after SMT alone (four seeds), 99.9 % after
-DMT (three seeds), and 91 % after the paper's own DMT, --truncate 1 (one seed); guessing
-gives 12.5 %. By default DMT is itself backpropagation through time (BPTT). So compare
-it with BPTT alone, bptt_baseline.py. BPTT learns copy as well. In the task retrieval it
-leaves the same RNN at 12 % in as many seconds (three seeds), which is guessing. There
-SMT alone has 91 %, DMT 100 % (three seeds) and the paper's DMT 99.9 % (one seed).
 
 An RNN must learn what to remember, and how to update it. SMT gives these two jobs to
 different networks and trains them together:
@@ -46,6 +39,18 @@ At inference the RNN and a copy of the readout are all that is needed. The RNN s
 from the label of the empty prefix. A new input costs one step and one readout, and the
 memory keeps its size.
 
+Right answers of the RNN alone, over several seeds (README.md has all tasks):
+
+                                            copy           retrieval
+    guessing                                12.5 %         12.5 %
+    after SMT                               64 to 77 %     75 to 91 %
+    after SMT and DMT                       99.9 %         100 %
+    after SMT and the paper's DMT           91 %           99.9 %
+    after BPTT, in at most as many seconds  99.9 %         11 to 13 %
+
+In retrieval BPTT brings a GRU to 100 %, and in six of eight tasks BPTT is as good as
+SMT and DMT, or better. Nothing has run on a GPU yet.
+
 Glossary
   symbol     here            shape and meaning
   x, y       x, y            (B, T) inputs and targets; y_t is to be predicted from
@@ -53,6 +58,8 @@ Glossary
   m_∅, m_t   labels          (B, T + 1, K, d); labels[:, 0] is m_∅, the label of the
                              empty prefix; labels[:, t + 1] is m_t, the label of
                              x_0 .. x_t
+             teacher         the readout on labels: what the RNN would answer if its
+                             memories were equal to the labels
              m, m_before     (B, T, K, d) labels[:, 1:] and labels[:, :-1]: m[:, t] is
                              m_t, and m_before[:, t] is m_{t-1}
   m̂_t        memory          (B, K, d) the RNN's own memory of x_0 .. x_t. Where a
@@ -75,7 +82,7 @@ Glossary
   K, d       tokens of a memory, numbers in each of them
   W          numbers in a token of the encoder
   N, S       any number of rows, any number of tokens in a row
-  A task (data.py) has T, vocab and fixed_length. batch(B, generator) draws x, y to
+  A task (data.py) has T, vocab and has_timestamps. batch(B, generator) draws x, y to
   train on, held_out(split, rows) those to measure on, and show(x, y, answers) makes a
   text of them. A task that writes or draws has prompts(count) and draw(tokens) instead
   of show. sizes and recipe are its own defaults.
@@ -101,8 +108,9 @@ An update of SMT: train encoder, decoder, rnn.cell and rnn.embed
     L_read   all t with a target; it is (ours)    encoder, decoder.readout
     L_unif   those of L_dec                       encoder
 
-    u_a and u_b are the same memory token of two sequences, scaled to length 1 (ours:
-    the paper pairs all tokens). J > 1 is (ours). progress is (ours), too: the encoder
+    u_a and u_b are memory tokens of two sequences at one time, scaled to length 1. The
+    paper pairs all tokens, and here each is paired with the same token of the other
+    sequence (ours). J > 1 is (ours). progress is (ours), too: the encoder
     learns first what labels must hold, then to make them easy to follow. m_∅ is never
     decoded or read; of the losses L_dyn alone takes it.
 
@@ -221,10 +229,7 @@ def mlp(width: int, hidden: int, out: int) -> nn.Module:
 
 
 class Block(nn.Module):
-    """A Transformer block: h (N, S, width) -> (N, S - keep_from, width).
-
-    The tokens before keep_from are attended to, and they are not returned.
-    """
+    """A Transformer block: h (N, S, width) -> the same shape."""
 
     def __init__(self, width: int, causal: bool):
         super().__init__()
@@ -234,29 +239,24 @@ class Block(nn.Module):
         self.out = nn.Linear(width, width, bias=False)
         self.mlp = mlp(width, 4 * width, width)
 
-    def forward(self, h: Tensor, keep_from: int = 0) -> Tensor:
+    def forward(self, h: Tensor) -> Tensor:
         qkv = self.qkv(self.norm(h))  # (N, S, 3 width)
         attended = attention(qkv, self.causal)  # (N, S, width)
-        # From here on no token sees another, so those that nobody reads can go.
-        h, attended = h[:, keep_from:], attended[:, keep_from:]
         h = h + self.out(attended)
         return h + self.mlp(h)
 
 
 class Transformer(nn.Module):
-    """Blocks one after another: h (N, S, width) -> (N, S - keep_from, width).
-
-    Only the last block leaves tokens out: those before keep_from, which nobody reads.
-    """
+    """Blocks one after another: h (N, S, width) -> the same shape."""
 
     def __init__(self, width: int, depth: int, causal: bool):
         super().__init__()
         self.blocks = nn.ModuleList(Block(width, causal) for _ in range(depth))
 
-    def forward(self, h: Tensor, keep_from: int = 0) -> Tensor:
-        for block in self.blocks[:-1]:
+    def forward(self, h: Tensor) -> Tensor:
+        for block in self.blocks:
             h = block(h)
-        return self.blocks[-1](h, keep_from)
+        return h
 
 
 # --------------------------------------------- encoder: the labels of all times at once
@@ -266,10 +266,10 @@ class Encoder(nn.Module):
     The Transformer is causal, so one pass makes the labels of all prefixes. The paper's
     encoder is bidirectional over x_0 .. x_t and needs a pass for each label.
 
-    length is T if all sequences have T times, and a time means the same in each: in
-    copy the delimiter always comes at the same t. Then each input also gets a learned
-    embedding of its time, the paper's timestamp. For pieces of a text, or where lengths
-    differ, length is None, and there are rotary positions only.
+    length is T if a time means the same in all sequences; in copy, for example, the
+    delimiter always comes at the same t. Then each input also gets a learned embedding
+    of its time, the paper's timestamp. Otherwise (text, parity, modular) length is
+    None. Then positions are rotary only, and longer sequences can be encoded, too.
     """
 
     def __init__(self, args: Namespace, vocab: int, length: int | None):
@@ -342,8 +342,8 @@ class Readout(nn.Module):
 
     def logits_at_last_token(self, tokens: Tensor) -> Tensor:
         """The memory's tokens (N, K, d) -> logits (N, V), read at the last token."""
-        h = self.body(tokens, keep_from=tokens.shape[1] - 1)  # (N, 1, d)
-        return self.logits_of(h[:, 0])
+        h = self.body(tokens)  # (N, K, d)
+        return self.logits_of(h[:, -1])
 
     def logits_of(self, h: Tensor) -> Tensor:
         """The last layer: h (.., d) -> (.., V)."""
@@ -368,8 +368,9 @@ class Decoder(nn.Module):
     def forward(self, memory: Tensor, inputs: Tensor) -> Tensor:
         K = memory.shape[1]
         tokens = torch.cat([memory, self.embed(inputs)], 1)  # (N, K + n, d)
-        h = self.readout.body(tokens, keep_from=K - 1)  # (N, n + 1, d)
-        return self.readout.logits_of(h)
+        h = self.readout.body(tokens)  # (N, K + n, d)
+        # From the last memory token on, each token answers.
+        return self.readout.logits_of(h[:, K - 1 :])
 
 
 # ------------------------------------------------------------------------------ the RNN
@@ -377,6 +378,7 @@ class MLPCell(nn.Module):
     """The cell as MLPs over the flat memory.
 
     memory (N, K, d) and e (N, d), the embedding of the next input -> (N, K, d).
+    layers says how many layers it has one after another.
     """
 
     def __init__(self, args: Namespace):
@@ -384,6 +386,7 @@ class MLPCell(nn.Module):
         d, Kd = args.dim, args.memory_tokens * args.dim
         blocks = [mlp(Kd + d, 2 * Kd, Kd) for _ in range(args.cell_depth)]
         self.blocks = nn.ModuleList(blocks)
+        self.layers = args.cell_depth
 
     def forward(self, memory: Tensor, e: Tensor) -> Tensor:
         h = memory.flatten(1)  # (N, K d)
@@ -401,6 +404,7 @@ class TransformerCell(nn.Module):
     def __init__(self, args: Namespace):
         super().__init__()
         self.body = Transformer(args.dim, args.cell_depth, causal=False)
+        self.layers = args.cell_depth
 
     def forward(self, memory: Tensor, e: Tensor) -> Tensor:
         h = torch.cat([memory, e[:, None]], 1)  # (N, K + 1, d)
@@ -414,14 +418,14 @@ class GRUCell(nn.Module):
     def __init__(self, args: Namespace):
         super().__init__()
         self.gru = nn.GRUCell(args.dim, args.memory_tokens * args.dim)
+        self.layers = 1
 
     def forward(self, memory: Tensor, e: Tensor) -> Tensor:
         return self.gru(e, memory.flatten(1)).view_as(memory)
 
 
 # A new cell is a class like those above, and it gets a name here. RNN.step embeds the
-# input for it and scales its result. If --cell-depth does not say how many layers it
-# has, name it in sequential_depth and idle_options, too.
+# input for it and scales its result.
 CELLS = {"mlp": MLPCell, "transformer": TransformerCell, "gru": GRUCell}
 
 
@@ -462,7 +466,7 @@ class Batch(NamedTuple):
 
     x: Tensor  # (B, T)
     y: Tensor  # (B, T)
-    first_target: int  # the first time at which any row has a target
+    first_target: int  # the first time at which any row has a target; T - 1 if none
     generator: Generator  # on the CPU; all that a loss draws comes from it
     progress: float  # share of the phase's updates that are done, 0 at first
 
@@ -514,10 +518,7 @@ def smt_loss(
 
     # L_dyn's weight grows from 0 to λ_dyn (ours). We think that at full weight from the
     # start it makes the encoder write labels that hold little, as those are easy to
-    # predict. In the task copy the RNN had 75 % right answers after SMT with a weight
-    # that grew to 5, 27 % with a constant 5, and 57 % with the paper's constant 0.1.
-    # (This is one seed. Four seeds of the first had 64 to 77 %. Guessing gives 12.5 %.
-    # experiments/ablations.py growth trains without it.)
+    # predict. With a constant 5 copy has 27 % after SMT (one seed).
     dynamics_weight = args.lambda_dyn * batch.progress
     loss = L_dec + dynamics_weight * L_dyn + L_read + args.lambda_unif * L_unif
     parts = {"decode": L_dec, "dynamics": L_dyn, "read": L_read, "uniformity": L_unif}
@@ -525,10 +526,7 @@ def smt_loss(
 
 
 def random_times(batch: Batch, J: int, Tf: int) -> list[int]:
-    """J random times t, the same in all rows; a time can come twice.
-
-    They are Python integers, so that the CPU need not wait for the GPU to slice.
-    """
+    """J random times t, the same in all rows (ours); a time can come twice."""
     T = batch.x.shape[1]
     # A window that ends before the batch's first target would have no loss. So the last
     # time in it, t + Tf - 1, must not be before the first target.
@@ -594,10 +592,9 @@ def uniformity_loss(m: Tensor, times: list[int]) -> Tensor:
     B = len(m)
     if B == 1:  # there is no pair
         return m.new_zeros(())
-    # A list as an index, m[:, times], would make the CPU wait for the GPU.
-    chosen = torch.stack([m[:, t] for t in times], 1)  # (B, J, K, d)
-    u = F.normalize(chosen.float(), dim=-1)
-    a, b = torch.triu_indices(B, B, offset=1, device=u.device)  # every pair a < b once
+    u = F.normalize(m[:, times].float(), dim=-1)  # (B, J, K, d)
+    # Every pair a < b once: a and b (pairs,)
+    a, b = torch.triu_indices(B, B, offset=1, device=u.device)
     difference = u.index_select(0, a) - u.index_select(0, b)  # (pairs, J, K, d)
     squared_distance = difference.square().sum(-1)  # (pairs, J, K)
     return (-2 * squared_distance).exp().mean().log()
@@ -658,14 +655,12 @@ def dmt_loss(
     RNN has drifted to. (DAgger, Ross et al. 2011, imitation learning: the learner acts,
     and a teacher says what would have been right there.)
 
-    In the paper the gradient is cut after every step, H = 1, so that nothing is
-    backpropagated through time. Here it is cut every H = 64 steps, so that an error
-    also trains the earlier steps that caused it (ours). That is BPTT, truncated where
-    T > H, with the distance to the labels as its loss; --truncate 1 is the paper's.
+    The gradient is cut every H steps. In the paper H is 1, and here it is 64 (ours), so
+    that an error also trains the earlier steps that caused it.
 
-    With --attach-readout (ours) L_read also trains the cell, and L_labels fades out. So
-    DMT ends as BPTT from the targets. The four tasks that have it ask at nearly every
-    time, so a target is never far from the steps that it needs.
+    With --attach-readout (ours) L_read also trains the cell, and L_labels fades out. It
+    is for tasks that ask often: parity, text and pixels ask at every time, and stack at
+    each pop, which is about half of the times.
     """
     with torch.no_grad():  # the encoder is frozen
         m = models["encoder"](batch.x)[:, 1:]  # (B, T, K, d)
@@ -773,7 +768,7 @@ def evaluate(models: nn.ModuleDict, task, split: str, rows: int) -> dict:
         x, y = x.to(device), y.to(device)
         memories = rnn.rollout(x)  # (B, T, K, d)
         rnn_scores.append(score(rnn.readout(memories), y))
-        # It has timestamps for the times of training only.
+        # The encoder has timestamps for the times of training only.
         encoder_takes_it = stamps is None or x.shape[1] < stamps.num_embeddings
         if encoder_takes_it:
             m = encoder(x)[:, 1:]  # (B, T, K, d)
@@ -841,8 +836,10 @@ def make_optimizers(models: nn.ModuleDict, peak: float) -> dict:
 
     The rest are embeddings, last layers, the short convolution, norms, biases and
     rnn.empty_memory. At equal rates both change a matrix by equal amounts
-    ("match_rms_adamw"). Here Muon's rate is five times AdamW's. The authors used AdamW
-    for all, so Muon is (ours).
+    ("match_rms_adamw"). Here Muon's rate is five times AdamW's. At equal rates text's
+    teacher had 2.03 nats after 300 updates of SMT, and at five times 1.86 (one seed).
+    All weights decay, those of norms and biases, too. The authors used AdamW for all,
+    so Muon is (ours).
     """
     outer = ("embed.weight", "timestamps.weight", "to_logits.weight", "empty_memory")
     inside, rest = [], []
@@ -928,16 +925,12 @@ def phases(args: Namespace) -> list[Phase]:
     ]
 
 
-def sequential_depth(phase: str, T: int, args: Namespace) -> int:
-    """How many layers of an update have to run one after another: its depth.
-
-    A new cell whose depth is not --cell-depth has to be named here and in idle_options.
-    """
-    cell = 1 if args.cell == "gru" else args.cell_depth
+def sequential_depth(phase: str, T: int, cell_layers: int, args: Namespace) -> int:
+    """How many layers of an update have to run one after another: its depth."""
     encoder = args.encoder_depth + 1  # the last one writes the labels
     if phase != "dmt":
-        return encoder + max(args.decoder_depth, cell)
-    return max(encoder, T * cell + args.decoder_depth)
+        return encoder + max(args.decoder_depth, cell_layers)
+    return max(encoder, T * cell_layers + args.decoder_depth)
 
 
 def longer_tasks(args: Namespace, task) -> dict:
@@ -993,6 +986,7 @@ def train_phase(phase: Phase, args, task, models: nn.ModuleDict, run: dict, cont
     bar = progress_bar(phase, args, state)
     first_step = state["step"]
     steps = phase.end - phase.begin
+    depth = sequential_depth(phase.name, task.T, models["rnn"].cell.layers, args)
     began = clock = time.perf_counter()  # clock: when the last evaluation ended
     parts = []  # of the loss, update by update since then
     for step in range(first_step, phase.end):
@@ -1002,7 +996,7 @@ def train_phase(phase: Phase, args, task, models: nn.ModuleDict, run: dict, cont
         batch = draw_batch(task, phase.batch_size, step, progress, args)
         parts.append(update(wrapped, optimizers, phase.loss_of, batch, args))
         state["step"] = step + 1
-        state["depth"] += sequential_depth(phase.name, task.T, args)
+        state["depth"] += depth
         bar.update()
         if step + 1 == first_step + 20:
             say_how_long(phase, phase.end - first_step, time.perf_counter() - began)
@@ -1052,10 +1046,13 @@ def update(wrapped, optimizers: dict, loss_of, batch: Batch, args: Namespace) ->
     """One step of the optimisers -> the parts of the loss and the gradient's norm."""
     bf16 = args.precision == "bf16"
     autocast = torch.autocast(args.device, torch.bfloat16, enabled=bf16)
-    with torch.compiler.set_stance("default"), autocast:
-        loss, parts = wrapped(loss_of, batch, args)
     wrapped.zero_grad()
-    loss.backward()
+    # With --compile updates are compiled, and nothing else is (see main). An update has
+    # a backward pass, in which in_parts runs networks a second time.
+    with torch.compiler.set_stance("default"):
+        with autocast:
+            loss, parts = wrapped(loss_of, batch, args)
+        loss.backward()
     parts["gradient_norm"] = nn.utils.clip_grad_norm_(wrapped.parameters(), 1.0)
     on_cpu = args.device == "cpu"
     with FullPrecision() if on_cpu else nullcontext():
@@ -1274,7 +1271,7 @@ def claim(args: Namespace, run: dict):
 def check_directory(args: Namespace, run: dict):
     """WrongInput if --out holds what would be overwritten, or not what is resumed.
 
-    A run that has not made its first save after an update has nothing to lose.
+    A run that stands at step 0 has nothing to lose.
     """
     if Path(args.out).is_file():
         raise WrongInput(f"--out {args.out}: is a file; give a directory")
@@ -1341,10 +1338,10 @@ def load(directory: str, device: str = "cpu") -> tuple:
 NETWORK_OPTIONS = [
     ("cell", "mlp", [*CELLS], "f, the RNN's update"),
     ("memory-tokens", 4, whole(1, 4096), "K, tokens of a memory"),
-    ("dim", 64, whole(16, 65536), "d, numbers in a memory token, a multiple of 16"),
+    ("dim", 64, whole(16, 65536, HEAD_SIZE), "d, numbers in a memory token"),
     ("cell-depth", 1, whole(1, 1000), "layers of the cell (the GRU has one)"),
     ("decoder-depth", 1, whole(1, 1000), "layers of the readout, and of SMT's decoder"),
-    ("width", 128, whole(16, 65536), "W, width of the encoder, a multiple of 16"),
+    ("width", 128, whole(16, 65536, HEAD_SIZE), "W, width of the encoder"),
     ("encoder-depth", 2, whole(1, 1000), "layers of the encoder"),
 ]
 TRAINING_OPTIONS = [
@@ -1630,11 +1627,6 @@ def idle_options(args: Namespace) -> dict[str, str]:
 
 def check(args: Namespace, given: dict):
     """WrongInput if options don't go together."""
-    widths = [name for name in ("dim", "width") if name in args]  # BPTT has no width
-    for name in widths:
-        size = getattr(args, name)
-        if size % HEAD_SIZE:
-            raise WrongInput(f"--{name} {size}: give a multiple of {HEAD_SIZE}")
     batch_sizes = [name for name in ("batch_size", "dmt_batch_size") if name in args]
     for name in batch_sizes:
         size = getattr(args, name)
@@ -1666,7 +1658,7 @@ def make_task(args: Namespace):
 
 def build(args: Namespace, task) -> nn.ModuleDict:
     """The networks, freshly initialised."""
-    encoder = Encoder(args, task.vocab, task.T if task.fixed_length else None)
+    encoder = Encoder(args, task.vocab, task.T if task.has_timestamps else None)
     decoder = Decoder(args, task.vocab)
     rnn = RNN(args, task.vocab)
     return Models({"encoder": encoder, "decoder": decoder, "rnn": rnn})
@@ -1765,6 +1757,8 @@ def main(argv: list[str] | None = None) -> int:
                 say(show(models["rnn"], task, args.sample or 4, args))
             if not args.sample:
                 say(next_commands(args))
+        if distributed.is_initialized():
+            distributed.destroy_process_group()
     except WrongInput as error:
         make_parser({}).error(str(error))
     except (RuntimeError, MemoryError) as error:

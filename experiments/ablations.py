@@ -58,7 +58,7 @@ def without_read():
 def without_timestamps():
     """No task has timestamps, also where sequences have a fixed length."""
     for task in data.TASKS.values():
-        task.fixed_length = False
+        task.has_timestamps = False
 
 
 def without_growth():

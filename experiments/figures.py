@@ -105,10 +105,10 @@ def arrow(
 
 def panel(axes, title, colour, text):
     """An empty panel with a title above and a sentence below."""
-    axes.set(xlim=(0, 5.4), ylim=(-1.3, 4.4))
+    axes.set(xlim=(0, 5.4), ylim=(-1.95, 4.4))
     axes.axis("off")
     axes.set_title(title, color=colour, fontsize=16, fontweight="bold")
-    axes.text(2.7, -1.2, text, ha="center", va="bottom", fontsize=12)
+    axes.text(2.7, -1.9, text, ha="center", va="bottom", fontsize=12)
 
 
 def chain(axes, y, colour, name):
@@ -151,8 +151,8 @@ def draw_smt(axes):
         axes,
         "SMT",
         colour,
-        "A Transformer writes labels $m$ that tell the future. The RNN's\n"
-        "steps $f$ from each to the next are separate, all at once.",
+        "A Transformer writes labels $m$ that hold what later answers\n"
+        "need. The RNN's steps $f$ between them are learnt all at once.",
     )
     axes.text(2.72, 4.15, "$x_0 \\,..\\, x_{t+2}$", ha="center", va="center")
     arrow(axes, (2.72, 3.98), (2.72, 3.72))
@@ -172,10 +172,11 @@ def draw_smt(axes):
     axes.text(4.62, 1.35, "pulled\ntogether", color=colour, fontsize=12)
     arrow(axes, (0.45, 1.94), (0.45, 0.02))
     box(axes, 0.85, -0.3, "decoder", colour, width=1.3, height=0.5)
+    axes.text(0.85, -1.02, "$x_t,\\, x_{t+1} \\,..$", ha="center", va="center")
+    arrow(axes, (0.85, -0.85), (0.85, -0.57))
     arrow(axes, (1.55, -0.3), (1.95, -0.3))
-    axes.text(
-        2.05, -0.3, "the future: $y_{t-1},\\, y_t,\\, y_{t+1} \\,..$", va="center"
-    )
+    answers = "answers $y_{t-1},\\, y_t,\\, y_{t+1} \\,..$"
+    axes.text(2.05, -0.3, answers, va="center")
 
 
 def draw_dmt(axes):
@@ -316,7 +317,8 @@ def digits(directories: list[str], path: Path, title: str):
         line[0].set_title(name, loc="left", fontsize=13)
     if title:
         figure.suptitle(title)
-    figure.subplots_adjust(0.01, 0.02, 0.99, 0.9, wspace=0.05, hspace=0.4)
+    top = 0.9 if title else 0.95
+    figure.subplots_adjust(0.01, 0.02, 0.99, top, wspace=0.05, hspace=0.4)
     figure.savefig(path, dpi=110)
 
 
@@ -337,6 +339,9 @@ def drift(directories: list[str], path: Path, title: str):
             squared / variance, CELL_STYLES[args.cell], color=colour, lw=3, label=called
         )
     axes.axhline(1, color="#777777", ls=":", lw=2, label="the mean label's distance")
+    if args.task == "copy":
+        blanks = (args.length, args.length + args.delay - 1)
+        axes.axvspan(*blanks, color="#eeeeee", label="nothing but blanks comes in")
     axes.set(xlabel="time t in steps", ylabel="squared distance, 1 for the mean label")
     axes.set(yscale="log", title=title or f"{args.task}: distance from the labels")
     axes.legend(fontsize=11)
@@ -394,7 +399,7 @@ RETRIEVAL = {  # what a line is called: the run, the phase, the line's style
     "SMT": ("retrieval, seed 2", "smt", "-"),
     "then DMT": ("retrieval, seed 2", "dmt", "-"),
     "or then the paper's DMT": ("retrieval, H = 1, seed 2", "dmt", ":"),
-    "BPTT": ("bptt, retrieval, mlp", "bptt", "-"),
+    "BPTT of the same RNN": ("bptt, retrieval, mlp", "bptt", "-"),
     "BPTT of a GRU": ("bptt, retrieval, gru", "bptt", "--"),
 }
 
@@ -415,9 +420,8 @@ def retrieval(_, path: Path, title: str):
         axes.plot(seconds, right, style, color=COLOURS[phase], lw=3, label=called)
     axes.axhline(12.5, color="#777777", ls=":", lw=2, label="guessing")
     axes.set(xlabel="seconds on one core", ylabel="right answers, %", ylim=(0, 103))
-    axes.set_title(
-        title or "Retrieval, seed 2: an RNN without gates learns it by SMT → DMT"
-    )
+    finding = "Retrieval: an RNN without gates learns by SMT → DMT, a GRU by BPTT"
+    axes.set(title=title or finding)
     axes.legend(fontsize=11, loc="center right", bbox_to_anchor=(1, 0.45))
     figure.tight_layout()
     figure.savefig(path, dpi=110)
@@ -453,9 +457,9 @@ def delay(_, path: Path, title: str):
     """Right answers of copy against its delay: the runs of results/runs.jsonl."""
     runs = results.read_runs()
     figure, axes = plt.subplots(figsize=(9, 5))
-    for called, (name, _) in BY_DELAY.items():
+    for called, (_, other) in BY_DELAY.items():
         style = CELL_STYLES["gru" if "GRU" in called else "mlp"]
-        colour = COLOURS[name.split(",")[0]]
+        colour = COLOURS[other.split(",")[0]]
         right = by_delay(runs, called)
         axes.plot(DELAYS, right, "o" + style, color=colour, lw=3, label=called)
     axes.axhline(12.5, color="#777777", ls=":", lw=2, label="guessing")

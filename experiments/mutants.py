@@ -23,10 +23,11 @@ PROGRAMS = ("smt.py", "bptt_baseline.py", "nextlat.py", "data.py")
 MUTANTS = [
     ("rotary", "angle.sin()", "angle.cos()"),
     ("attention", "is_causal=causal", "is_causal=True"),
-    ("Block", "attended[:, keep_from:]", "attended[:, :len(h[0])]"),
+    ("Block", "h + self.out(attended)", "self.out(attended)"),
     ("Encoder", "F.pad(h.transpose(1, 2), (3, 0))", "F.pad(h.transpose(1, 2), (2, 1))"),
     ("Encoder", "causal=True)\n        labels", "causal=False)\n        labels"),
-    ("Decoder", "keep_from=K - 1", "keep_from=K"),
+    ("Decoder", "h[:, K - 1:]", "h[:, K - 2:-1]"),
+    ("Readout", "h[:, -1]", "h[:, 0]"),
     ("RNN", "memory = memory.detach()", "pass"),
     ("cross_entropy", "(y >= 0).sum()", "(y >= -1).sum()"),
     ("read_loss", "read_from[:, first:]", "read_from[:, : T - first]"),

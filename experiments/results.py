@@ -307,7 +307,7 @@ def table_of_settings(_) -> str:
     """Where the tasks' settings differ from the defaults, from data.py."""
     rows = []
     for name, task in data.TASKS.items():
-        timestamps = "yes" if task.fixed_length else "no"
+        timestamps = "yes" if task.has_timestamps else "no"
         ours = in_words(task.sizes | task.recipe.get("smt", {}))
         rows.append([name, timestamps, ours, in_words(task.recipe["bptt"])])
     return table(["task", "timestamps", "SMT → DMT", "BPTT"], rows)

@@ -17,6 +17,6 @@ def test_smt_trains_without_a_part(part, tmp_path, monkeypatch):
     monkeypatch.setattr(smt, "Encoder", smt.Encoder)  # undone after the test
     monkeypatch.setattr(smt, "smt_loss", smt.smt_loss)
     for task in data.TASKS.values():
-        monkeypatch.setattr(task, "fixed_length", task.fixed_length)
+        monkeypatch.setattr(task, "has_timestamps", task.has_timestamps)
     ablations.PARTS[part]()
     assert smt.main(TINY.split()) == 0

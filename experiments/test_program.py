@@ -144,6 +144,16 @@ def test_a_compiled_run_makes_few_graphs(monkeypatch):
     assert not torch._dynamo.utils.counters["unimplemented"]
 
 
+def test_a_compiled_run_computes_its_parts_again(monkeypatch):
+    """In the backward pass of a network in parts both ways have to be compiled."""
+    usual = torch.nn.Module.compile
+    compile_quickly = lambda network: usual(network, backend="aot_eager")  # noqa: E731
+    monkeypatch.setattr(torch.nn.Module, "compile", compile_quickly)
+    monkeypatch.setattr(smt, "MAX_ROWS", 10)
+    argv = [*TINY_SMT, *COPY, "--compile", "--steps", "2", "--dmt-steps", "2"]
+    assert smt.main(argv) == 0
+
+
 class Precision(TorchFunctionMode):
     """Notes the precision of what norms and losses take."""
 

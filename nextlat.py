@@ -86,10 +86,10 @@ An update of DMT: train rnn.cell, rnn.embed and rnn.readout
     were trained, its labels could become easy to follow by holding nothing. m_∅ is
     frozen, too, as it is the label of the empty prefix already.
 
-    With H = 1 this is the paper's DMT. The default is H = 64 (ours), and by default all
-    tasks but pixels have T <= 64. So there DMT is BPTT through the whole sequence, with
-    the distance to the labels as its loss, and with --attach-readout it ends as BPTT
-    from the targets.
+    With H = 1 and without --attach-readout this is the paper's DMT. The default is
+    H = 64 (ours), and by default all tasks but pixels have T <= 64. So there DMT is
+    BPTT through the whole sequence, with the distance to the labels as its loss, and
+    with --attach-readout it ends as BPTT from the targets.
 
 Read on down to dmt_loss, or begin with the losses and look the networks up as you need
 them. All the rest is the program around the method: train_phase makes the updates, and
@@ -242,7 +242,9 @@ class Encoder(nn.Module):
         padded = F.pad(h.transpose(1, 2), (3, 0))  # (B, W, 3 + T + 1)
         h = h + self.short_conv(padded).transpose(1, 2)
         if self.timestamps is not None:
-            h = h + self.timestamps.weight[: h.shape[1]]
+            h = (
+                h + self.timestamps.weight[: h.shape[1]]
+            )  # the start token's is the first
         h = self.norm(self.body(h))  # (B, T + 1, W)
         return self.write_labels(h)
 
@@ -299,7 +301,7 @@ class MLPCell(nn.Module):
     """The cell as MLPs over the flat memory.
 
     memory (N, K, d) and e (N, d), the embedding of the next input -> (N, K, d).
-    layers says how many layers it has one after another.
+    layers is how many layers run one after another; sequential_depth adds them up.
     """
 
     def __init__(self, args: Namespace):
@@ -345,8 +347,8 @@ class GRUCell(nn.Module):
         return self.gru(e, memory.flatten(1)).view_as(memory)
 
 
-# A new cell is a class like those above, and it gets a name here. RNN.step embeds the
-# input for it and scales its result.
+# The paper has cells of these three kinds. A new one is a class like those above, and
+# it gets a name here. RNN.step embeds the input for it and scales its result.
 CELLS = {"mlp": MLPCell, "transformer": TransformerCell, "gru": GRUCell}
 
 
@@ -394,7 +396,7 @@ class Batch(NamedTuple):
 
 # ---------------------------------------------------------------- the loss of a readout
 def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
-    """Mean nats of the targets y >= 0; 0 if there is none. y (..), logits (.., V)."""
+    """Mean nats of the targets y >= 0; 0 if there is none. logits (.., V), y (..)."""
     logits = logits.flatten(0, -2).float()  # (N, V)
     y = y.flatten()  # (N,)
     nats = F.cross_entropy(logits, y, ignore_index=-1, reduction="sum")
@@ -565,10 +567,9 @@ def in_parts(network: Callable, rows: Tensor, *inputs: Tensor) -> Tensor:
 
 
 # --------------------------------------------------- evaluate and sample: the RNN alone
-@torch.no_grad()
 def score(logits: Tensor, y: Tensor) -> Tensor:
     """Sums of nats, right answers and answers: logits (B, T, V), y (B, T) -> (3,)."""
-    flat = logits.flatten(0, 1).float()  # (B T, V)
+    flat = logits.flatten(0, 1)  # (B T, V)
     nats = F.cross_entropy(flat, y.flatten(), ignore_index=-1, reduction="sum")
     right = (logits.argmax(-1) == y).sum()  # y = -1 is never right
     asked = (y >= 0).sum()
@@ -639,7 +640,7 @@ def generate(rnn: RNN, tokens: Tensor, length: int, args: Namespace) -> Tensor:
     generator = seeded(args.seed, *tokens.flatten().tolist())
     memory = rnn.rollout(tokens.to(device))[:, -1]  # (N, K, d)
     while tokens.shape[1] < length:  # a new token costs one readout and one step
-        logits = rnn.readout(memory).float() / args.temperature  # (N, V)
+        logits = rnn.readout(memory) / args.temperature  # (N, V)
         p = logits.softmax(-1).cpu()
         token = torch.multinomial(p, 1, generator=generator)  # (N, 1)
         tokens = torch.cat([tokens, token], 1)
@@ -682,7 +683,7 @@ class FullPrecision(TorchFunctionMode):
 
 
 def make_optimizers(models: nn.ModuleDict, peak: float) -> dict:
-    """Muon for the matrices inside the networks, AdamW for the rest; its rate is peak.
+    """Muon for the matrices inside networks, AdamW for the rest; peak is AdamW's rate.
 
     The rest are embeddings, last layers, the short convolution, norms, biases and
     rnn.empty_memory. At equal rates both change a matrix by equal amounts
@@ -776,7 +777,10 @@ def phases(args: Namespace) -> list[Phase]:
 
 
 def sequential_depth(phase: str, T: int, cell_layers: int, args: Namespace) -> int:
-    """How many layers of an update have to run one after another: its depth."""
+    """How many layers of an update's forward pass have to run one after another.
+
+    A block of a Transformer and one of the MLP cell count as one layer.
+    """
     encoder = args.encoder_depth + 1  # the last one writes the labels
     if phase != "dmt":
         return encoder + min(args.horizon, T) * cell_layers + args.decoder_depth
@@ -849,6 +853,7 @@ def train_phase(phase: Phase, args, task, models: nn.ModuleDict, run: dict, cont
         state["depth"] += depth
         bar.update()
         if step + 1 == first_step + 20:
+            parts[-1]["gradient_norm"].item()  # waits for the device
             say_how_long(phase, phase.end - first_step, time.perf_counter() - began)
 
         due = (done + 1) % args.eval_every == 0 or step + 1 == phase.end
@@ -887,7 +892,7 @@ def show_in_bar(bar: tqdm, figures: dict):
 
 
 def say_how_long(phase: Phase, updates: int, seconds_of_20: float):
-    """Print how long the rest of a phase takes if all updates take as long as 20."""
+    """Print how long these updates take if all are as fast as the first 20."""
     seconds = updates * seconds_of_20 / 20
     say(f"{phase.name}: {updates} updates, about {seconds:.0f} s")
 
@@ -897,8 +902,8 @@ def update(wrapped, optimizers: dict, loss_of, batch: Batch, args: Namespace) ->
     bf16 = args.precision == "bf16"
     autocast = torch.autocast(args.device, torch.bfloat16, enabled=bf16)
     wrapped.zero_grad()
-    # With --compile updates are compiled, and nothing else is (see main). An update has
-    # a backward pass, in which in_parts runs networks a second time.
+    # With --compile only updates are compiled (see main). The backward pass belongs to
+    # them: there in_parts runs networks a second time, compiled as at the first.
     with torch.compiler.set_stance("default"):
         with autocast:
             loss, parts = wrapped(loss_of, batch, args)
@@ -920,7 +925,8 @@ def mean_parts(parts: list[dict], phase: str, step: int) -> dict:
             if not math.isfinite(value):
                 message = f"{name} became {value} at step {at}, in phase {phase}"
                 advice = "begin anew with a lower rate and another --out"
-                raise WrongInput(f"--lr, --dmt-lr: {message}; {advice}")
+                option = "--dmt-lr" if phase == "dmt" else "--lr"
+                raise WrongInput(f"{option}: {message}; {advice}")
         means[name] = sum(values) / len(values)
     return means
 
@@ -944,10 +950,11 @@ def announce(args: Namespace, task, models: nn.ModuleDict, state: dict):
     for name, network in models.items():
         numbers = sum(p.numel() for p in network.parameters())
         say(f"{name}: {numbers:,} parameters")
-    special = special_defaults(task)
-    if special:
-        kept = [name for name in special if getattr(args, name) == special[name]]
-        shown = [f"{name} {special[name]}" for name in kept]
+    shown = []
+    for name, value in special_defaults(task).items():
+        if getattr(args, name) == value:
+            shown.append(f"{name} {value}")
+    if shown:
         say(f"Set for this task: {', '.join(shown)}")
     if task.about():
         say(task.about())
@@ -1127,7 +1134,8 @@ def check_directory(args: Namespace, run: dict):
         raise WrongInput(f"--out {args.out}: is a file; give a directory")
     holds_a_run = (Path(args.out) / "checkpoint.pt").exists()
     found = read_run(args.out, "--out")["state"] if holds_a_run else new_state()
-    if args.resume and found != run["state"]:
+    moved = any(found[name] != run["state"][name] for name in ("step", "finished"))
+    if args.resume and moved:
         message = "another process has just gone on with this run; try again"
         raise WrongInput(f"--resume: {message}")
     if args.resume:
@@ -1150,6 +1158,8 @@ def read_run(directory: str, option: str) -> dict:
     try:
         run = torch.load(file, map_location="cpu", weights_only=True)
         known = run["format"] == FORMAT and set(run["state"]) == set(new_state())
+    except OSError as error:
+        raise WrongInput(f"{option}: can't read {file}: {error.strerror}") from None
     except Exception:  # damaged files make torch raise errors of many kinds
         message = f"{file} is damaged, or another program wrote it"
         raise WrongInput(f"{option}: {message}") from None
@@ -1178,7 +1188,7 @@ def load(directory: str, device: str = "cpu") -> tuple:
         raise WrongInput(f"load: {args.method} made {directory}, not {METHOD}")
     task = make_task(args)
     rnn = RNN(args, task.vocab)
-    load_weights(Models({"rnn": rnn}), run["models"])
+    load_weights(Models({"rnn": rnn}), run["models"], f"load: {directory}")
     return rnn.to(device).requires_grad_(False), task
 
 
@@ -1320,7 +1330,7 @@ def python_name(option: str) -> str:
 
 
 def special_defaults(task) -> dict:
-    """The defaults that belong to a task, where they differ from the general ones."""
+    """The defaults that a task sets for networks and training."""
     names = [python_name(name) for name, *_ in NETWORK_OPTIONS + TRAINING_OPTIONS]
     special = task.sizes | task.recipe.get("smt", {})
     return {name: value for name, value in special.items() if name in names}
@@ -1338,12 +1348,12 @@ def settings(argv: list[str] | None) -> tuple[Namespace, dict, dict | None]:
         "networks": NETWORK_OPTIONS,
     }
     # A first look finds the task, whose options and defaults the parser then has.
-    look, _ = make_parser(groups).parse_known_args(argv)
-    task_name = getattr(look, "task", "copy")
+    first_look, _ = make_parser(groups).parse_known_args(argv)
+    task_name = getattr(first_look, "task", "copy")
     if task_name == "list":
         say(list_tasks())
         sys.exit(0)
-    earlier, run, source = earlier_run(look, task_name)
+    earlier, run, source = earlier_run(first_look, task_name)
     task_name = earlier.get("task", task_name)
     if task_name not in TASKS:
         known = ", ".join(TASKS)
@@ -1368,18 +1378,18 @@ def settings(argv: list[str] | None) -> tuple[Namespace, dict, dict | None]:
         config |= PAPER
     config |= earlier
     config |= given
-    config["out"] = default_out(look, task_name)
+    config["out"] = default_out(first_look, task_name)
     args = Namespace(**config)
     settle_device(args)
     check(args, given)
     return args, run, source
 
 
-def earlier_run(look: Namespace, task: str) -> tuple[dict, dict, dict | None]:
+def earlier_run(first_look: Namespace, task: str) -> tuple[dict, dict, dict | None]:
     """What an earlier run settles, the run to go on with, the run to begin from."""
-    if getattr(look, "resume", False) or hasattr(look, "sample"):
-        out = default_out(look, task)
-        option = "--resume" if getattr(look, "resume", False) else "--sample"
+    if getattr(first_look, "resume", False) or hasattr(first_look, "sample"):
+        out = default_out(first_look, task)
+        option = "--resume" if getattr(first_look, "resume", False) else "--sample"
         run = read_run(out, option)
         if run["config"]["method"] != METHOD:
             message = f"{run['config']['method']} made this run, not {METHOD}"
@@ -1387,8 +1397,8 @@ def earlier_run(look: Namespace, task: str) -> tuple[dict, dict, dict | None]:
         kept = {k: v for k, v in run["config"].items() if k not in MACHINE}
         return kept, run, None
     new = {"state": new_state()}
-    if hasattr(look, "init"):
-        source = read_run(look.init, "--init")
+    if hasattr(first_look, "init"):
+        source = read_run(first_look.init, "--init")
         names = ["task", *[python_name(name) for name, *_ in NETWORK_OPTIONS]]
         kept = {
             name: source["config"][name] for name in names if name in source["config"]
@@ -1414,10 +1424,13 @@ def keep_what_was(given: dict, earlier: dict):
             raise WrongInput(f"{shown}: {message}; leave it out")
 
 
-def default_out(look: Namespace, task: str) -> str:
+def default_out(first_look: Namespace, task: str) -> str:
     """The directory of the run, as given or by task, method, cell and seed."""
-    given = [str(getattr(look, name)) for name in ("cell", "seed") if name in look]
-    return getattr(look, "out", "runs/" + "-".join([task, METHOD, *given]))
+    parts = [task, METHOD]
+    for name in ("cell", "seed"):
+        if name in first_look:
+            parts.append(str(getattr(first_look, name)))
+    return getattr(first_look, "out", "runs/" + "-".join(parts))
 
 
 def settle_device(args: Namespace):
@@ -1526,7 +1539,8 @@ def start(args: Namespace, run: dict, source: dict | None) -> tuple:
         models = Models({"rnn": models["rnn"]})
     weights = (source or run).get("models")
     if weights is not None:
-        load_weights(models, weights)
+        where = f"--init {args.init}" if source else f"--out {args.out}"
+        load_weights(models, weights, where)
     models.to(args.device)
     if args.compile:
         for network in models.modules():
@@ -1551,19 +1565,22 @@ def check_memory(args: Namespace, task):
         raise WrongInput(f"--dim, --width: {message}; give smaller sizes")
 
 
-def load_weights(models: nn.ModuleDict, weights: dict):
-    """Load the weights of these networks; WrongInput if they don't fit."""
+def load_weights(models: nn.ModuleDict, weights: dict, where: str):
+    """Load the weights of these networks; WrongInput if those of a run don't fit.
+
+    where is the option and the run that the weights are of, for the message.
+    """
     there = {name.split(".")[0] for name in weights}
     missing = [name for name in models if name not in there]
     if missing:
         message = f"the run holds {', '.join(sorted(there))}, and no {missing[0]}"
-        raise WrongInput(f"--init, --resume: {message}; name another run")
+        raise WrongInput(f"{where}: {message}; name another run")
     try:
         weights = {name: weights[name] for name in models.state_dict()}
         models.load_state_dict(weights)
     except (KeyError, RuntimeError):
         message = "a network has another size; leave out what changes sizes or T"
-        raise WrongInput(f"--init, --resume: {message}") from None
+        raise WrongInput(f"{where}: {message}") from None
 
 
 def next_commands(args: Namespace) -> str:
@@ -1608,8 +1625,8 @@ def main(argv: list[str] | None = None) -> int:
         make_parser({}).error(str(error))
     except (RuntimeError, MemoryError) as error:
         if is_out_of_memory(error):
-            message = "the memory is full; give a smaller one, or smaller sizes"
-            make_parser({}).error(f"--batch-size: {message}")
+            advice = "give smaller sizes, --batch-size, --dmt-batch-size or --sample"
+            make_parser({}).error(f"the memory is full; {advice}")
         if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
             reason = str(error).splitlines()[0]
             make_parser({}).error(f"--compile: the compiler failed: {reason}")

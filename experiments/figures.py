@@ -57,7 +57,7 @@ def networks(directory: str) -> tuple:
     task = program.make_task(args)
     models = program.build(args, task)
     try:
-        program.load_weights(models, run["models"])
+        program.load_weights(models, run["models"], directory)
     except smt.WrongInput:
         message = "holds the RNN alone; name a run that was trained here"
         raise smt.WrongInput(f"{directory}: {message}") from None

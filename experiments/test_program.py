@@ -402,7 +402,7 @@ def test_a_full_memory_gets_one_line(monkeypatch, capsys):
         with pytest.raises(SystemExit) as stop:
             smt.main([*TINY_SMT, *COPY])
         assert stop.value.code == 2
-        assert "--batch-size: the memory is full" in capsys.readouterr().err
+        assert "the memory is full; give smaller sizes" in capsys.readouterr().err
     error = RuntimeError("another")
     with pytest.raises(RuntimeError, match="another"):
         smt.main([*TINY_SMT, *COPY])

@@ -637,8 +637,8 @@ def update(wrapped, optimizers: dict, loss_of, batch: Batch, args: Namespace) ->
     bf16 = args.precision == "bf16"
     autocast = torch.autocast(args.device, torch.bfloat16, enabled=bf16)
     wrapped.zero_grad()
-    # With --compile only updates are compiled (see main). The backward pass belongs to
-    # them: there in_parts runs networks a second time, compiled as at the first.
+    # With --compile only updates are compiled (see main). The backward pass is part of
+    # an update. In it in_parts runs networks again, and they have to be compiled, too.
     with torch.compiler.set_stance("default"):
         with autocast:
             loss, parts = wrapped(loss_of, batch, args)

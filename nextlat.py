@@ -242,9 +242,8 @@ class Encoder(nn.Module):
         padded = F.pad(h.transpose(1, 2), (3, 0))  # (B, W, 3 + T + 1)
         h = h + self.short_conv(padded).transpose(1, 2)
         if self.timestamps is not None:
-            h = (
-                h + self.timestamps.weight[: h.shape[1]]
-            )  # the start token's is the first
+            stamps = self.timestamps.weight[: h.shape[1]]  # (T + 1, W)
+            h = h + stamps
         h = self.norm(self.body(h))  # (B, T + 1, W)
         return self.write_labels(h)
 
@@ -902,8 +901,8 @@ def update(wrapped, optimizers: dict, loss_of, batch: Batch, args: Namespace) ->
     bf16 = args.precision == "bf16"
     autocast = torch.autocast(args.device, torch.bfloat16, enabled=bf16)
     wrapped.zero_grad()
-    # With --compile only updates are compiled (see main). The backward pass belongs to
-    # them: there in_parts runs networks a second time, compiled as at the first.
+    # With --compile only updates are compiled (see main). The backward pass is part of
+    # an update. In it in_parts runs networks again, and they have to be compiled, too.
     with torch.compiler.set_stance("default"):
         with autocast:
             loss, parts = wrapped(loss_of, batch, args)

@@ -49,7 +49,7 @@ Right answers of the RNN alone, with an MLP as its cell, over three or four seed
     after SMT and the paper's DMT           91 %           99.9 %    (one seed each)
     after BPTT, in at most as many seconds  99.9 %         11 to 13 %
 
-With a GRU as its cell BPTT brings retrieval to 100 %. In six of eight tasks BPTT is as
+With a GRU as its cell BPTT brings retrieval to 100 %. In five of eight tasks BPTT is as
 good as SMT and DMT, or better. Nothing has run on a GPU yet.
 
 Glossary
@@ -301,9 +301,8 @@ class Encoder(nn.Module):
         padded = F.pad(h.transpose(1, 2), (3, 0))  # (B, W, 3 + T + 1)
         h = h + self.short_conv(padded).transpose(1, 2)
         if self.timestamps is not None:
-            h = (
-                h + self.timestamps.weight[: h.shape[1]]
-            )  # the start token's is the first
+            stamps = self.timestamps.weight[: h.shape[1]]  # (T + 1, W)
+            h = h + stamps
         h = self.norm(self.body(h))  # (B, T + 1, W)
         return self.write_labels(h)
 
@@ -529,7 +528,7 @@ def smt_loss(
 
 
 def random_times(batch: Batch, J: int, Tf: int) -> list[int]:
-    """J random times t, the same in all rows (ours); a time can come twice."""
+    """J random times t, the same in all rows; a time can come twice."""
     T = batch.x.shape[1]
     # A window that ends before the batch's first target would have no loss. So the last
     # time in it, t + Tf - 1, must not be before the first target.
@@ -543,7 +542,7 @@ def decode_loss(
 ) -> Tensor:
     """L_dec: the decoder predicts y_t .. y_{t+Tf-1} from m_t, at some times t.
 
-    Each y_s of this window it predicts from m_t and the inputs after x_t up to x_s. A
+    It predicts each y_s of this window from m_t and the inputs after x_t, up to x_s. A
     window ends with the sequence at the latest.
     Each window's loss is a mean over its targets, or 0 if it has none, and L_dec is the
     mean over the windows.
@@ -1054,8 +1053,8 @@ def update(wrapped, optimizers: dict, loss_of, batch: Batch, args: Namespace) ->
     bf16 = args.precision == "bf16"
     autocast = torch.autocast(args.device, torch.bfloat16, enabled=bf16)
     wrapped.zero_grad()
-    # With --compile only updates are compiled (see main). The backward pass belongs to
-    # them: there in_parts runs networks a second time, compiled as at the first.
+    # With --compile only updates are compiled (see main). The backward pass is part of
+    # an update. In it in_parts runs networks again, and they have to be compiled, too.
     with torch.compiler.set_stance("default"):
         with autocast:
             loss, parts = wrapped(loss_of, batch, args)

@@ -99,7 +99,7 @@ def figure_of(text: str) -> float:
 def spread(texts: list[str]) -> str:
     """The least and the most of several figures that shown() made."""
     least, *_, most = sorted([*texts, *texts], key=figure_of)
-    return least if least == most else f"{least.split()[0]} to {most}"
+    return least if least == most else f"{least.split()[0]}–{most}"
 
 
 def table_of_tasks(runs: dict[str, dict]) -> str:

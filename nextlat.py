@@ -554,7 +554,7 @@ def in_parts(network: Callable, rows: Tensor, *inputs: Tensor) -> Tensor:
     takes. A part has at most MAX_ROWS rows and MAX_NUMBERS numbers, but at least one
     row. Usually one part is enough. Otherwise activations are not kept, and the
     backward pass computes them again (checkpointing). At the authors' sizes that saves
-    130 GiB in SMT (B = 128, T = 256, fp32; experiments/memory.py counts it from shapes).
+    130 GiB in SMT (B = 128, T = 256, fp32), as experiments/memory.py counts it.
     """
     rows_per_part = min(MAX_ROWS, max(1, MAX_NUMBERS // rows.shape[1:].numel()))
     if len(rows) <= rows_per_part:

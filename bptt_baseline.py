@@ -158,7 +158,7 @@ class Readout(nn.Module):
     def forward(self, memory: Tensor) -> Tensor:
         *leading, K, d = memory.shape
         tokens = memory.reshape(-1, K, d)  # (N, K, d)
-        # in_parts calls self.logits_at_last_token(tokens), in parts if N is large.
+        # = self.logits_at_last_token(tokens), some rows at a time if N is large
         logits = in_parts(self.logits_at_last_token, tokens)  # (N, V)
         return logits.unflatten(0, leading)
 
@@ -177,7 +177,7 @@ class MLPCell(nn.Module):
     """The cell as MLPs over the flat memory.
 
     memory (N, K, d) and e (N, d), the embedding of the next input -> (N, K, d).
-    layers is how many layers run one after another; sequential_depth adds them up.
+    layers is how many layers run one after another.
     """
 
     def __init__(self, args: Namespace):

@@ -15,10 +15,10 @@ Glossary
   m_∅, m_t   labels          (B, T + 1, K, d); labels[:, 0] is m_∅, the label of the
                              empty prefix; labels[:, t + 1] is m_t, the label of
                              x_0 .. x_t
-             teacher         the readout on labels: what the RNN would answer if its
-                             memories were equal to the labels
              m, m_before     (B, T, K, d) labels[:, 1:] and labels[:, :-1]: m[:, t] is
                              m_t, and m_before[:, t] is m_{t-1}
+             teacher         the readout on labels: what the RNN would answer if its
+                             memories were equal to the labels
   m̂_t        memory          (B, K, d) the RNN's own memory of x_0 .. x_t. Where a
                              network takes a memory, a label fits, too.
              memories        (B, T, K, d) those of all times: memories[:, t] is m̂_t
@@ -33,16 +33,14 @@ Glossary
   progress   progress        share of the phase's updates that are done, 0 at first
   B, T       sequences in an update, times in a sequence
   V          size of the vocabulary
-  K, d       tokens of a memory, numbers in each of them
-  W          numbers in a token of the encoder
+  K          memory_tokens   tokens of a memory
+  d          dim             numbers in each of them
+  W          width           numbers in a token of the encoder
   N, S       any number of rows, any number of tokens in a row
-  A task (data.py) has T, vocab and has_timestamps. batch(B, generator) draws x, y to
-  train on, held_out(split, rows) those to measure on, and show(x, y, answers) makes a
-  text of them. A task that writes or draws has prompts(count) and draw(tokens) instead
-  of show. sizes and recipe are its own defaults.
   A step is one application of the RNN. An update is one application of the optimisers;
   only options (--steps) and the training loop call it a step, as is usual.
-  A product in a shape is one dimension: (B T, K, d) has three.
+  A product in a shape is one dimension: (B T, K, d) has three. data.py says what a
+  task is.
 
   An example, the task copy with three symbols and a delay of two; y = -1 is shown as -
       x   5 1 7 . . | 5 1
@@ -87,14 +85,22 @@ An update of DMT: train rnn.cell, rnn.embed and rnn.readout
     frozen, too, as it is the label of the empty prefix already.
 
     With H = 1 and without --attach-readout this is the paper's DMT. The default is
-    H = 64 (ours), and by default all tasks but pixels have T <= 64. So there DMT is
-    BPTT through the whole sequence, with the distance to the labels as its loss, and
-    with --attach-readout it ends as BPTT from the targets.
+    H = 64 (ours). Where T <= 64, which by default is so in all tasks but pixels, DMT is
+    BPTT through the whole sequence, with the distance to the labels as its loss. With
+    --attach-readout that distance fades out, and in the end the targets alone train.
 
-Read on down to dmt_loss, or begin with the losses and look the networks up as you need
-them. All the rest is the program around the method: train_phase makes the updates, and
-Models.forward calls the losses that phases() names. experiments/README.md says what
-some of the parts that are ours gain.
+Right answers of the RNN alone, with an MLP as its cell, over three or four seeds:
+
+                                            copy           retrieval
+    guessing                                12.5 %         12.5 %
+    after SMT                               64 to 77 %     75 to 91 %
+    after SMT and DMT                       99.9 %         100 %
+    after SMT and the paper's DMT           91 %           99.9 %    (one seed each)
+    after BPTT, in at most as many seconds  99.9 %         11 to 13 %
+
+With a GRU as its cell BPTT brings retrieval to 100 %. In five of eight tasks BPTT is as
+good as SMT and DMT, or better. README.md has them all, and experiments/README.md says
+what some of the parts that are ours gain. Nothing has run on a GPU yet.
 """
 
 import argparse
@@ -237,8 +243,8 @@ class Encoder(nn.Module):
         inputs = F.pad(x, (1, 0), value=self.start)  # (B, T + 1)
         h = self.embed(inputs)  # (B, T + 1, W)
         # A convolution shows each token the three before it, so that attention need
-        # not find them by their positions (ours). The teacher of text gains 0.025 nats
-        # by it (one seed), and copy nothing.
+        # not find them by their positions (ours). Without it text's teacher has 0.025
+        # nats more (one seed).
         padded = F.pad(h.transpose(1, 2), (3, 0))  # (B, W, 3 + T + 1)
         h = h + self.short_conv(padded).transpose(1, 2)
         if self.timestamps is not None:
@@ -281,7 +287,7 @@ class Readout(nn.Module):
     def forward(self, memory: Tensor) -> Tensor:
         *leading, K, d = memory.shape
         tokens = memory.reshape(-1, K, d)  # (N, K, d)
-        # in_parts calls self.logits_at_last_token(tokens), in parts if N is large.
+        # = self.logits_at_last_token(tokens), some rows at a time if N is large
         logits = in_parts(self.logits_at_last_token, tokens)  # (N, V)
         return logits.unflatten(0, leading)
 
@@ -300,7 +306,7 @@ class MLPCell(nn.Module):
     """The cell as MLPs over the flat memory.
 
     memory (N, K, d) and e (N, d), the embedding of the next input -> (N, K, d).
-    layers is how many layers run one after another; sequential_depth adds them up.
+    layers is how many layers run one after another.
     """
 
     def __init__(self, args: Namespace):
@@ -456,9 +462,8 @@ def nextlat_loss(
 def hand_over_to_rnn(models: nn.ModuleDict):
     """Copy m_∅ and decoder.readout into the RNN.
 
-    train_phase calls this before every evaluation of SMT, and so at its end, too. From
-    then on DMT trains the copy, rnn.readout. decoder.readout stays as it is: evaluate()
-    calls it the teacher.
+    train_phase calls this before every evaluation of SMT, also before the last. Then
+    DMT trains the copy, rnn.readout. decoder.readout stays as it is, for the teacher.
     """
     rnn = models["rnn"]
     empty_prefix = torch.zeros(1, 0, dtype=torch.long, device=rnn.empty_memory.device)
@@ -503,15 +508,14 @@ def dmt_loss(
     """The RNN runs alone and is pulled to the labels -> the loss, its parts by name.
 
     A label depends on inputs only. So it says what would have been right, wherever the
-    RNN has drifted to. (DAgger, Ross et al. 2011, imitation learning: the learner acts,
-    and a teacher says what would have been right there.)
+    RNN has drifted to. This is DAgger (Ross et al. 2011): a learner acts, and an
+    expert, here the encoder, says what would have been right there.
 
-    The gradient is cut every H steps. In the paper H is 1, and here it is 64 (ours), so
-    that an error also trains the earlier steps that caused it.
+    The gradient is cut every H steps. With H > 1 (ours) an error also trains the
+    earlier steps that caused it.
 
     With --attach-readout (ours) L_read also trains the cell, and L_labels fades out. It
-    is for tasks that ask often: parity, text and pixels ask at every time, and stack at
-    each pop, which is about half of the times.
+    is for tasks that ask at half of the times or more.
     """
     with torch.no_grad():  # the encoder is frozen
         m = models["encoder"](batch.x)[:, 1:]  # (B, T, K, d)
@@ -521,9 +525,8 @@ def dmt_loss(
     memories = rnn.rollout(batch.x, cuts)  # (B, T, K, d)
 
     if args.attach_readout:
-        # The targets now train the cell, too, through up to H steps. We think that
-        # L_labels at a weight of 1 would outweigh L_read in tasks such as pixels, whose
-        # labels change much with each input.
+        # We think that L_labels at a weight of 1 would outweigh L_read in tasks such as
+        # pixels, whose labels change much with each input.
         labels_weight = 0.1 * (1 - batch.progress)  # (ours)
         read_from = memories
     else:
@@ -539,7 +542,8 @@ def dmt_loss(
 
 # ======================================================================================
 # The method ends here. The rest is the program: networks in parts, evaluation, samples,
-# optimisers, the training loop, several processes, files, the command line.
+# optimisers, the training loop, several processes, files, the command line. train_phase
+# makes the updates, and Models.forward calls the losses that phases() names.
 # ======================================================================================
 
 # --------------------------------------------- networks that take many memories at once

@@ -1,10 +1,10 @@
 """Supervised Memory Training (SMT): pretrain an RNN without unrolling it.
 
 After Kumar & Isola, Pretraining Recurrent Networks without Recurrence,
-arXiv:2606.06479. What we changed or added is marked (ours). Ours without a mark are
-sizes, rates, weights of losses and the optimisers' settings. --preset paper takes the
-authors' values for the options in PAPER, near the end of this file. All else stays
-ours, so it does not reproduce their runs.
+arXiv:2606.06479. (ours) marks what we changed or added. Only the sizes and layers of
+networks, the weights of losses and the optimisers' settings are ours without a mark.
+--preset paper gives the options in PAPER, near the end of this file, the authors'
+values. The rest stays ours, so it does not reproduce their runs.
 
     python smt.py                      the task copy: SMT and DMT, some three minutes
     python smt.py --task list          all tasks
@@ -14,17 +14,16 @@ An RNN must learn what to remember, and how to update it. SMT gives these two jo
 different networks and trains them together:
 - The encoder, a Transformer, reads a prefix x_0 .. x_t and writes a memory of it, the
   label m_t. It is causal, so one pass writes the labels of all prefixes (ours).
-- The decoder gets a label m_t and must predict the Tf targets y_t, y_{t+1}, .. For each
-  it also sees the inputs after x_t up to the target's own time, and no later ones. So
-  the label has to hold what these targets need of x_0 .. x_t. Without inputs after x_t
-  the decoder predicts y_t alone, and then it is called the readout. A loss of its own
-  (ours) trains the readout at all t with a target.
+- The decoder gets a label m_t and must predict a window of targets, y_t .. y_{t+Tf-1}.
+  For each it also sees the inputs after x_t up to the target's own time. So the label
+  has to hold what these targets need of x_0 .. x_t.
+- The readout is the decoder without inputs after x_t: it predicts y_t alone. A loss of
+  its own (ours) trains it at all t with a target.
 - The RNN's cell learns single steps: from a label and the next input it must make the
   next label. Each step starts from a label of the encoder, and not from what the cell
-  made before. So no step waits for another. The steps of all T times are rows of one
-  batch. Their loss also trains the encoder: m_t must hold all of m_{t+1} that x_{t+1}
-  does not show. So labels also keep what only a target beyond the decoder's window
-  needs; see dynamics_loss.
+  made before. So no step waits for another, and the steps of all T times are rows of
+  one batch. Their loss also trains the encoder: m_t must hold all of m_{t+1} that
+  x_{t+1} does not show.
 - A fourth loss, of uniformity, pushes the labels of different sequences apart.
   Otherwise steps could become easy because all labels are nearly the same.
 
@@ -39,19 +38,6 @@ At inference the RNN and a copy of the readout are all that is needed. The RNN s
 from the label of the empty prefix. A new input costs one step and one readout, and the
 memory keeps its size.
 
-Right answers of the RNN alone, with an MLP as its cell, over three or four seeds
-(README.md has all tasks):
-
-                                            copy           retrieval
-    guessing                                12.5 %         12.5 %
-    after SMT                               64 to 77 %     75 to 91 %
-    after SMT and DMT                       99.9 %         100 %
-    after SMT and the paper's DMT           91 %           99.9 %    (one seed each)
-    after BPTT, in at most as many seconds  99.9 %         11 to 13 %
-
-With a GRU as its cell BPTT brings retrieval to 100 %. In five of eight tasks BPTT is as
-good as SMT and DMT, or better. Nothing has run on a GPU yet.
-
 Glossary
   symbol     here            shape and meaning
   x, y       x, y            (B, T) inputs and targets; y_t is to be predicted from
@@ -59,10 +45,10 @@ Glossary
   m_∅, m_t   labels          (B, T + 1, K, d); labels[:, 0] is m_∅, the label of the
                              empty prefix; labels[:, t + 1] is m_t, the label of
                              x_0 .. x_t
-             teacher         the readout on labels: what the RNN would answer if its
-                             memories were equal to the labels
              m, m_before     (B, T, K, d) labels[:, 1:] and labels[:, :-1]: m[:, t] is
                              m_t, and m_before[:, t] is m_{t-1}
+             teacher         the readout on labels: what the RNN would answer if its
+                             memories were equal to the labels
   m̂_t        memory          (B, K, d) the RNN's own memory of x_0 .. x_t. Where a
                              network takes a memory, a label fits, too.
              memories        (B, T, K, d) those of all times: memories[:, t] is m̂_t
@@ -80,16 +66,14 @@ Glossary
   progress   progress        share of the phase's updates that are done, 0 at first
   B, T       sequences in an update, times in a sequence
   V          size of the vocabulary
-  K, d       tokens of a memory, numbers in each of them
-  W          numbers in a token of the encoder
+  K          memory_tokens   tokens of a memory
+  d          dim             numbers in each of them
+  W          width           numbers in a token of the encoder
   N, S       any number of rows, any number of tokens in a row
-  A task (data.py) has T, vocab and has_timestamps. batch(B, generator) draws x, y to
-  train on, held_out(split, rows) those to measure on, and show(x, y, answers) makes a
-  text of them. A task that writes or draws has prompts(count) and draw(tokens) instead
-  of show. sizes and recipe are its own defaults.
   A step is one application of the RNN. An update is one application of the optimisers;
   only options (--steps) and the training loop call it a step, as is usual.
-  A product in a shape is one dimension: (B T, K, d) has three.
+  A product in a shape is one dimension: (B T, K, d) has three. data.py says what a
+  task is.
 
   An example, the task copy with three symbols and a delay of two; y = -1 is shown as -
       x   5 1 7 . . | 5 1
@@ -109,11 +93,9 @@ An update of SMT: train encoder, decoder, rnn.cell and rnn.embed
     L_read   all t with a target; it is (ours)    encoder, decoder.readout
     L_unif   those of L_dec                       encoder
 
-    u_a and u_b are memory tokens of two sequences at one time, scaled to length 1. The
-    paper pairs all tokens, and here each is paired with the same token of the other
-    sequence (ours). J > 1 is (ours). progress is (ours), too: the encoder
-    learns first what labels must hold, then to make them easy to follow. m_∅ is never
-    decoded or read; of the losses L_dyn alone takes it.
+    u_a and u_b are the same memory token of two sequences at one time, scaled to length
+    1. The paper pairs all tokens, so the same token is (ours), and so are J > 1 and
+    progress. m_∅ is never decoded or read; of the losses L_dyn alone takes it.
 
 After SMT: rnn.empty_memory = m_∅, rnn.readout = a copy of decoder.readout
 
@@ -142,14 +124,22 @@ An update of DMT: train rnn.cell, rnn.embed and rnn.readout
     frozen, too, as it is the label of the empty prefix already.
 
     With H = 1 and without --attach-readout this is the paper's DMT. The default is
-    H = 64 (ours), and by default all tasks but pixels have T <= 64. So there DMT is
-    BPTT through the whole sequence, with the distance to the labels as its loss, and
-    with --attach-readout it ends as BPTT from the targets.
+    H = 64 (ours). Where T <= 64, which by default is so in all tasks but pixels, DMT is
+    BPTT through the whole sequence, with the distance to the labels as its loss. With
+    --attach-readout that distance fades out, and in the end the targets alone train.
 
-Read on down to dmt_loss, or begin with the losses and look the networks up as you need
-them. All the rest is the program around the method: train_phase makes the updates, and
-Models.forward calls the losses that phases() names. experiments/README.md says what
-some of the parts that are ours gain.
+Right answers of the RNN alone, with an MLP as its cell, over three or four seeds:
+
+                                            copy           retrieval
+    guessing                                12.5 %         12.5 %
+    after SMT                               64 to 77 %     75 to 91 %
+    after SMT and DMT                       99.9 %         100 %
+    after SMT and the paper's DMT           91 %           99.9 %    (one seed each)
+    after BPTT, in at most as many seconds  99.9 %         11 to 13 %
+
+With a GRU as its cell BPTT brings retrieval to 100 %. In five of eight tasks BPTT is as
+good as SMT and DMT, or better. README.md has them all, and experiments/README.md says
+what some of the parts that are ours gain. Nothing has run on a GPU yet.
 """
 
 import argparse
@@ -184,8 +174,8 @@ from data import TASKS, WrongInput, filename, list_tasks, number, whole
 
 # The method's name in directories, in checkpoints and in the recipes of tasks.
 # bptt_baseline.py and nextlat.py are copies of this program with another first phase.
-# Where code asks for "not dmt", or whether an option exists, it is so that the same
-# lines work in all three. "Before DMT" means SMT here.
+# Some lines ask for 'not "dmt"' instead of "smt", or whether an option exists, so that
+# they are the same in all three.
 METHOD = "smt"
 HEAD_SIZE = 16  # numbers in an attention head
 
@@ -296,8 +286,8 @@ class Encoder(nn.Module):
         inputs = F.pad(x, (1, 0), value=self.start)  # (B, T + 1)
         h = self.embed(inputs)  # (B, T + 1, W)
         # A convolution shows each token the three before it, so that attention need
-        # not find them by their positions (ours). The teacher of text gains 0.025 nats
-        # by it (one seed), and copy nothing.
+        # not find them by their positions (ours). Without it text's teacher has 0.025
+        # nats more (one seed).
         padded = F.pad(h.transpose(1, 2), (3, 0))  # (B, W, 3 + T + 1)
         h = h + self.short_conv(padded).transpose(1, 2)
         if self.timestamps is not None:
@@ -340,7 +330,7 @@ class Readout(nn.Module):
     def forward(self, memory: Tensor) -> Tensor:
         *leading, K, d = memory.shape
         tokens = memory.reshape(-1, K, d)  # (N, K, d)
-        # in_parts calls self.logits_at_last_token(tokens), in parts if N is large.
+        # = self.logits_at_last_token(tokens), some rows at a time if N is large
         logits = in_parts(self.logits_at_last_token, tokens)  # (N, V)
         return logits.unflatten(0, leading)
 
@@ -382,7 +372,7 @@ class MLPCell(nn.Module):
     """The cell as MLPs over the flat memory.
 
     memory (N, K, d) and e (N, d), the embedding of the next input -> (N, K, d).
-    layers is how many layers run one after another; sequential_depth adds them up.
+    layers is how many layers run one after another.
     """
 
     def __init__(self, args: Namespace):
@@ -502,8 +492,8 @@ def smt_loss(
 ) -> tuple[Tensor, dict]:
     """The four losses of SMT on a batch, added up -> the sum, and its parts by name.
 
-    No RNN step waits for another, as each does in BPTT. The price is two more networks,
-    encoder and decoder, and the encoder's attention, whose time grows with T^2.
+    The price of not unrolling the RNN is two more networks, encoder and decoder, and
+    the encoder's attention, whose time grows with T^2.
     """
     decoder, rnn = models["decoder"], models["rnn"]
     labels = models["encoder"](batch.x)  # (B, T + 1, K, d)
@@ -542,10 +532,9 @@ def decode_loss(
 ) -> Tensor:
     """L_dec: the decoder predicts y_t .. y_{t+Tf-1} from m_t, at some times t.
 
-    It predicts each y_s of this window from m_t and the inputs after x_t, up to x_s. A
-    window ends with the sequence at the latest.
-    Each window's loss is a mean over its targets, or 0 if it has none, and L_dec is the
-    mean over the windows.
+    Each y_s of this window is predicted from m_t and x_{t+1} .. x_s. A window ends with
+    the sequence at the latest. Its loss is the mean over its targets, or 0 if it has
+    none. L_dec is the mean over the windows.
     """
     x, y = batch.x, batch.y
     losses = []
@@ -571,9 +560,8 @@ def dynamics_loss(rnn: RNN, m_before: Tensor, m: Tensor, x: Tensor) -> Tensor:
     for m_0. Over many updates this demand can move back, label by label, to the first
     label that sees x_0.
 
-    No gradient goes through a chain of T steps, in which it could fade. That of L_dec
-    goes through decoder and encoder, whose depth does not grow with T. That of L_dyn
-    goes through one step of the cell, and on into the encoder.
+    No gradient passes through more than one step of the RNN, so none can fade on a way
+    through T steps. The depth of encoder and decoder does not grow with T.
     """
     before = m_before.flatten(0, 1)  # (B T, K, d)
     inputs = x.flatten()  # (B T,)
@@ -590,8 +578,9 @@ def uniformity_loss(m: Tensor, times: list[int]) -> Tensor:
     differences. L_dyn would then be small for a cell that ignores its input. This loss
     pushes apart the labels of all sequences, even of those that need the same memory.
     So its weight is small. It is by Wang & Isola 2020, arXiv:2005.10242.
-    Its memory grows with B^2: u[a] - u[b] has (pairs) J K d numbers, which at the
-    default sizes are 4 MB with B = 32 and 4 GB with B = 1,024.
+
+    u[a] - u[b] has (pairs) J K d numbers, so it grows with B^2: at the default sizes it
+    takes 4 MB with B = 32 and 4 GB with B = 1,024.
     """
     B = len(m)
     if B == 1:  # there is no pair
@@ -608,9 +597,8 @@ def uniformity_loss(m: Tensor, times: list[int]) -> Tensor:
 def hand_over_to_rnn(models: nn.ModuleDict):
     """Copy m_∅ and decoder.readout into the RNN.
 
-    train_phase calls this before every evaluation of SMT, and so at its end, too. From
-    then on DMT trains the copy, rnn.readout. decoder.readout stays as it is: evaluate()
-    calls it the teacher.
+    train_phase calls this before every evaluation of SMT, also before the last. Then
+    DMT trains the copy, rnn.readout. decoder.readout stays as it is, for the teacher.
     """
     rnn = models["rnn"]
     empty_prefix = torch.zeros(1, 0, dtype=torch.long, device=rnn.empty_memory.device)
@@ -655,15 +643,14 @@ def dmt_loss(
     """The RNN runs alone and is pulled to the labels -> the loss, its parts by name.
 
     A label depends on inputs only. So it says what would have been right, wherever the
-    RNN has drifted to. (DAgger, Ross et al. 2011, imitation learning: the learner acts,
-    and a teacher says what would have been right there.)
+    RNN has drifted to. This is DAgger (Ross et al. 2011): a learner acts, and an
+    expert, here the encoder, says what would have been right there.
 
-    The gradient is cut every H steps. In the paper H is 1, and here it is 64 (ours), so
-    that an error also trains the earlier steps that caused it.
+    The gradient is cut every H steps. With H > 1 (ours) an error also trains the
+    earlier steps that caused it.
 
     With --attach-readout (ours) L_read also trains the cell, and L_labels fades out. It
-    is for tasks that ask often: parity, text and pixels ask at every time, and stack at
-    each pop, which is about half of the times.
+    is for tasks that ask at half of the times or more.
     """
     with torch.no_grad():  # the encoder is frozen
         m = models["encoder"](batch.x)[:, 1:]  # (B, T, K, d)
@@ -673,9 +660,8 @@ def dmt_loss(
     memories = rnn.rollout(batch.x, cuts)  # (B, T, K, d)
 
     if args.attach_readout:
-        # The targets now train the cell, too, through up to H steps. We think that
-        # L_labels at a weight of 1 would outweigh L_read in tasks such as pixels, whose
-        # labels change much with each input.
+        # We think that L_labels at a weight of 1 would outweigh L_read in tasks such as
+        # pixels, whose labels change much with each input.
         labels_weight = 0.1 * (1 - batch.progress)  # (ours)
         read_from = memories
     else:
@@ -691,7 +677,8 @@ def dmt_loss(
 
 # ======================================================================================
 # The method ends here. The rest is the program: networks in parts, evaluation, samples,
-# optimisers, the training loop, several processes, files, the command line.
+# optimisers, the training loop, several processes, files, the command line. train_phase
+# makes the updates, and Models.forward calls the losses that phases() names.
 # ======================================================================================
 
 # --------------------------------------------- networks that take many memories at once

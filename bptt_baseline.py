@@ -159,7 +159,7 @@ class Readout(nn.Module):
         *leading, K, d = memory.shape
         tokens = memory.reshape(-1, K, d)  # (N, K, d)
         # = self.logits_at_last_token(tokens), some rows at a time if N is large
-        logits = in_parts(self.logits_at_last_token, tokens)  # (N, V)
+        logits = in_chunks(self.logits_at_last_token, tokens)  # (N, V)
         return logits.unflatten(0, leading)
 
     def logits_at_last_token(self, tokens: Tensor) -> Tensor:
@@ -328,21 +328,21 @@ MAX_ROWS = 65_535  # in a call of attention; some CUDA kernels fail with more
 MAX_NUMBERS = 2**22  # in the memories that a network takes at once
 
 
-def in_parts(network: Callable, rows: Tensor, *inputs: Tensor) -> Tensor:
-    """The same as network(rows, *inputs), in parts if N is too large to do it at once.
+def in_chunks(network: Callable, rows: Tensor, *inputs: Tensor) -> Tensor:
+    """The same as network(rows, *inputs), in chunks if N is too large to do it at once.
 
     rows (N, K, d) are labels or memories; inputs (N, ..) are what else the network
-    takes. A part has at most MAX_ROWS rows and MAX_NUMBERS numbers, but at least one
-    row. Usually one part is enough. Otherwise activations are not kept, and the
+    takes. A chunk has at most MAX_ROWS rows and MAX_NUMBERS numbers, but at least one
+    row. Usually one chunk is enough. Otherwise activations are not kept, and the
     backward pass computes them again (checkpointing). At the authors' sizes that saves
     130 GiB in SMT (B = 128, T = 256, fp32), as experiments/memory.py counts it.
     """
-    rows_per_part = min(MAX_ROWS, max(1, MAX_NUMBERS // rows.shape[1:].numel()))
-    if len(rows) <= rows_per_part:
+    rows_per_chunk = min(MAX_ROWS, max(1, MAX_NUMBERS // rows.shape[1:].numel()))
+    if len(rows) <= rows_per_chunk:
         return network(rows, *inputs)
     results = []
-    for part in zip(*[tensor.split(rows_per_part) for tensor in (rows, *inputs)]):
-        results.append(checkpoint(network, *part, use_reentrant=False))
+    for chunk in zip(*[tensor.split(rows_per_chunk) for tensor in (rows, *inputs)]):
+        results.append(checkpoint(network, *chunk, use_reentrant=False))
     return torch.cat(results)
 
 
@@ -638,7 +638,7 @@ def update(wrapped, optimizers: dict, loss_of, batch: Batch, args: Namespace) ->
     autocast = torch.autocast(args.device, torch.bfloat16, enabled=bf16)
     wrapped.zero_grad()
     # With --compile only updates are compiled (see main). The backward pass is part of
-    # an update. In it in_parts runs networks again, and they have to be compiled, too.
+    # an update. In it in_chunks runs networks again, and they have to be compiled, too.
     with torch.compiler.set_stance("default"):
         with autocast:
             loss, parts = wrapped(loss_of, batch, args)

@@ -259,19 +259,19 @@ class Encoder(nn.Module):
     The Transformer is causal, so one pass makes the labels of all prefixes. The paper's
     encoder is bidirectional over x_0 .. x_t and needs a pass for each label.
 
-    length is T if a time means the same in all sequences; in copy, for example, the
+    timestamps is T if a time means the same in all sequences; in copy, for example, the
     delimiter always comes at the same t. Then each input also gets a learned embedding
-    of its time, the paper's timestamp. Otherwise (text, parity, modular) length is
-    None. Then positions are rotary only, and longer sequences can be encoded, too.
+    of its time, the paper's timestamp. Otherwise (text, parity, modular) it is None.
+    Then positions are rotary only, and longer sequences can be encoded, too.
     """
 
-    def __init__(self, args: Namespace, vocab: int, length: int | None):
+    def __init__(self, args: Namespace, vocab: int, timestamps: int | None):
         super().__init__()
         W, Kd = args.width, args.memory_tokens * args.dim
         self.K = args.memory_tokens
         self.start = vocab  # the token before x_0
         self.embed = nn.Embedding(vocab + 1, W)
-        self.timestamps = nn.Embedding(length + 1, W) if length else None
+        self.timestamps = nn.Embedding(timestamps + 1, W) if timestamps else None
         self.short_conv = nn.Conv1d(W, W, 4, groups=W, bias=False)
         nn.init.zeros_(self.short_conv.weight)  # at first it adds nothing
         self.body = Transformer(W, args.encoder_depth, causal=True)
@@ -331,7 +331,7 @@ class Readout(nn.Module):
         *leading, K, d = memory.shape
         tokens = memory.reshape(-1, K, d)  # (N, K, d)
         # = self.logits_at_last_token(tokens), some rows at a time if N is large
-        logits = in_parts(self.logits_at_last_token, tokens)  # (N, V)
+        logits = in_chunks(self.logits_at_last_token, tokens)  # (N, V)
         return logits.unflatten(0, leading)
 
     def logits_at_last_token(self, tokens: Tensor) -> Tensor:
@@ -565,7 +565,7 @@ def dynamics_loss(rnn: RNN, m_before: Tensor, m: Tensor, x: Tensor) -> Tensor:
     """
     before = m_before.flatten(0, 1)  # (B T, K, d)
     inputs = x.flatten()  # (B T,)
-    guess = in_parts(rnn.step, before, inputs)  # = rnn.step(before, inputs)
+    guess = in_chunks(rnn.step, before, inputs)  # = rnn.step(before, inputs)
     return F.mse_loss(guess, m.flatten(0, 1))  # both (B T, K, d)
 
 
@@ -676,7 +676,7 @@ def dmt_loss(
 
 
 # ======================================================================================
-# The method ends here. The rest is the program: networks in parts, evaluation, samples,
+# The method ends here. The rest is the program: networks in chunks, evaluation, samples,
 # optimisers, the training loop, several processes, files, the command line. train_phase
 # makes the updates, and Models.forward calls the losses that phases() names.
 # ======================================================================================
@@ -686,21 +686,21 @@ MAX_ROWS = 65_535  # in a call of attention; some CUDA kernels fail with more
 MAX_NUMBERS = 2**22  # in the memories that a network takes at once
 
 
-def in_parts(network: Callable, rows: Tensor, *inputs: Tensor) -> Tensor:
-    """The same as network(rows, *inputs), in parts if N is too large to do it at once.
+def in_chunks(network: Callable, rows: Tensor, *inputs: Tensor) -> Tensor:
+    """The same as network(rows, *inputs), in chunks if N is too large to do it at once.
 
     rows (N, K, d) are labels or memories; inputs (N, ..) are what else the network
-    takes. A part has at most MAX_ROWS rows and MAX_NUMBERS numbers, but at least one
-    row. Usually one part is enough. Otherwise activations are not kept, and the
+    takes. A chunk has at most MAX_ROWS rows and MAX_NUMBERS numbers, but at least one
+    row. Usually one chunk is enough. Otherwise activations are not kept, and the
     backward pass computes them again (checkpointing). At the authors' sizes that saves
     130 GiB in SMT (B = 128, T = 256, fp32), as experiments/memory.py counts it.
     """
-    rows_per_part = min(MAX_ROWS, max(1, MAX_NUMBERS // rows.shape[1:].numel()))
-    if len(rows) <= rows_per_part:
+    rows_per_chunk = min(MAX_ROWS, max(1, MAX_NUMBERS // rows.shape[1:].numel()))
+    if len(rows) <= rows_per_chunk:
         return network(rows, *inputs)
     results = []
-    for part in zip(*[tensor.split(rows_per_part) for tensor in (rows, *inputs)]):
-        results.append(checkpoint(network, *part, use_reentrant=False))
+    for chunk in zip(*[tensor.split(rows_per_chunk) for tensor in (rows, *inputs)]):
+        results.append(checkpoint(network, *chunk, use_reentrant=False))
     return torch.cat(results)
 
 
@@ -737,7 +737,7 @@ def drift(moments: list[Tensor]) -> float:
     """The MSE between memories and labels over the variance of the labels.
 
     It is 0 if they are equal, and 1 if memories are as far off as the mean label would
-    be. moments are those of parts of the sequences, by drift_moments.
+    be. moments has those of each group of sequences, by drift_moments.
     """
     error, mean, square = torch.cat(moments, 1).mean(1)  # each (K, d)
     variance = square - mean.square()
@@ -1041,7 +1041,7 @@ def update(wrapped, optimizers: dict, loss_of, batch: Batch, args: Namespace) ->
     autocast = torch.autocast(args.device, torch.bfloat16, enabled=bf16)
     wrapped.zero_grad()
     # With --compile only updates are compiled (see main). The backward pass is part of
-    # an update. In it in_parts runs networks again, and they have to be compiled, too.
+    # an update. In it in_chunks runs networks again, and they have to be compiled, too.
     with torch.compiler.set_stance("default"):
         with autocast:
             loss, parts = wrapped(loss_of, batch, args)

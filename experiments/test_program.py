@@ -90,10 +90,10 @@ def test_a_gpu_has_all_operands_and_a_step_waits_for_none(program, name):
 
 @pytest.mark.parametrize("program", PROGRAMS.values(), ids=PROGRAMS)
 @pytest.mark.parametrize(
-    "limit, value, parts",
+    "limit, value, sizes",
     [("MAX_ROWS", 3, [3, 3, 1]), ("MAX_NUMBERS", 64, [2, 2, 2, 1])],
 )
-def test_many_rows_come_in_parts(program, limit, value, parts, monkeypatch):
+def test_many_rows_come_in_chunks(program, limit, value, sizes, monkeypatch):
     """The same result and gradient as at once, and fewer numbers kept for backward."""
     args, task, models = made("--cell", "transformer", program=program)
     rnn, x = models["rnn"], torch.arange(7) % task.vocab
@@ -109,7 +109,7 @@ def test_many_rows_come_in_parts(program, limit, value, parts, monkeypatch):
         kept.append(0)
         keep = torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor)
         with keep:
-            stepped = program.in_parts(rnn.step, memory, x)
+            stepped = program.in_chunks(rnn.step, memory, x)
             logits = rnn.readout(stepped)
         return torch.autograd.grad((stepped * memory).sum() + logits.sum(), memory)[0]
 
@@ -123,7 +123,7 @@ def test_many_rows_come_in_parts(program, limit, value, parts, monkeypatch):
     monkeypatch.setattr(program, limit, value)
     rows.clear()
     torch.testing.assert_close(gradient(), whole)
-    assert rows[: 2 * len(parts)] == parts + parts
+    assert rows[: 2 * len(sizes)] == sizes + sizes
     assert kept[1] < kept[0] / 4
 
 
@@ -145,7 +145,7 @@ def test_a_compiled_run_makes_few_graphs(monkeypatch):
 
 
 def test_a_compiled_run_computes_its_parts_again(monkeypatch):
-    """In the backward pass of a network in parts both ways have to be compiled."""
+    """In the backward pass of a network in chunks both ways have to be compiled."""
     usual = torch.nn.Module.compile
     compile_quickly = lambda network: usual(network, backend="aot_eager")  # noqa: E731
     monkeypatch.setattr(torch.nn.Module, "compile", compile_quickly)

@@ -676,9 +676,9 @@ def dmt_loss(
 
 
 # ======================================================================================
-# The method ends here. The rest is the program: networks in chunks, evaluation, samples,
-# optimisers, the training loop, several processes, files, the command line. train_phase
-# makes the updates, and Models.forward calls the losses that phases() names.
+# The method ends here. The rest is the program: networks in chunks, evaluation,
+# samples, optimisers, the training loop, several processes, files, the command line.
+# train_phase makes the updates; Models.forward calls the losses that phases() names.
 # ======================================================================================
 
 # --------------------------------------------- networks that take many memories at once

@@ -443,7 +443,7 @@ def nextlat_loss(
         # From here on guess[:, t] is a guess of m_{t+a}, made from m_{t-1}.
         before = guess[:, : T - a]  # (B, T - a, K, d)
         inputs = batch.x[:, a:]  # (B, T - a)
-        guess = in_parts(rnn.step, before.flatten(0, 1), inputs.flatten())
+        guess = in_chunks(rnn.step, before.flatten(0, 1), inputs.flatten())
         guess = guess.view_as(before)  # (B, T - a, K, d)
         dynamics.append(F.smooth_l1_loss(guess, m[:, a:].detach()))
         q = rnn.readout(guess[:, asked]).float().log_softmax(-1)  # (B, S, V)

@@ -74,9 +74,7 @@ def rotary(h: Tensor) -> Tensor:
     """Rotary positions: turn pairs of numbers by an angle that grows with the position.
 
     h (N, heads, S, head size) -> the same shape. Positions enter the product of a
-    turned query and a turned key only by their difference. In the encoder the start
-    token has position 0, and x_t has t + 1. In networks that take a memory its
-    tokens come first, and inputs follow.
+    turned query and a turned key only by their difference.
     """
     S, head_size = h.shape[-2:]
     position = torch.arange(S, device=h.device)
@@ -967,7 +965,7 @@ RUN_OPTIONS = [
     ),
     ("compile", False, bool, "compile Transformers and cells, for updates"),
     ("eval-every", 100, whole(1), "steps between evaluations, which save the run"),
-    ("eval-length", 1, [1, 2, 4, 8], "at the end test on up to so many times T, too"),
+    ("eval-length", 1, [1, 2, 4, 8], "at the end test on 2, 4, .. times T, too"),
     (
         "out",
         None,
@@ -976,7 +974,7 @@ RUN_OPTIONS = [
     ),
     ("init", None, filename, "directory of a run: begin with its networks and sizes"),
     ("resume", False, bool, "go on with the run in --out"),
-    ("sample", None, whole(1, MAX_ROWS), "show this many samples of the run in --out"),
+    ("sample", None, whole(1, MAX_ROWS), "show so many samples of --out; don't train"),
 ]
 # The authors' sizes and weights (their notebook). Their optimiser was AdamW.
 PAPER = {
@@ -1013,7 +1011,7 @@ def make_parser(groups: dict[str, list], task=None) -> argparse.ArgumentParser:
     for title, options in groups.items():
         group = parser.add_argument_group(title)
         for name, default, kind, meaning in options:
-            how = {"type": kind, "metavar": "X"}
+            how = {"type": kind, "metavar": "PATH" if kind is filename else "X"}
             if kind is bool:
                 how = {"action": argparse.BooleanOptionalAction}  # also --no-NAME
             if isinstance(kind, list):

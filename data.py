@@ -176,9 +176,10 @@ class Task:
 
 
 class Copy(Task):
-    """Repeat L symbols: x = s, blanks for a delay, a delimiter, s without its end.
+    """Repeat L symbols after a delay: after 5 1 7 . . | the answers are 5 1 7.
 
-    Loss only on the L answers. T = 2 L + delay.
+    x is the symbols, blanks for the delay, a delimiter, and all symbols but the last.
+    y asks for the symbols, from the delimiter on. T = 2 L + delay.
     """
 
     options = [
@@ -353,7 +354,7 @@ class Modular(Task):
     ]
     recipe = {
         "smt": {"steps": 1500, "dmt_steps": 400},
-        "bptt": {"steps": 4600, "lr": 4e-3},
+        "bptt": {"steps": 4600, "lr": 2e-3},
     }
     has_timestamps = False
     length_option = "pairs"

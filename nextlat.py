@@ -88,19 +88,6 @@ An update of DMT: train rnn.cell, rnn.embed and rnn.readout
     H = 64 (ours). Where T <= 64, which by default is so in all tasks but pixels, DMT is
     BPTT through the whole sequence, with the distance to the labels as its loss. With
     --attach-readout that distance fades out, and in the end the targets alone train.
-
-Right answers of the RNN alone, with an MLP as its cell, over three or four seeds:
-
-                                            copy           retrieval
-    guessing                                12.5 %         12.5 %
-    after SMT                               64 to 77 %     75 to 91 %
-    after SMT and DMT                       99.9 %         100 %
-    after SMT and the paper's DMT           91 %           99.9 %    (one seed each)
-    after BPTT, in at most as many seconds  99.9 %         11 to 13 %
-
-With a GRU as its cell BPTT brings retrieval to 100 %. In five of eight tasks BPTT is as
-good as SMT and DMT, or better. README.md has them all, and experiments/README.md says
-what some of the parts that are ours gain. Nothing has run on a GPU yet.
 """
 
 import argparse
@@ -142,9 +129,7 @@ def rotary(h: Tensor) -> Tensor:
     """Rotary positions: turn pairs of numbers by an angle that grows with the position.
 
     h (N, heads, S, head size) -> the same shape. Positions enter the product of a
-    turned query and a turned key only by their difference. In the encoder the start
-    token has position 0, and x_t has t + 1. In networks that take a memory its
-    tokens come first, and inputs follow.
+    turned query and a turned key only by their difference.
     """
     S, head_size = h.shape[-2:]
     position = torch.arange(S, device=h.device)
@@ -462,8 +447,8 @@ def nextlat_loss(
 def hand_over_to_rnn(models: nn.ModuleDict):
     """Copy m_∅ and decoder.readout into the RNN.
 
-    train_phase calls this before every evaluation of SMT, also before the last. Then
-    DMT trains the copy, rnn.readout. decoder.readout stays as it is, for the teacher.
+    train_phase calls this before every evaluation of SMT. DMT starts from the last of
+    these copies and trains rnn.readout. decoder.readout stays as it is: the teacher.
     """
     rnn = models["rnn"]
     empty_prefix = torch.zeros(1, 0, dtype=torch.long, device=rnn.empty_memory.device)
@@ -507,9 +492,9 @@ def dmt_loss(
 ) -> tuple[Tensor, dict]:
     """The RNN runs alone and is pulled to the labels -> the loss, its parts by name.
 
-    A label depends on inputs only. So it says what would have been right, wherever the
-    RNN has drifted to. This is DAgger (Ross et al. 2011): a learner acts, and an
-    expert, here the encoder, says what would have been right there.
+    A label depends on inputs only, so it stays right wherever the RNN has drifted to.
+    This is DAgger (Ross et al. 2011): a learner acts, and an expert, here the encoder,
+    says what would have been right.
 
     The gradient is cut every H steps. With H > 1 (ours) an error also trains the
     earlier steps that caused it.
@@ -544,6 +529,8 @@ def dmt_loss(
 # The method ends here. The rest is the program: networks in chunks, evaluation,
 # samples, optimisers, the training loop, several processes, files, the command line.
 # train_phase makes the updates; Models.forward calls the losses that phases() names.
+# Some lines ask for 'not "dmt"' instead of "smt", or whether an option exists, so that
+# they are the same in bptt_baseline.py and nextlat.py.
 # ======================================================================================
 
 # --------------------------------------------- networks that take many memories at once
@@ -1216,7 +1203,7 @@ TRAINING_OPTIONS = [
     ("dmt-steps", 500, whole(0), "updates of DMT"),
     ("dmt-lr", 5e-4, number(1e-12), "AdamW's peak rate in DMT, Muon's likewise"),
     ("truncate", 64, whole(1), "H, steps that DMT's gradient passes through"),
-    ("attach-readout", False, bool, "in DMT targets train the cell; labels fade out"),
+    ("attach-readout", False, bool, "in DMT targets train the cell; L_labels fades"),
     ("batch-size", 32, whole(1, MAX_ROWS), "sequences in an update before DMT"),
     ("dmt-batch-size", 32, whole(1, MAX_ROWS), "sequences in an update of DMT"),
     ("seed", 0, whole(0), "seed of weights, data and all other draws"),
@@ -1242,7 +1229,7 @@ RUN_OPTIONS = [
     ),
     ("compile", False, bool, "compile Transformers and cells, for updates"),
     ("eval-every", 100, whole(1), "steps between evaluations, which save the run"),
-    ("eval-length", 1, [1, 2, 4, 8], "at the end test on up to so many times T, too"),
+    ("eval-length", 1, [1, 2, 4, 8], "at the end test on 2, 4, .. times T, too"),
     (
         "out",
         None,
@@ -1251,7 +1238,7 @@ RUN_OPTIONS = [
     ),
     ("init", None, filename, "directory of a run: begin with its networks and sizes"),
     ("resume", False, bool, "go on with the run in --out"),
-    ("sample", None, whole(1, MAX_ROWS), "show this many samples of the run in --out"),
+    ("sample", None, whole(1, MAX_ROWS), "show so many samples of --out; don't train"),
 ]
 # The sizes, rates and weights of SMT's authors, from their notebook, and the paper's H.
 # All else that is marked (ours) stays: their optimiser was AdamW, for example. Their
@@ -1298,7 +1285,7 @@ def make_parser(groups: dict[str, list], task=None) -> argparse.ArgumentParser:
     for title, options in groups.items():
         group = parser.add_argument_group(title)
         for name, default, kind, meaning in options:
-            how = {"type": kind, "metavar": "X"}
+            how = {"type": kind, "metavar": "PATH" if kind is filename else "X"}
             if kind is bool:
                 how = {"action": argparse.BooleanOptionalAction}  # also --no-NAME
             if isinstance(kind, list):

@@ -1,10 +1,10 @@
 """Supervised Memory Training (SMT): pretrain an RNN without unrolling it.
 
 After Kumar & Isola, Pretraining Recurrent Networks without Recurrence,
-arXiv:2606.06479. (ours) marks what we changed or added. Only the sizes and layers of
-networks, the weights of losses and the optimisers' settings are ours without a mark.
---preset paper gives the options in PAPER, near the end of this file, the authors'
-values. The rest stays ours, so it does not reproduce their runs.
+arXiv:2606.06479. (ours) marks what we changed or added. Sizes and layers of networks,
+weights of losses and settings of optimisers are ours, too, and carry no mark.
+--preset paper sets only the options listed in PAPER, near the end of this file, to the
+authors' values. So no run here reproduces one of theirs.
 
     python smt.py                      the task copy: SMT and DMT, some three minutes
     python smt.py --task list          all tasks
@@ -88,14 +88,14 @@ An update of SMT: train encoder, decoder, rnn.cell and rnn.embed
     minimise L_dec + progress λ_dyn L_dyn + L_read + λ_unif L_unif
 
     loss     at which t                           trains
-    L_dec    J random t, the same in all rows     encoder, decoder
+    L_dec    J random t, the same in all rows     encoder, decoder with its readout
     L_dyn    all t; m_{-1} is m_∅                 encoder, rnn.cell, rnn.embed
     L_read   all t with a target; it is (ours)    encoder, decoder.readout
     L_unif   those of L_dec                       encoder
 
     u_a and u_b are the same memory token of two sequences at one time, scaled to length
-    1. The paper pairs all tokens, so the same token is (ours), and so are J > 1 and
-    progress. m_∅ is never decoded or read; of the losses L_dyn alone takes it.
+    1. To pair only the same token is (ours); the paper pairs all tokens. J > 1 and
+    progress are (ours), too. Of the four losses only L_dyn takes m_∅.
 
 After SMT: rnn.empty_memory = m_∅, rnn.readout = a copy of decoder.readout
 
@@ -137,9 +137,9 @@ Right answers of the RNN alone, with an MLP as its cell, over three or four seed
     after SMT and the paper's DMT           91 %           99.9 %    (one seed each)
     after BPTT, in at most as many seconds  99.9 %         11 to 13 %
 
-With a GRU as its cell BPTT brings retrieval to 100 %. In five of eight tasks BPTT is as
-good as SMT and DMT, or better. README.md has them all, and experiments/README.md says
-what some of the parts that are ours gain. Nothing has run on a GPU yet.
+BPTT brings retrieval to 100 % if the cell is a GRU. In six of eight tasks BPTT is as
+good as SMT and DMT together, or better. README.md has all tasks. What some of the
+(ours) parts gain is in experiments/README.md. Nothing has run on a GPU yet.
 """
 
 import argparse
@@ -174,8 +174,6 @@ from data import TASKS, WrongInput, filename, list_tasks, number, whole
 
 # The method's name in directories, in checkpoints and in the recipes of tasks.
 # bptt_baseline.py and nextlat.py are copies of this program with another first phase.
-# Some lines ask for 'not "dmt"' instead of "smt", or whether an option exists, so that
-# they are the same in all three.
 METHOD = "smt"
 HEAD_SIZE = 16  # numbers in an attention head
 
@@ -185,9 +183,7 @@ def rotary(h: Tensor) -> Tensor:
     """Rotary positions: turn pairs of numbers by an angle that grows with the position.
 
     h (N, heads, S, head size) -> the same shape. Positions enter the product of a
-    turned query and a turned key only by their difference. In the encoder the start
-    token has position 0, and x_t has t + 1. In networks that take a memory its
-    tokens come first, and inputs follow.
+    turned query and a turned key only by their difference.
     """
     S, head_size = h.shape[-2:]
     position = torch.arange(S, device=h.device)
@@ -509,8 +505,9 @@ def smt_loss(
     L_unif = uniformity_loss(m, times)
 
     # L_dyn's weight grows from 0 to λ_dyn (ours). We think that at full weight from the
-    # start it makes the encoder write labels that hold little, as those are easy to
-    # predict. With a constant 5 copy has 27 % after SMT (one seed).
+    # start L_dyn makes the encoder write labels that hold little, as those are easy to
+    # predict. With a constant weight of 5 copy has 27 % right answers after SMT, and
+    # with a growing one 75 % (one seed).
     dynamics_weight = args.lambda_dyn * batch.progress
     loss = L_dec + dynamics_weight * L_dyn + L_read + args.lambda_unif * L_unif
     parts = {"decode": L_dec, "dynamics": L_dyn, "read": L_read, "uniformity": L_unif}
@@ -556,12 +553,12 @@ def dynamics_loss(rnn: RNN, m_before: Tensor, m: Tensor, x: Tensor) -> Tensor:
     window? An example: Tf = 2, and x_0 matters only for y_5. L_dec decodes y_5 from m_5
     and m_4, and the encoder sees the whole prefix. So it learns to put x_0 into these
     two labels. The cell must make m_4 from m_3 and x_4, and x_4 does not show x_0. So
-    L_dyn is small only if m_3 holds x_0, too. The same goes for m_2, then for m_1, then
-    for m_0. Over many updates this demand can move back, label by label, to the first
-    label that sees x_0.
+    L_dyn is small only if m_3 holds x_0, too. Over many updates this demand can move
+    back in the same way, to m_2, m_1 and m_0.
 
-    No gradient passes through more than one step of the RNN, so none can fade on a way
-    through T steps. The depth of encoder and decoder does not grow with T.
+    A gradient passes through one step of the RNN at most. It reaches inputs far back
+    through the encoder, whose depth does not grow with T. So it passes no chain of T
+    steps, in which it could fade.
     """
     before = m_before.flatten(0, 1)  # (B T, K, d)
     inputs = x.flatten()  # (B T,)
@@ -597,8 +594,8 @@ def uniformity_loss(m: Tensor, times: list[int]) -> Tensor:
 def hand_over_to_rnn(models: nn.ModuleDict):
     """Copy m_∅ and decoder.readout into the RNN.
 
-    train_phase calls this before every evaluation of SMT, also before the last. Then
-    DMT trains the copy, rnn.readout. decoder.readout stays as it is, for the teacher.
+    train_phase calls this before every evaluation of SMT. DMT starts from the last of
+    these copies and trains rnn.readout. decoder.readout stays as it is: the teacher.
     """
     rnn = models["rnn"]
     empty_prefix = torch.zeros(1, 0, dtype=torch.long, device=rnn.empty_memory.device)
@@ -642,9 +639,9 @@ def dmt_loss(
 ) -> tuple[Tensor, dict]:
     """The RNN runs alone and is pulled to the labels -> the loss, its parts by name.
 
-    A label depends on inputs only. So it says what would have been right, wherever the
-    RNN has drifted to. This is DAgger (Ross et al. 2011): a learner acts, and an
-    expert, here the encoder, says what would have been right there.
+    A label depends on inputs only, so it stays right wherever the RNN has drifted to.
+    This is DAgger (Ross et al. 2011): a learner acts, and an expert, here the encoder,
+    says what would have been right.
 
     The gradient is cut every H steps. With H > 1 (ours) an error also trains the
     earlier steps that caused it.
@@ -679,6 +676,8 @@ def dmt_loss(
 # The method ends here. The rest is the program: networks in chunks, evaluation,
 # samples, optimisers, the training loop, several processes, files, the command line.
 # train_phase makes the updates; Models.forward calls the losses that phases() names.
+# Some lines ask for 'not "dmt"' instead of "smt", or whether an option exists, so that
+# they are the same in bptt_baseline.py and nextlat.py.
 # ======================================================================================
 
 # --------------------------------------------- networks that take many memories at once
@@ -1352,7 +1351,7 @@ TRAINING_OPTIONS = [
     ("dmt-steps", 500, whole(0), "updates of DMT"),
     ("dmt-lr", 5e-4, number(1e-12), "AdamW's peak rate in DMT, Muon's likewise"),
     ("truncate", 64, whole(1), "H, steps that DMT's gradient passes through"),
-    ("attach-readout", False, bool, "in DMT targets train the cell; labels fade out"),
+    ("attach-readout", False, bool, "in DMT targets train the cell; L_labels fades"),
     ("batch-size", 32, whole(1, MAX_ROWS), "sequences in an update before DMT"),
     ("dmt-batch-size", 32, whole(1, MAX_ROWS), "sequences in an update of DMT"),
     ("seed", 0, whole(0), "seed of weights, data and all other draws"),
@@ -1378,7 +1377,7 @@ RUN_OPTIONS = [
     ),
     ("compile", False, bool, "compile Transformers and cells, for updates"),
     ("eval-every", 100, whole(1), "steps between evaluations, which save the run"),
-    ("eval-length", 1, [1, 2, 4, 8], "at the end test on up to so many times T, too"),
+    ("eval-length", 1, [1, 2, 4, 8], "at the end test on 2, 4, .. times T, too"),
     (
         "out",
         None,
@@ -1387,7 +1386,7 @@ RUN_OPTIONS = [
     ),
     ("init", None, filename, "directory of a run: begin with its networks and sizes"),
     ("resume", False, bool, "go on with the run in --out"),
-    ("sample", None, whole(1, MAX_ROWS), "show this many samples of the run in --out"),
+    ("sample", None, whole(1, MAX_ROWS), "show so many samples of --out; don't train"),
 ]
 # The sizes, rates and weights of SMT's authors, from their notebook, and the paper's H.
 # All else that is marked (ours) stays: their optimiser was AdamW, for example. Their
@@ -1438,7 +1437,7 @@ def make_parser(groups: dict[str, list], task=None) -> argparse.ArgumentParser:
     for title, options in groups.items():
         group = parser.add_argument_group(title)
         for name, default, kind, meaning in options:
-            how = {"type": kind, "metavar": "X"}
+            how = {"type": kind, "metavar": "PATH" if kind is filename else "X"}
             if kind is bool:
                 how = {"action": argparse.BooleanOptionalAction}  # also --no-NAME
             if isinstance(kind, list):

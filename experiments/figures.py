@@ -243,7 +243,7 @@ def run(directories: list[str], path: Path, title: str):
     if guessing.endswith("%"):
         chance = float(guessing.removesuffix(" %")) / 100
         answers.axhline(chance, color="#777777", ls=":", lw=2, label="guessing")
-        answers.legend(fontsize=12, loc="lower right")
+        answers.legend(fontsize=12, loc="center right")
     axes = None
     for column, (phase, own) in enumerate(phases.items()):
         axes = figure.add_subplot(grid[1, column], sharey=axes)

@@ -387,7 +387,7 @@ class Modular(Task):
 
 
 class Parity(Task):
-    """Bits; the answer at each is 1 if the number of ones so far is odd. T = length."""
+    """Bits; the answer at each is 1 if the number of ones so far is odd."""
 
     options = [("length", 32, LENGTH, "bits in a sequence")]
     recipe = {

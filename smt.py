@@ -1386,7 +1386,7 @@ RUN_OPTIONS = [
     ),
     ("init", None, filename, "directory of a run: begin with its networks and sizes"),
     ("resume", False, bool, "go on with the run in --out"),
-    ("sample", None, whole(1, MAX_ROWS), "show so many samples of --out; don't train"),
+    ("sample", None, whole(1, MAX_ROWS), "don't train; show so many samples of --out"),
 ]
 # The sizes, rates and weights of SMT's authors, from their notebook, and the paper's H.
 # All else that is marked (ours) stays: their optimiser was AdamW, for example. Their
@@ -1425,13 +1425,13 @@ def make_parser(groups: dict[str, list], task=None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=Path(__file__).name,
         description=__doc__.splitlines()[0],
-        usage="%(prog)s [--task NAME] [options]; see --help",
+        usage="%(prog)s [--task NAME] [options]",
         epilog="--task NAME --help shows options and defaults of another task.",
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
         add_help=task is not None,
     )
-    tasks = f"{', '.join(TASKS)}; list describes them (default: copy)"
+    tasks = f"{', '.join(TASKS)}; --task list describes them (default: copy)"
     parser.add_argument("--task", metavar="NAME", help=tasks)
     special = {} if task is None else special_defaults(task)
     for title, options in groups.items():

@@ -17,8 +17,7 @@ Glossary
                              x_0 .. x_t
              m, m_before     (B, T, K, d) labels[:, 1:] and labels[:, :-1]: m[:, t] is
                              m_t, and m_before[:, t] is m_{t-1}
-             teacher         the readout on labels: what the RNN would answer if its
-                             memories were equal to the labels
+             teacher         decoder.readout on the labels
   m̂_t        memory          (B, K, d) the RNN's own memory of x_0 .. x_t. Where a
                              network takes a memory, a label fits, too.
              memories        (B, T, K, d) those of all times: memories[:, t] is m̂_t
@@ -42,7 +41,8 @@ Glossary
   A product in a shape is one dimension: (B T, K, d) has three. data.py says what a
   task is.
 
-  An example, the task copy with three symbols and a delay of two; y = -1 is shown as -
+  An example, the task copy with three symbols and a delay of two. In x, . is a blank
+  and | asks; then x shows the answers so far. In y, - is -1: nothing is asked.
       x   5 1 7 . . | 5 1
       y   - - - - - 5 1 7
 
@@ -240,10 +240,9 @@ class Encoder(nn.Module):
 
     def write_labels(self, h: Tensor) -> Tensor:
         """The labels of all times: h (B, T + 1, W) -> (B, T + 1, K, d)."""
-        # A label (K d = 256 by default) is wider than the encoder's token (W = 128, in
-        # some tasks 64), and a linear map of one token tells no more than the token.
-        # Attention with K d / HEAD_SIZE heads adds what it gathers from the whole
-        # prefix. Each head writes HEAD_SIZE numbers of one memory token. (ours)
+        # By default a label has K d = 256 numbers, the encoder's token W = 128 or 64.
+        # A linear map of the token tells no more than the token. So attention (ours)
+        # gathers more from the whole prefix, with K d / HEAD_SIZE heads.
         qkv = self.label_qkv(h)  # (B, T + 1, 3 K d)
         gathered = attention(qkv, causal=True)  # (B, T + 1, K d)
         labels = self.label_from_token(h) + gathered

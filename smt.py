@@ -1,10 +1,10 @@
 """Supervised Memory Training (SMT): pretrain an RNN without unrolling it.
 
 After Kumar & Isola, Pretraining Recurrent Networks without Recurrence,
-arXiv:2606.06479. (ours) marks what we changed or added. Sizes and layers of networks,
-weights of losses and settings of optimisers are ours, too, and carry no mark.
+arXiv:2606.06479. (ours) marks what we changed or added. Sizes and ordinary layers of
+networks, weights of losses and settings of optimisers are ours, too, without a mark.
 --preset paper sets only the options listed in PAPER, near the end of this file, to the
-authors' values. So no run here reproduces one of theirs.
+authors' values. No run here reproduces one of theirs.
 
     python smt.py                      the task copy: SMT and DMT, some three minutes
     python smt.py --task list          all tasks
@@ -15,8 +15,8 @@ different networks and trains them together:
 - The encoder, a Transformer, reads a prefix x_0 .. x_t and writes a memory of it, the
   label m_t. It is causal, so one pass writes the labels of all prefixes (ours).
 - The decoder gets a label m_t and must predict a window of targets, y_t .. y_{t+Tf-1}.
-  For each it also sees the inputs after x_t up to the target's own time. So the label
-  has to hold what these targets need of x_0 .. x_t.
+  For y_s it also sees x_{t+1} .. x_s. So the label has to hold what these targets
+  need of x_0 .. x_t.
 - The readout is the decoder without inputs after x_t: it predicts y_t alone. A loss of
   its own (ours) trains it at all t with a target.
 - The RNN's cell learns single steps: from a label and the next input it must make the
@@ -29,12 +29,12 @@ different networks and trains them together:
 
 When the RNN runs alone, each step starts from the memory that it made itself, which is
 never exactly the label. In SMT the cell never started from such a memory, so it has not
-learnt to correct the error, and the next memory can be further off: the RNN drifts.
+learnt to correct the error. The next memory can be further off: the RNN drifts.
 DAgger Memory Training (DMT), the second phase, lets the RNN run on its own memories and
 pulls each to the label of the same prefix. SMT never unrolls the RNN. DMT does, and by
 default its gradient goes back through up to 64 steps (ours; one step in the paper).
 
-At inference the RNN and a copy of the readout are all that is needed. The RNN starts
+At inference only the RNN is needed, with its own copy of the readout. The RNN starts
 from the label of the empty prefix. A new input costs one step and one readout, and the
 memory keeps its size.
 
@@ -47,8 +47,7 @@ Glossary
                              x_0 .. x_t
              m, m_before     (B, T, K, d) labels[:, 1:] and labels[:, :-1]: m[:, t] is
                              m_t, and m_before[:, t] is m_{t-1}
-             teacher         the readout on labels: what the RNN would answer if its
-                             memories were equal to the labels
+             teacher         decoder.readout on the labels
   m̂_t        memory          (B, K, d) the RNN's own memory of x_0 .. x_t. Where a
                              network takes a memory, a label fits, too.
              memories        (B, T, K, d) those of all times: memories[:, t] is m̂_t
@@ -75,7 +74,8 @@ Glossary
   A product in a shape is one dimension: (B T, K, d) has three. data.py says what a
   task is.
 
-  An example, the task copy with three symbols and a delay of two; y = -1 is shown as -
+  An example, the task copy with three symbols and a delay of two. In x, . is a blank
+  and | asks; then x shows the answers so far. In y, - is -1: nothing is asked.
       x   5 1 7 . . | 5 1
       y   - - - - - 5 1 7
 
@@ -294,10 +294,9 @@ class Encoder(nn.Module):
 
     def write_labels(self, h: Tensor) -> Tensor:
         """The labels of all times: h (B, T + 1, W) -> (B, T + 1, K, d)."""
-        # A label (K d = 256 by default) is wider than the encoder's token (W = 128, in
-        # some tasks 64), and a linear map of one token tells no more than the token.
-        # Attention with K d / HEAD_SIZE heads adds what it gathers from the whole
-        # prefix. Each head writes HEAD_SIZE numbers of one memory token. (ours)
+        # By default a label has K d = 256 numbers, the encoder's token W = 128 or 64.
+        # A linear map of the token tells no more than the token. So attention (ours)
+        # gathers more from the whole prefix, with K d / HEAD_SIZE heads.
         qkv = self.label_qkv(h)  # (B, T + 1, 3 K d)
         gathered = attention(qkv, causal=True)  # (B, T + 1, K d)
         labels = self.label_from_token(h) + gathered
@@ -486,7 +485,7 @@ def read_loss(readout: Readout, read_from: Tensor, batch: Batch) -> Tensor:
 def smt_loss(
     models: nn.ModuleDict, batch: Batch, args: Namespace
 ) -> tuple[Tensor, dict]:
-    """The four losses of SMT on a batch, added up -> the sum, and its parts by name.
+    """The four losses of SMT on a batch -> their weighted sum, and each loss by name.
 
     The price of not unrolling the RNN is two more networks, encoder and decoder, and
     the encoder's attention, whose time grows with T^2.

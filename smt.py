@@ -15,8 +15,8 @@ different networks and trains them together:
 - The encoder, a Transformer, reads a prefix x_0 .. x_t and writes a memory of it, the
   label m_t. It is causal, so one pass writes the labels of all prefixes (ours).
 - The decoder gets a label m_t and must predict a window of targets, y_t .. y_{t+Tf-1}.
-  For y_s it also sees x_{t+1} .. x_s. So the label has to hold what these targets
-  need of x_0 .. x_t.
+  For each y_s of these it also sees x_{t+1} .. x_s. So the label has to hold what
+  these targets need of x_0 .. x_t.
 - The readout is the decoder without inputs after x_t: it predicts y_t alone. A loss of
   its own (ours) trains it at all t with a target.
 - The RNN's cell learns single steps: from a label and the next input it must make the
@@ -93,8 +93,8 @@ An update of SMT: train encoder, decoder, rnn.cell and rnn.embed
     L_read   all t with a target; it is (ours)    encoder, decoder.readout
     L_unif   those of L_dec                       encoder
 
-    u_a and u_b are the same memory token of two sequences at one time, scaled to length
-    1. To pair only the same token is (ours); the paper pairs all tokens. J > 1 and
+    u_a and u_b are the same memory token of two sequences at one time, scaled to unit
+    length. To pair only the same token is (ours); the paper pairs all tokens. J > 1 and
     progress are (ours), too. Of the four losses only L_dyn takes m_∅.
 
 After SMT: rnn.empty_memory = m_∅, rnn.readout = a copy of decoder.readout

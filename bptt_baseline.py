@@ -37,6 +37,7 @@ An update of BPTT: train the RNN
 
 import argparse
 import difflib
+import functools
 import importlib.util
 import json
 import math
@@ -139,6 +140,35 @@ class Transformer(nn.Module):
         return h
 
 
+# ------------------------------------------------------------- many memories in chunks
+MAX_ROWS = 65_535  # in a call of attention; some CUDA kernels fail with more
+MAX_NUMBERS = 2**22  # in the memories that a network takes at once
+
+
+def in_chunks(network: Callable) -> Callable:
+    """A decorator: network(self, rows, *inputs) works on a large N in chunks.
+
+    The result is the same. rows (N, K, d) are labels or memories; inputs (N, ..) are
+    what else the network takes. A chunk has at most MAX_ROWS rows and MAX_NUMBERS
+    numbers, but at least one row. Usually one chunk is enough. Otherwise activations
+    are not kept, and the backward pass computes them again (checkpointing). At the
+    authors' sizes that saves 130 GiB in SMT (B = 128, T = 256, fp32), as
+    experiments/memory.py counts it.
+    """
+
+    @functools.wraps(network)
+    def chunked(self, rows: Tensor, *inputs: Tensor) -> Tensor:
+        rows_per_chunk = min(MAX_ROWS, max(1, MAX_NUMBERS // rows.shape[1:].numel()))
+        if len(rows) <= rows_per_chunk:
+            return network(self, rows, *inputs)
+        results = []
+        for chunk in zip(*[given.split(rows_per_chunk) for given in (rows, *inputs)]):
+            results.append(checkpoint(network, self, *chunk, use_reentrant=False))
+        return torch.cat(results)
+
+    return chunked
+
+
 # ------------------------------------------------------------------------------ readout
 class Readout(nn.Module):
     """g: a small Transformer over the tokens of a memory.
@@ -156,10 +186,10 @@ class Readout(nn.Module):
     def forward(self, memory: Tensor) -> Tensor:
         *leading, K, d = memory.shape
         tokens = memory.reshape(-1, K, d)  # (N, K, d)
-        # = self.logits_at_last_token(tokens), some rows at a time if N is large
-        logits = in_chunks(self.logits_at_last_token, tokens)  # (N, V)
+        logits = self.logits_at_last_token(tokens)  # (N, V)
         return logits.unflatten(0, leading)
 
+    @in_chunks
     def logits_at_last_token(self, tokens: Tensor) -> Tensor:
         """The memory's tokens (N, K, d) -> logits (N, V), read at the last token."""
         h = self.body(tokens)  # (N, K, d)
@@ -237,6 +267,7 @@ class RNN(nn.Module):
         # m_∅. hand_over_to_rnn copies it from the encoder; bptt_baseline.py trains it.
         self.empty_memory = nn.Parameter(torch.randn(args.memory_tokens, args.dim))
 
+    @in_chunks
     def step(self, memory: Tensor, x_t: Tensor) -> Tensor:
         """memory (N, K, d), x_t (N,) -> the next memory (N, K, d), tokens of RMS 1."""
         memory = self.cell(memory, self.embed(x_t))
@@ -259,7 +290,14 @@ class RNN(nn.Module):
 
 # ------------------------------------------------------------ what an update works on
 class Batch(NamedTuple):
-    """The sequences of an update, and what else its loss depends on."""
+    """The sequences of an update, and what else its loss depends on.
+
+    An example of x and y, the task copy with three symbols and a delay of two. In x, .
+    is a blank and | asks; then x shows the answers so far. In y, - is -1: nothing is
+    asked. data.py has the tasks.
+        x   5 1 7 . . | 5 1
+        y   - - - - - 5 1 7
+    """
 
     x: Tensor  # (B, T)
     y: Tensor  # (B, T)
@@ -319,29 +357,6 @@ def bptt_loss(
     L_read = read_loss(rnn.readout, memories, batch)
     loss = L_read
     return loss, {"read": L_read}
-
-
-# --------------------------------------------- networks that take many memories at once
-MAX_ROWS = 65_535  # in a call of attention; some CUDA kernels fail with more
-MAX_NUMBERS = 2**22  # in the memories that a network takes at once
-
-
-def in_chunks(network: Callable, rows: Tensor, *inputs: Tensor) -> Tensor:
-    """The same as network(rows, *inputs), in chunks if N is too large to do it at once.
-
-    rows (N, K, d) are labels or memories; inputs (N, ..) are what else the network
-    takes. A chunk has at most MAX_ROWS rows and MAX_NUMBERS numbers, but at least one
-    row. Usually one chunk is enough. Otherwise activations are not kept, and the
-    backward pass computes them again (checkpointing). At the authors' sizes that saves
-    130 GiB in SMT (B = 128, T = 256, fp32), as experiments/memory.py counts it.
-    """
-    rows_per_chunk = min(MAX_ROWS, max(1, MAX_NUMBERS // rows.shape[1:].numel()))
-    if len(rows) <= rows_per_chunk:
-        return network(rows, *inputs)
-    results = []
-    for chunk in zip(*[tensor.split(rows_per_chunk) for tensor in (rows, *inputs)]):
-        results.append(checkpoint(network, *chunk, use_reentrant=False))
-    return torch.cat(results)
 
 
 # --------------------------------------------------- evaluate and sample: the RNN alone

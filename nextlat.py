@@ -1,12 +1,11 @@
 """Next-Latent Prediction (NextLat) in the place of Supervised Memory Training (SMT).
 
 After Teoh et al., Next-Latent Prediction Transformers Learn Compact World Models,
-arXiv:2511.05963. Read smt.py first, then `diff smt.py nextlat.py`. There is no decoder.
-Encoder and readout learn to tell y_t from m_t. From each label the RNN goes A steps,
-the later ones from its own guesses, and must meet the labels there. These are detached,
-so no uniformity is needed. The gradient goes back through the steps to their first
-label, which so must hold what the later ones need. Teoh et al. keep the Transformer.
-Here the RNN is kept, and DMT follows. "The paper" and (ours) are those of smt.py.
+arXiv:2511.05963. Read smt.py first; "the paper" and (ours) are those of smt.py. Encoder
+and readout learn to tell y_t from m_t, without a decoder. From each label the RNN makes
+A steps, the later ones from its own guesses, and must meet the labels there. These are
+detached, so no uniformity is needed. The gradient goes back to the first label, which
+so must hold what the later ones need. Teoh et al. keep the Transformer, we the RNN.
 
 Glossary
   symbol     here            shape and meaning
@@ -17,7 +16,6 @@ Glossary
                              x_0 .. x_t
              m, m_before     (B, T, K, d) labels[:, 1:] and labels[:, :-1]: m[:, t] is
                              m_t, and m_before[:, t] is m_{t-1}
-             teacher         decoder.readout on the labels
   m̂_t        memory          (B, K, d) the RNN's own memory of x_0 .. x_t. Where a
                              network takes a memory, a label fits, too.
              memories        (B, T, K, d) those of all times: memories[:, t] is m̂_t
@@ -25,6 +23,7 @@ Glossary
   f          rnn.step        m_{t-1} or m̂_{t-1}, x_t -> a guess of m_t: embed x_t,
                              rnn.cell, scale to RMS 1
   g          readout         m_t -> logits of y_t; DMT trains its copy, rnn.readout
+             teacher         decoder.readout on the labels
   A          horizon         steps ahead that the RNN makes from a label
   H          truncate        the most RNN steps that DMT's gradient passes through
   λ_dyn      lambda_dyn      weight of L_dyn
@@ -32,19 +31,12 @@ Glossary
   progress   progress        share of the phase's updates that are done, 0 at first
   B, T       sequences in an update, times in a sequence
   V          size of the vocabulary
-  K          memory_tokens   tokens of a memory
-  d          dim             numbers in each of them
-  W          width           numbers in a token of the encoder
+  K, d       memory_tokens, dim: tokens of a memory, numbers in each of them
+  W          width: numbers in a token of the encoder
   N, S       any number of rows, any number of tokens in a row
   A step is one application of the RNN. An update is one application of the optimisers;
   only options (--steps) and the training loop call it a step, as is usual.
-  A product in a shape is one dimension: (B T, K, d) has three. data.py says what a
-  task is.
-
-  An example, the task copy with three symbols and a delay of two. In x, . is a blank
-  and | asks; then x shows the answers so far. In y, - is -1: nothing is asked.
-      x   5 1 7 . . | 5 1
-      y   - - - - - 5 1 7
+  A product in a shape is one dimension: (B T, K, d) has three.
 
 An update of NextLat: train encoder, readout, rnn.cell and rnn.embed
     m_∅, m_0 .. m_{T-1} = encoder(x)
@@ -56,11 +48,11 @@ An update of NextLat: train encoder, readout, rnn.cell and rnn.embed
     minimise L_read + λ_dyn L_dyn + λ_kl L_kl
 
     L_dyn is a mean over t, then over a. L_read and L_kl are at times with a target.
-    L_read trains encoder and readout, L_dyn and L_kl train encoder and f.
+    L_dyn and L_kl train encoder and f, L_read encoder and readout.
 
 After NextLat: rnn.empty_memory = m_∅, rnn.readout = a copy of readout
 
-An update of DMT: train rnn.cell, rnn.embed and rnn.readout
+An update of DMT: train rnn.cell, rnn.embed and rnn.readout; the encoder is frozen
     _, m_0 .. m_{T-1} = encoder(x)
     cuts = every H-th t, the first of them random; none if H >= T
     m̂ = rnn.empty_memory
@@ -72,26 +64,14 @@ An update of DMT: train rnn.cell, rnn.embed and rnn.readout
     L_read   = mean cross_entropy(rnn.readout(detach(m̂_t)), y_t)
     minimise L_labels + L_read
 
-    With --attach-readout (ours; the default in stack, parity, text and pixels):
-    L_read   = mean cross_entropy(rnn.readout(m̂_t), y_t)
-    minimise 0.1 (1 - progress) L_labels + L_read
-
-    loss     at which t             trains
-    L_labels all t                  rnn.cell, rnn.embed
-    L_read   all t with a target    rnn.readout; attached: rnn.cell, rnn.embed, too
-
-    The encoder is frozen: no loss of DMT asks that labels hold anything. If the encoder
-    were trained, its labels could become easy to follow by holding nothing. m_∅ is
-    frozen, too, as it is the label of the empty prefix already.
-
-    With H = 1 and without --attach-readout this is the paper's DMT. The default is
-    H = 64 (ours). Where T <= 64, which by default is so in all tasks but pixels, DMT is
-    BPTT through the whole sequence, with the distance to the labels as its loss. With
-    --attach-readout that distance fades out, and in the end the targets alone train.
+    L_labels pulls the cell to the labels, at all t. L_read trains the readout alone.
+    --attach-readout (ours) leaves out the detach in L_read, so that the targets train
+    the cell, too, and gives L_labels the weight 0.1 (1 - progress).
 """
 
 import argparse
 import difflib
+import functools
 import importlib.util
 import json
 import math
@@ -194,6 +174,35 @@ class Transformer(nn.Module):
         return h
 
 
+# ------------------------------------------------------------- many memories in chunks
+MAX_ROWS = 65_535  # in a call of attention; some CUDA kernels fail with more
+MAX_NUMBERS = 2**22  # in the memories that a network takes at once
+
+
+def in_chunks(network: Callable) -> Callable:
+    """A decorator: network(self, rows, *inputs) works on a large N in chunks.
+
+    The result is the same. rows (N, K, d) are labels or memories; inputs (N, ..) are
+    what else the network takes. A chunk has at most MAX_ROWS rows and MAX_NUMBERS
+    numbers, but at least one row. Usually one chunk is enough. Otherwise activations
+    are not kept, and the backward pass computes them again (checkpointing). At the
+    authors' sizes that saves 130 GiB in SMT (B = 128, T = 256, fp32), as
+    experiments/memory.py counts it.
+    """
+
+    @functools.wraps(network)
+    def chunked(self, rows: Tensor, *inputs: Tensor) -> Tensor:
+        rows_per_chunk = min(MAX_ROWS, max(1, MAX_NUMBERS // rows.shape[1:].numel()))
+        if len(rows) <= rows_per_chunk:
+            return network(self, rows, *inputs)
+        results = []
+        for chunk in zip(*[given.split(rows_per_chunk) for given in (rows, *inputs)]):
+            results.append(checkpoint(network, self, *chunk, use_reentrant=False))
+        return torch.cat(results)
+
+    return chunked
+
+
 # --------------------------------------------- encoder: the labels of all times at once
 class Encoder(nn.Module):
     """E: x (B, T) -> labels (B, T + 1, K, d).
@@ -271,10 +280,10 @@ class Readout(nn.Module):
     def forward(self, memory: Tensor) -> Tensor:
         *leading, K, d = memory.shape
         tokens = memory.reshape(-1, K, d)  # (N, K, d)
-        # = self.logits_at_last_token(tokens), some rows at a time if N is large
-        logits = in_chunks(self.logits_at_last_token, tokens)  # (N, V)
+        logits = self.logits_at_last_token(tokens)  # (N, V)
         return logits.unflatten(0, leading)
 
+    @in_chunks
     def logits_at_last_token(self, tokens: Tensor) -> Tensor:
         """The memory's tokens (N, K, d) -> logits (N, V), read at the last token."""
         h = self.body(tokens)  # (N, K, d)
@@ -352,6 +361,7 @@ class RNN(nn.Module):
         # m_∅. hand_over_to_rnn copies it from the encoder; bptt_baseline.py trains it.
         self.empty_memory = nn.Parameter(torch.randn(args.memory_tokens, args.dim))
 
+    @in_chunks
     def step(self, memory: Tensor, x_t: Tensor) -> Tensor:
         """memory (N, K, d), x_t (N,) -> the next memory (N, K, d), tokens of RMS 1."""
         memory = self.cell(memory, self.embed(x_t))
@@ -374,7 +384,14 @@ class RNN(nn.Module):
 
 # ------------------------------------------------------------ what an update works on
 class Batch(NamedTuple):
-    """The sequences of an update, and what else its loss depends on."""
+    """The sequences of an update, and what else its loss depends on.
+
+    An example of x and y, the task copy with three symbols and a delay of two. In x, .
+    is a blank and | asks; then x shows the answers so far. In y, - is -1: nothing is
+    asked. data.py has the tasks.
+        x   5 1 7 . . | 5 1
+        y   - - - - - 5 1 7
+    """
 
     x: Tensor  # (B, T)
     y: Tensor  # (B, T)
@@ -427,7 +444,7 @@ def nextlat_loss(
         # From here on guess[:, t] is a guess of m_{t+a}, made from m_{t-1}.
         before = guess[:, : T - a]  # (B, T - a, K, d)
         inputs = batch.x[:, a:]  # (B, T - a)
-        guess = in_chunks(rnn.step, before.flatten(0, 1), inputs.flatten())
+        guess = rnn.step(before.flatten(0, 1), inputs.flatten())
         guess = guess.view_as(before)  # (B, T - a, K, d)
         dynamics.append(F.smooth_l1_loss(guess, m[:, a:].detach()))
         q = rnn.readout(guess[:, asked]).float().log_softmax(-1)  # (B, S, V)
@@ -491,15 +508,21 @@ def dmt_loss(
 ) -> tuple[Tensor, dict]:
     """The RNN runs alone and is pulled to the labels -> the loss, its parts by name.
 
-    A label depends on inputs only, so it stays right wherever the RNN has drifted to.
     This is DAgger (Ross et al. 2011): a learner acts, and an expert, here the encoder,
-    says what would have been right.
+    says what would have been right. A label depends on inputs only, so it stays right
+    wherever the RNN has drifted to.
 
-    The gradient is cut every H steps. With H > 1 (ours) an error also trains the
-    earlier steps that caused it.
+    The encoder is frozen, as no loss of DMT asks that labels hold anything. If it were
+    trained, its labels could become easy to follow by holding nothing.
 
-    With --attach-readout (ours) L_read also trains the cell, and L_labels fades out. It
-    is for tasks that ask at half of the times or more.
+    The gradient is cut every H steps. H = 1 is the paper's DMT. The default is H = 64
+    (ours), so that an error also trains the earlier steps that caused it. Where T <= H,
+    which by default is so in all tasks but pixels, DMT is BPTT through the whole
+    sequence, with the distance to the labels as its loss.
+
+    --attach-readout (ours) is for tasks that ask at half of the times or more; it is
+    the default in stack, parity, text and pixels. L_read also trains the cell there,
+    and L_labels fades out, so in the end the targets alone train.
     """
     with torch.no_grad():  # the encoder is frozen
         m = models["encoder"](batch.x)[:, 1:]  # (B, T, K, d)
@@ -525,34 +548,12 @@ def dmt_loss(
 
 
 # ======================================================================================
-# The method ends here. The rest is the program: networks in chunks, evaluation,
-# samples, optimisers, the training loop, several processes, files, the command line.
+# The method ends here. The rest is the program: evaluation, samples, optimisers,
+# the training loop, several processes, files, the command line.
 # train_phase makes the updates; Models.forward calls the losses that phases() names.
 # Some lines ask for 'not "dmt"' instead of "smt", or whether an option exists, so that
 # they are the same in bptt_baseline.py and nextlat.py.
 # ======================================================================================
-
-# --------------------------------------------- networks that take many memories at once
-MAX_ROWS = 65_535  # in a call of attention; some CUDA kernels fail with more
-MAX_NUMBERS = 2**22  # in the memories that a network takes at once
-
-
-def in_chunks(network: Callable, rows: Tensor, *inputs: Tensor) -> Tensor:
-    """The same as network(rows, *inputs), in chunks if N is too large to do it at once.
-
-    rows (N, K, d) are labels or memories; inputs (N, ..) are what else the network
-    takes. A chunk has at most MAX_ROWS rows and MAX_NUMBERS numbers, but at least one
-    row. Usually one chunk is enough. Otherwise activations are not kept, and the
-    backward pass computes them again (checkpointing). At the authors' sizes that saves
-    130 GiB in SMT (B = 128, T = 256, fp32), as experiments/memory.py counts it.
-    """
-    rows_per_chunk = min(MAX_ROWS, max(1, MAX_NUMBERS // rows.shape[1:].numel()))
-    if len(rows) <= rows_per_chunk:
-        return network(rows, *inputs)
-    results = []
-    for chunk in zip(*[tensor.split(rows_per_chunk) for tensor in (rows, *inputs)]):
-        results.append(checkpoint(network, *chunk, use_reentrant=False))
-    return torch.cat(results)
 
 
 # --------------------------------------------------- evaluate and sample: the RNN alone

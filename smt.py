@@ -1,42 +1,36 @@
 """Supervised Memory Training (SMT): pretrain an RNN without unrolling it.
 
 After Kumar & Isola, Pretraining Recurrent Networks without Recurrence,
-arXiv:2606.06479. (ours) marks what we changed or added. Sizes and ordinary layers of
-networks, weights of losses and settings of optimisers are ours, too, without a mark.
---preset paper sets only the options listed in PAPER, near the end of this file, to the
-authors' values. No run here reproduces one of theirs.
+arXiv:2606.06479. What we changed or added is marked (ours). Sizes, weights of losses
+and settings of optimisers are ours, too, without a mark.
 
     python smt.py                      the task copy: SMT and DMT, some three minutes
     python smt.py --task list          all tasks
     python smt.py --task TASK --help   all options
 
 An RNN must learn what to remember, and how to update it. SMT gives these two jobs to
-different networks and trains them together:
-- The encoder, a Transformer, reads a prefix x_0 .. x_t and writes a memory of it, the
-  label m_t. It is causal, so one pass writes the labels of all prefixes (ours).
-- The decoder gets a label m_t and must predict a window of targets, y_t .. y_{t+Tf-1}.
-  For each y_s of these it also sees x_{t+1} .. x_s. So the label has to hold what
-  these targets need of x_0 .. x_t.
-- The readout is the decoder without inputs after x_t: it predicts y_t alone. A loss of
-  its own (ours) trains it at all t with a target.
-- The RNN's cell learns single steps: from a label and the next input it must make the
-  next label. Each step starts from a label of the encoder, and not from what the cell
-  made before. So no step waits for another, and the steps of all T times are rows of
-  one batch. Their loss also trains the encoder: m_t must hold all of m_{t+1} that
-  x_{t+1} does not show.
-- A fourth loss, of uniformity, pushes the labels of different sequences apart.
-  Otherwise steps could become easy because all labels are nearly the same.
+different networks and trains them together.
 
-When the RNN runs alone, each step starts from the memory that it made itself, which is
-never exactly the label. In SMT the cell never started from such a memory, so it has not
-learnt to correct the error. The next memory can be further off: the RNN drifts.
-DAgger Memory Training (DMT), the second phase, lets the RNN run on its own memories and
-pulls each to the label of the same prefix. SMT never unrolls the RNN. DMT does, and by
-default its gradient goes back through up to 64 steps (ours; one step in the paper).
+What to remember. The encoder, a Transformer, reads a prefix x_0 .. x_t and writes a
+memory of it, the label m_t. From m_t the decoder must predict the targets of the next
+Tf times. At each of these times it also sees the inputs since x_t. So m_t has to hold
+what these targets need of x_0 .. x_t.
 
-At inference only the RNN is needed, with its own copy of the readout. The RNN starts
-from the label of the empty prefix. A new input costs one step and one readout, and the
-memory keeps its size.
+How to update it. The RNN's cell gets a label m_{t-1} and the input x_t, and must make
+m_t. It starts from a label of the encoder, and not from what it made before. So no step
+waits for another, and the steps of all T times are rows of one batch.
+
+Running alone. Without the encoder each step starts from the memory that the RNN made
+itself, which is never exactly the label. SMT has not taught the cell to correct that
+error, so it can grow: the RNN drifts. DAgger Memory Training (DMT), the second phase,
+lets the RNN run on its own memories and pulls each to the label of the same prefix. SMT
+never unrolls the RNN. DMT does, and by default its gradient goes back through up to 64
+steps (ours; one step in the paper).
+
+In the end only the RNN is needed. It starts from the label of the empty prefix, and a
+new input costs one step and one readout. In the task copy 64 to 77 % of its answers are
+right after SMT, and 99.9 % after DMT. README.md has all results, also those where BPTT
+is as good or better. Nothing has run on a GPU yet.
 
 Glossary
   symbol     here            shape and meaning
@@ -47,17 +41,18 @@ Glossary
                              x_0 .. x_t
              m, m_before     (B, T, K, d) labels[:, 1:] and labels[:, :-1]: m[:, t] is
                              m_t, and m_before[:, t] is m_{t-1}
-             teacher         decoder.readout on the labels
   m̂_t        memory          (B, K, d) the RNN's own memory of x_0 .. x_t. Where a
                              network takes a memory, a label fits, too.
              memories        (B, T, K, d) those of all times: memories[:, t] is m̂_t
   E          encoder         x -> labels
-  D          decoder         m_t, x_{t+1} .. x_{t+Tf-1} -> logits of y_t .. y_{t+Tf-1}
+  D          decoder         m_t, x_{t+1} .. x_{t+Tf-1} -> logits of y_t .. y_{t+Tf-1};
+                             without inputs it is the readout
   f          rnn.step        m_{t-1} or m̂_{t-1}, x_t -> a guess of m_t: embed x_t,
                              rnn.cell, scale to RMS 1
   g          readout         m_t -> logits of y_t; DMT trains its copy, rnn.readout
-  Tf         future          times in a window: y_t .. y_{t+Tf-1} are decoded from m_t;
-                             fewer at the end of a sequence
+             teacher         decoder.readout on the labels
+  Tf         future          times whose targets are decoded from a label; fewer at
+                             the end of a sequence
   J          windows         labels of each sequence that are decoded in an update
   H          truncate        the most RNN steps that DMT's gradient passes through
   λ_dyn      lambda_dyn      weight of L_dyn
@@ -65,19 +60,12 @@ Glossary
   progress   progress        share of the phase's updates that are done, 0 at first
   B, T       sequences in an update, times in a sequence
   V          size of the vocabulary
-  K          memory_tokens   tokens of a memory
-  d          dim             numbers in each of them
-  W          width           numbers in a token of the encoder
+  K, d       memory_tokens, dim: tokens of a memory, numbers in each of them
+  W          width: numbers in a token of the encoder
   N, S       any number of rows, any number of tokens in a row
   A step is one application of the RNN. An update is one application of the optimisers;
   only options (--steps) and the training loop call it a step, as is usual.
-  A product in a shape is one dimension: (B T, K, d) has three. data.py says what a
-  task is.
-
-  An example, the task copy with three symbols and a delay of two. In x, . is a blank
-  and | asks; then x shows the answers so far. In y, - is -1: nothing is asked.
-      x   5 1 7 . . | 5 1
-      y   - - - - - 5 1 7
+  A product in a shape is one dimension: (B T, K, d) has three.
 
 An update of SMT: train encoder, decoder, rnn.cell and rnn.embed
     m_∅, m_0 .. m_{T-1} = encoder(x)
@@ -87,19 +75,16 @@ An update of SMT: train encoder, decoder, rnn.cell and rnn.embed
     L_unif = log mean exp(-2 |u_a - u_b|^2)
     minimise L_dec + progress λ_dyn L_dyn + L_read + λ_unif L_unif
 
-    loss     at which t                           trains
-    L_dec    J random t, the same in all rows     encoder, decoder with its readout
-    L_dyn    all t; m_{-1} is m_∅                 encoder, rnn.cell, rnn.embed
-    L_read   all t with a target; it is (ours)    encoder, decoder.readout
-    L_unif   those of L_dec                       encoder
-
-    u_a and u_b are the same memory token of two sequences at one time, scaled to unit
-    length. To pair only the same token is (ours); the paper pairs all tokens. J > 1 and
-    progress are (ours), too. Of the four losses only L_dyn takes m_∅.
+    L_dec   makes labels hold what the future needs; at J random times t (J > 1: ours).
+    L_dyn   trains the cell, and the encoder to write labels that the cell can follow;
+            at all t, where m_{-1} is m_∅. The growth of its weight is (ours).
+    L_read  makes the label alone tell y_t; at all t with a target (ours).
+    L_unif  pushes the labels of different sequences a and b apart; u is a token of a
+            label, scaled to length 1; at the times of L_dec.
 
 After SMT: rnn.empty_memory = m_∅, rnn.readout = a copy of decoder.readout
 
-An update of DMT: train rnn.cell, rnn.embed and rnn.readout
+An update of DMT: train rnn.cell, rnn.embed and rnn.readout; the encoder is frozen
     _, m_0 .. m_{T-1} = encoder(x)
     cuts = every H-th t, the first of them random; none if H >= T
     m̂ = rnn.empty_memory
@@ -111,39 +96,14 @@ An update of DMT: train rnn.cell, rnn.embed and rnn.readout
     L_read   = mean cross_entropy(rnn.readout(detach(m̂_t)), y_t)
     minimise L_labels + L_read
 
-    With --attach-readout (ours; the default in stack, parity, text and pixels):
-    L_read   = mean cross_entropy(rnn.readout(m̂_t), y_t)
-    minimise 0.1 (1 - progress) L_labels + L_read
-
-    loss     at which t             trains
-    L_labels all t                  rnn.cell, rnn.embed
-    L_read   all t with a target    rnn.readout; attached: rnn.cell, rnn.embed, too
-
-    The encoder is frozen: no loss of DMT asks that labels hold anything. If the encoder
-    were trained, its labels could become easy to follow by holding nothing. m_∅ is
-    frozen, too, as it is the label of the empty prefix already.
-
-    With H = 1 and without --attach-readout this is the paper's DMT. The default is
-    H = 64 (ours). Where T <= 64, which by default is so in all tasks but pixels, DMT is
-    BPTT through the whole sequence, with the distance to the labels as its loss. With
-    --attach-readout that distance fades out, and in the end the targets alone train.
-
-Right answers of the RNN alone, with an MLP as its cell, over three or four seeds:
-
-                                            copy           retrieval
-    guessing                                12.5 %         12.5 %
-    after SMT                               64 to 77 %     75 to 91 %
-    after SMT and DMT                       99.9 %         100 %
-    after SMT and the paper's DMT           91 %           99.9 %    (one seed each)
-    after BPTT, in at most as many seconds  99.9 %         11 to 13 %
-
-BPTT brings retrieval to 100 % if the cell is a GRU. In six of eight tasks BPTT is as
-good as SMT and DMT together, or better. README.md has all tasks. What some of the
-(ours) parts gain is in experiments/README.md. Nothing has run on a GPU yet.
+    L_labels pulls the cell to the labels, at all t. L_read trains the readout alone.
+    --attach-readout (ours) leaves out the detach in L_read, so that the targets train
+    the cell, too, and gives L_labels the weight 0.1 (1 - progress).
 """
 
 import argparse
 import difflib
+import functools
 import importlib.util
 import json
 import math
@@ -248,6 +208,35 @@ class Transformer(nn.Module):
         return h
 
 
+# ------------------------------------------------------------- many memories in chunks
+MAX_ROWS = 65_535  # in a call of attention; some CUDA kernels fail with more
+MAX_NUMBERS = 2**22  # in the memories that a network takes at once
+
+
+def in_chunks(network: Callable) -> Callable:
+    """A decorator: network(self, rows, *inputs) works on a large N in chunks.
+
+    The result is the same. rows (N, K, d) are labels or memories; inputs (N, ..) are
+    what else the network takes. A chunk has at most MAX_ROWS rows and MAX_NUMBERS
+    numbers, but at least one row. Usually one chunk is enough. Otherwise activations
+    are not kept, and the backward pass computes them again (checkpointing). At the
+    authors' sizes that saves 130 GiB in SMT (B = 128, T = 256, fp32), as
+    experiments/memory.py counts it.
+    """
+
+    @functools.wraps(network)
+    def chunked(self, rows: Tensor, *inputs: Tensor) -> Tensor:
+        rows_per_chunk = min(MAX_ROWS, max(1, MAX_NUMBERS // rows.shape[1:].numel()))
+        if len(rows) <= rows_per_chunk:
+            return network(self, rows, *inputs)
+        results = []
+        for chunk in zip(*[given.split(rows_per_chunk) for given in (rows, *inputs)]):
+            results.append(checkpoint(network, self, *chunk, use_reentrant=False))
+        return torch.cat(results)
+
+    return chunked
+
+
 # --------------------------------------------- encoder: the labels of all times at once
 class Encoder(nn.Module):
     """E: x (B, T) -> labels (B, T + 1, K, d).
@@ -325,10 +314,10 @@ class Readout(nn.Module):
     def forward(self, memory: Tensor) -> Tensor:
         *leading, K, d = memory.shape
         tokens = memory.reshape(-1, K, d)  # (N, K, d)
-        # = self.logits_at_last_token(tokens), some rows at a time if N is large
-        logits = in_chunks(self.logits_at_last_token, tokens)  # (N, V)
+        logits = self.logits_at_last_token(tokens)  # (N, V)
         return logits.unflatten(0, leading)
 
+    @in_chunks
     def logits_at_last_token(self, tokens: Tensor) -> Tensor:
         """The memory's tokens (N, K, d) -> logits (N, V), read at the last token."""
         h = self.body(tokens)  # (N, K, d)
@@ -429,6 +418,7 @@ class RNN(nn.Module):
         # m_∅. hand_over_to_rnn copies it from the encoder; bptt_baseline.py trains it.
         self.empty_memory = nn.Parameter(torch.randn(args.memory_tokens, args.dim))
 
+    @in_chunks
     def step(self, memory: Tensor, x_t: Tensor) -> Tensor:
         """memory (N, K, d), x_t (N,) -> the next memory (N, K, d), tokens of RMS 1."""
         memory = self.cell(memory, self.embed(x_t))
@@ -451,7 +441,14 @@ class RNN(nn.Module):
 
 # ------------------------------------------------------------ what an update works on
 class Batch(NamedTuple):
-    """The sequences of an update, and what else its loss depends on."""
+    """The sequences of an update, and what else its loss depends on.
+
+    An example of x and y, the task copy with three symbols and a delay of two. In x, .
+    is a blank and | asks; then x shows the answers so far. In y, - is -1: nothing is
+    asked. data.py has the tasks.
+        x   5 1 7 . . | 5 1
+        y   - - - - - 5 1 7
+    """
 
     x: Tensor  # (B, T)
     y: Tensor  # (B, T)
@@ -561,15 +558,17 @@ def dynamics_loss(rnn: RNN, m_before: Tensor, m: Tensor, x: Tensor) -> Tensor:
     """
     before = m_before.flatten(0, 1)  # (B T, K, d)
     inputs = x.flatten()  # (B T,)
-    guess = in_chunks(rnn.step, before, inputs)  # = rnn.step(before, inputs)
-    return F.mse_loss(guess, m.flatten(0, 1))  # both (B T, K, d)
+    guess = rnn.step(before, inputs)  # (B T, K, d)
+    return F.mse_loss(guess, m.flatten(0, 1))
 
 
 def uniformity_loss(m: Tensor, times: list[int]) -> Tensor:
     """L_unif = log mean exp(-2 |u_a - u_b|^2) over m (B, T, K, d) at J times.
 
     u_a and u_b are the same memory token of two sequences a and b at the same time,
-    scaled to length 1. The mean is over all pairs a != b, memory tokens and times.
+    scaled to length 1. The mean is over all pairs a != b, memory tokens and times. To
+    pair only the same token is (ours); the paper pairs all tokens.
+
     L_dec does not prevent labels that hardly differ, as the decoder can amplify small
     differences. L_dyn would then be small for a cell that ignores its input. This loss
     pushes apart the labels of all sequences, even of those that need the same memory.
@@ -638,15 +637,21 @@ def dmt_loss(
 ) -> tuple[Tensor, dict]:
     """The RNN runs alone and is pulled to the labels -> the loss, its parts by name.
 
-    A label depends on inputs only, so it stays right wherever the RNN has drifted to.
     This is DAgger (Ross et al. 2011): a learner acts, and an expert, here the encoder,
-    says what would have been right.
+    says what would have been right. A label depends on inputs only, so it stays right
+    wherever the RNN has drifted to.
 
-    The gradient is cut every H steps. With H > 1 (ours) an error also trains the
-    earlier steps that caused it.
+    The encoder is frozen, as no loss of DMT asks that labels hold anything. If it were
+    trained, its labels could become easy to follow by holding nothing.
 
-    With --attach-readout (ours) L_read also trains the cell, and L_labels fades out. It
-    is for tasks that ask at half of the times or more.
+    The gradient is cut every H steps. H = 1 is the paper's DMT. The default is H = 64
+    (ours), so that an error also trains the earlier steps that caused it. Where T <= H,
+    which by default is so in all tasks but pixels, DMT is BPTT through the whole
+    sequence, with the distance to the labels as its loss.
+
+    --attach-readout (ours) is for tasks that ask at half of the times or more; it is
+    the default in stack, parity, text and pixels. L_read also trains the cell there,
+    and L_labels fades out, so in the end the targets alone train.
     """
     with torch.no_grad():  # the encoder is frozen
         m = models["encoder"](batch.x)[:, 1:]  # (B, T, K, d)
@@ -672,34 +677,12 @@ def dmt_loss(
 
 
 # ======================================================================================
-# The method ends here. The rest is the program: networks in chunks, evaluation,
-# samples, optimisers, the training loop, several processes, files, the command line.
+# The method ends here. The rest is the program: evaluation, samples, optimisers,
+# the training loop, several processes, files, the command line.
 # train_phase makes the updates; Models.forward calls the losses that phases() names.
 # Some lines ask for 'not "dmt"' instead of "smt", or whether an option exists, so that
 # they are the same in bptt_baseline.py and nextlat.py.
 # ======================================================================================
-
-# --------------------------------------------- networks that take many memories at once
-MAX_ROWS = 65_535  # in a call of attention; some CUDA kernels fail with more
-MAX_NUMBERS = 2**22  # in the memories that a network takes at once
-
-
-def in_chunks(network: Callable, rows: Tensor, *inputs: Tensor) -> Tensor:
-    """The same as network(rows, *inputs), in chunks if N is too large to do it at once.
-
-    rows (N, K, d) are labels or memories; inputs (N, ..) are what else the network
-    takes. A chunk has at most MAX_ROWS rows and MAX_NUMBERS numbers, but at least one
-    row. Usually one chunk is enough. Otherwise activations are not kept, and the
-    backward pass computes them again (checkpointing). At the authors' sizes that saves
-    130 GiB in SMT (B = 128, T = 256, fp32), as experiments/memory.py counts it.
-    """
-    rows_per_chunk = min(MAX_ROWS, max(1, MAX_NUMBERS // rows.shape[1:].numel()))
-    if len(rows) <= rows_per_chunk:
-        return network(rows, *inputs)
-    results = []
-    for chunk in zip(*[tensor.split(rows_per_chunk) for tensor in (rows, *inputs)]):
-        results.append(checkpoint(network, *chunk, use_reentrant=False))
-    return torch.cat(results)
 
 
 # --------------------------------------------------- evaluate and sample: the RNN alone

@@ -6,7 +6,7 @@ RNN is unrolled from an empty memory through the sequence, and the gradient of o
 goes back through all steps, or through H of them.
 
 Glossary
-  symbol     here            shape and meaning
+  paper      here            shape and meaning
   x, y       x, y            (B, T) inputs and targets; y_t is to be predicted from
                              x_0 .. x_t; y_t = -1: nothing is asked there
   m_∅        rnn.empty_memory       (K, d) the memory at the start; it is learnt
@@ -14,21 +14,18 @@ Glossary
   f          rnn.step        m̂_{t-1}, x_t -> m̂_t, by rnn.cell
   g          readout         m̂_t -> logits of y_t
   H          truncate        the most RNN steps that the gradient passes through
-  B, T       sequences in an update, times in a sequence
-  V          size of the vocabulary
-  K, d       tokens of a memory, numbers in each of them
+  B, T, V    sequences in an update, times in a sequence, size of the vocabulary
+  K, d       memory_tokens and dim: tokens of a memory, numbers in each of them
   N, S       any number of rows, any number of tokens in a row
-  A task (data.py) draws batches x, y and says how they are shown. A step is one
-  application of the RNN. An update is one application of the optimisers; only options
-  (--steps) and the training loop call it a step, as is usual.
+  A step is one application of the RNN. An update is one application of the optimisers;
+  only options (--steps) and the training loop call it a step, as is usual.
 
 An update of BPTT: train the RNN
     cuts = every H-th t, the first of them random; none if H >= T
-    m̂ = rnn.empty_memory
+    m̂_{-1} = rnn.empty_memory
     for t in 0 .. T - 1:
-        if t in cuts: m̂ = detach(m̂)
-        m̂ = step(m̂, x_t)
-        m̂_t = m̂
+        if t in cuts: detach m̂_{t-1}
+        m̂_t = step(m̂_{t-1}, x_t)
     L_read   = mean cross_entropy(rnn.readout(m̂_t), y_t)
     minimise L_read
 
@@ -66,7 +63,6 @@ from tqdm import tqdm
 
 from data import TASKS, WrongInput, filename, list_tasks, number, whole
 
-METHOD = "bptt"  # as files and tasks name it
 HEAD_SIZE = 16  # numbers in an attention head
 
 
@@ -140,41 +136,11 @@ class Transformer(nn.Module):
         return h
 
 
-# ------------------------------------------------------------- many memories in chunks
-MAX_ROWS = 65_535  # in a call of attention; some CUDA kernels fail with more
-MAX_NUMBERS = 2**22  # in the memories that a network takes at once
-
-
-def in_chunks(network: Callable) -> Callable:
-    """A decorator: network(self, rows, *inputs) works on a large N in chunks.
-
-    The result is the same. rows (N, K, d) are labels or memories; inputs (N, ..) are
-    what else the network takes. A chunk has at most MAX_ROWS rows and MAX_NUMBERS
-    numbers, but at least one row. Usually one chunk is enough. Otherwise activations
-    are not kept, and the backward pass computes them again (checkpointing). At the
-    authors' sizes that saves 130 GiB in SMT (B = 128, T = 256, fp32), as
-    experiments/memory.py counts it.
-    """
-
-    @functools.wraps(network)
-    def chunked(self, rows: Tensor, *inputs: Tensor) -> Tensor:
-        rows_per_chunk = min(MAX_ROWS, max(1, MAX_NUMBERS // rows.shape[1:].numel()))
-        if len(rows) <= rows_per_chunk:
-            return network(self, rows, *inputs)
-        results = []
-        for chunk in zip(*[given.split(rows_per_chunk) for given in (rows, *inputs)]):
-            results.append(checkpoint(network, self, *chunk, use_reentrant=False))
-        return torch.cat(results)
-
-    return chunked
-
-
 # ------------------------------------------------------------------------------ readout
 class Readout(nn.Module):
     """g: a small Transformer over the tokens of a memory.
 
-    m_t (.., K, d) -> logits of y_t (.., V), read at the last memory token. It is
-    causal, so that a decoder can go on from there with inputs.
+    m_t (.., K, d) -> logits of y_t (.., V), read at the last memory token.
     """
 
     def __init__(self, args: Namespace, vocab: int):
@@ -189,7 +155,6 @@ class Readout(nn.Module):
         logits = self.logits_at_last_token(tokens)  # (N, V)
         return logits.unflatten(0, leading)
 
-    @in_chunks
     def logits_at_last_token(self, tokens: Tensor) -> Tensor:
         """The memory's tokens (N, K, d) -> logits (N, V), read at the last token."""
         h = self.body(tokens)  # (N, K, d)
@@ -205,7 +170,6 @@ class MLPCell(nn.Module):
     """The cell as MLPs over the flat memory.
 
     memory (N, K, d) and e (N, d), the embedding of the next input -> (N, K, d).
-    layers is how many layers run one after another.
     """
 
     def __init__(self, args: Namespace):
@@ -213,7 +177,6 @@ class MLPCell(nn.Module):
         d, Kd = args.dim, args.memory_tokens * args.dim
         blocks = [mlp(Kd + d, 2 * Kd, Kd) for _ in range(args.cell_depth)]
         self.blocks = nn.ModuleList(blocks)
-        self.layers = args.cell_depth
 
     def forward(self, memory: Tensor, e: Tensor) -> Tensor:
         h = memory.flatten(1)  # (N, K d)
@@ -223,15 +186,11 @@ class MLPCell(nn.Module):
 
 
 class TransformerCell(nn.Module):
-    """The cell as a Transformer over K + 1 tokens; shapes as in MLPCell.
-
-    This is the cell of the authors' preset, PAPER.
-    """
+    """The cell as a Transformer over K + 1 tokens; shapes as in MLPCell."""
 
     def __init__(self, args: Namespace):
         super().__init__()
         self.body = Transformer(args.dim, args.cell_depth, causal=False)
-        self.layers = args.cell_depth
 
     def forward(self, memory: Tensor, e: Tensor) -> Tensor:
         h = torch.cat([memory, e[:, None]], 1)  # (N, K + 1, d)
@@ -245,7 +204,6 @@ class GRUCell(nn.Module):
     def __init__(self, args: Namespace):
         super().__init__()
         self.gru = nn.GRUCell(args.dim, args.memory_tokens * args.dim)
-        self.layers = 1
 
     def forward(self, memory: Tensor, e: Tensor) -> Tensor:
         return self.gru(e, memory.flatten(1)).view_as(memory)
@@ -264,10 +222,9 @@ class RNN(nn.Module):
         self.embed = nn.Embedding(vocab, args.dim)
         self.cell = CELLS[args.cell](args)
         self.readout = Readout(args, vocab)
-        # m_∅. hand_over_to_rnn copies it from the encoder; bptt_baseline.py trains it.
+        # m_∅, the start. hand_over_to_rnn copies it from the encoder.
         self.empty_memory = nn.Parameter(torch.randn(args.memory_tokens, args.dim))
 
-    @in_chunks
     def step(self, memory: Tensor, x_t: Tensor) -> Tensor:
         """memory (N, K, d), x_t (N,) -> the next memory (N, K, d), tokens of RMS 1."""
         memory = self.cell(memory, self.embed(x_t))
@@ -357,6 +314,43 @@ def bptt_loss(
     L_read = read_loss(rnn.readout, memories, batch)
     loss = L_read
     return loss, {"read": L_read}
+
+
+METHOD = "bptt"  # as directories, checkpoints and recipes name it
+
+
+# ------------------------------------------------------------- many memories in chunks
+MAX_ROWS = 65_535  # in a call of attention; some CUDA kernels fail with more
+MAX_NUMBERS = 2**22  # in the memories that a network takes at once
+
+
+def in_chunks(network: Callable) -> Callable:
+    """A method that does the same as network(self, rows, *inputs), in chunks.
+
+    rows (N, K, d) are labels or memories; inputs (N, ..) are what else the network
+    takes. A chunk has at most MAX_ROWS rows and MAX_NUMBERS numbers, but at least one
+    row. Usually one chunk is enough. Otherwise activations are not kept, and the
+    backward pass computes them again (checkpointing). At the authors' sizes that saves
+    130 GiB in SMT (B = 128, T = 256, fp32), as experiments/memory.py counts it.
+    """
+
+    @functools.wraps(network)
+    def chunked(self, rows: Tensor, *inputs: Tensor) -> Tensor:
+        rows_per_chunk = min(MAX_ROWS, max(1, MAX_NUMBERS // rows.shape[1:].numel()))
+        if len(rows) <= rows_per_chunk:
+            return network(self, rows, *inputs)
+        chunks = [tensor.split(rows_per_chunk) for tensor in (rows, *inputs)]
+        results = []
+        for chunk in zip(*chunks):
+            results.append(checkpoint(network, self, *chunk, use_reentrant=False))
+        return torch.cat(results)
+
+    return chunked
+
+
+# SMT steps from all labels at once, and reads all of them at once.
+RNN.step = in_chunks(RNN.step)
+Readout.logits_at_last_token = in_chunks(Readout.logits_at_last_token)
 
 
 # --------------------------------------------------- evaluate and sample: the RNN alone
@@ -529,11 +523,12 @@ def phases(args: Namespace) -> list[Phase]:
     ]
 
 
-def sequential_depth(phase: str, T: int, cell_layers: int, args: Namespace) -> int:
+def sequential_depth(phase: str, T: int, args: Namespace) -> int:
     """How many layers of an update's forward pass have to run one after another.
 
     A block of a Transformer and one of the MLP cell count as one layer.
     """
+    cell_layers = 1 if args.cell == "gru" else args.cell_depth
     return T * cell_layers + args.decoder_depth
 
 
@@ -590,7 +585,7 @@ def train_phase(phase: Phase, args, task, models: nn.ModuleDict, run: dict, cont
     bar = progress_bar(phase, args, state)
     first_step = state["step"]
     steps = phase.end - phase.begin
-    depth = sequential_depth(phase.name, task.T, models["rnn"].cell.layers, args)
+    depth = sequential_depth(phase.name, task.T, args)
     began = clock = time.perf_counter()  # clock: when the last evaluation ended
     parts = []  # of the loss, update by update since then
     for step in range(first_step, phase.end):

@@ -8,14 +8,13 @@ detached, so no uniformity is needed. The gradient goes back to the first label,
 so must hold what the later ones need. Teoh et al. keep the Transformer, we the RNN.
 
 Glossary
-  symbol     here            shape and meaning
+  paper      here            shape and meaning
   x, y       x, y            (B, T) inputs and targets; y_t is to be predicted from
                              x_0 .. x_t; y_t = -1: nothing is asked there
   m_∅, m_t   labels          (B, T + 1, K, d); labels[:, 0] is m_∅, the label of the
                              empty prefix; labels[:, t + 1] is m_t, the label of
                              x_0 .. x_t
-             m, m_before     (B, T, K, d) labels[:, 1:] and labels[:, :-1]: m[:, t] is
-                             m_t, and m_before[:, t] is m_{t-1}
+             m               (B, T, K, d) labels[:, 1:], so that m[:, t] is m_t
   m̂_t        memory          (B, K, d) the RNN's own memory of x_0 .. x_t. Where a
                              network takes a memory, a label fits, too.
              memories        (B, T, K, d) those of all times: memories[:, t] is m̂_t
@@ -23,16 +22,10 @@ Glossary
   f          rnn.step        m_{t-1} or m̂_{t-1}, x_t -> a guess of m_t: embed x_t,
                              rnn.cell, scale to RMS 1
   g          readout         m_t -> logits of y_t; DMT trains its copy, rnn.readout
-             teacher         decoder.readout on the labels
   A          horizon         steps ahead that the RNN makes from a label
   H          truncate        the most RNN steps that DMT's gradient passes through
-  λ_dyn      lambda_dyn      weight of L_dyn
-  λ_kl       lambda_kl       weight of L_kl
-  progress   progress        share of the phase's updates that are done, 0 at first
-  B, T       sequences in an update, times in a sequence
-  V          size of the vocabulary
-  K, d       memory_tokens, dim: tokens of a memory, numbers in each of them
-  W          width: numbers in a token of the encoder
+  B, T, V    sequences in an update, times in a sequence, size of the vocabulary
+  K, d       memory_tokens and dim: tokens of a memory, numbers in each of them
   N, S       any number of rows, any number of tokens in a row
   A step is one application of the RNN. An update is one application of the optimisers;
   only options (--steps) and the training loop call it a step, as is usual.
@@ -52,21 +45,20 @@ An update of NextLat: train encoder, readout, rnn.cell and rnn.embed
 
 After NextLat: rnn.empty_memory = m_∅, rnn.readout = a copy of readout
 
-An update of DMT: train rnn.cell, rnn.embed and rnn.readout; the encoder is frozen
+An update of DMT: train rnn.cell, rnn.embed and rnn.readout, and nothing else
     _, m_0 .. m_{T-1} = encoder(x)
     cuts = every H-th t, the first of them random; none if H >= T
-    m̂ = rnn.empty_memory
+    m̂_{-1} = rnn.empty_memory
     for t in 0 .. T - 1:
-        if t in cuts: m̂ = detach(m̂)
-        m̂ = step(m̂, x_t)
-        m̂_t = m̂
+        if t in cuts: detach m̂_{t-1}
+        m̂_t = step(m̂_{t-1}, x_t)
     L_labels = mean square of m̂_t - m_t
     L_read   = mean cross_entropy(rnn.readout(detach(m̂_t)), y_t)
     minimise L_labels + L_read
 
-    L_labels pulls the cell to the labels, at all t. L_read trains the readout alone.
-    --attach-readout (ours) leaves out the detach in L_read, so that the targets train
-    the cell, too, and gives L_labels the weight 0.1 (1 - progress).
+    L_labels trains the cell, L_read the readout. --attach-readout (ours) is the default
+    in stack, parity, text and pixels. It leaves out the detach in L_read, so that the
+    targets train the cell, too, and gives L_labels the weight 0.1 (1 - progress).
 """
 
 import argparse
@@ -100,7 +92,6 @@ from tqdm import tqdm
 
 from data import TASKS, WrongInput, filename, list_tasks, number, whole
 
-METHOD = "nextlat"  # as files and tasks name it
 HEAD_SIZE = 16  # numbers in an attention head
 
 
@@ -174,41 +165,12 @@ class Transformer(nn.Module):
         return h
 
 
-# ------------------------------------------------------------- many memories in chunks
-MAX_ROWS = 65_535  # in a call of attention; some CUDA kernels fail with more
-MAX_NUMBERS = 2**22  # in the memories that a network takes at once
-
-
-def in_chunks(network: Callable) -> Callable:
-    """A decorator: network(self, rows, *inputs) works on a large N in chunks.
-
-    The result is the same. rows (N, K, d) are labels or memories; inputs (N, ..) are
-    what else the network takes. A chunk has at most MAX_ROWS rows and MAX_NUMBERS
-    numbers, but at least one row. Usually one chunk is enough. Otherwise activations
-    are not kept, and the backward pass computes them again (checkpointing). At the
-    authors' sizes that saves 130 GiB in SMT (B = 128, T = 256, fp32), as
-    experiments/memory.py counts it.
-    """
-
-    @functools.wraps(network)
-    def chunked(self, rows: Tensor, *inputs: Tensor) -> Tensor:
-        rows_per_chunk = min(MAX_ROWS, max(1, MAX_NUMBERS // rows.shape[1:].numel()))
-        if len(rows) <= rows_per_chunk:
-            return network(self, rows, *inputs)
-        results = []
-        for chunk in zip(*[given.split(rows_per_chunk) for given in (rows, *inputs)]):
-            results.append(checkpoint(network, self, *chunk, use_reentrant=False))
-        return torch.cat(results)
-
-    return chunked
-
-
 # --------------------------------------------- encoder: the labels of all times at once
 class Encoder(nn.Module):
     """E: x (B, T) -> labels (B, T + 1, K, d).
 
-    The Transformer is causal, so one pass makes the labels of all prefixes. The paper's
-    encoder is bidirectional over x_0 .. x_t and needs a pass for each label.
+    The Transformer is causal (ours), so one pass makes the labels of all prefixes. The
+    paper's is bidirectional over x_0 .. x_t and needs a pass for each label.
 
     timestamps is T if a time means the same in all sequences; in copy, for example, the
     delimiter always comes at the same t. Then each input also gets a learned embedding
@@ -237,8 +199,7 @@ class Encoder(nn.Module):
         inputs = F.pad(x, (1, 0), value=self.start)  # (B, T + 1)
         h = self.embed(inputs)  # (B, T + 1, W)
         # A convolution shows each token the three before it, so that attention need
-        # not find them by their positions (ours). Without it text's teacher has 0.025
-        # nats more (one seed).
+        # not find them by their positions (ours). It gains 0.025 nats in text.
         padded = F.pad(h.transpose(1, 2), (3, 0))  # (B, W, 3 + T + 1)
         h = h + self.short_conv(padded).transpose(1, 2)
         if self.timestamps is not None:
@@ -267,8 +228,7 @@ class Encoder(nn.Module):
 class Readout(nn.Module):
     """g: a small Transformer over the tokens of a memory.
 
-    m_t (.., K, d) -> logits of y_t (.., V), read at the last memory token. It is
-    causal, so that a decoder can go on from there with inputs.
+    m_t (.., K, d) -> logits of y_t (.., V), read at the last memory token.
     """
 
     def __init__(self, args: Namespace, vocab: int):
@@ -283,7 +243,6 @@ class Readout(nn.Module):
         logits = self.logits_at_last_token(tokens)  # (N, V)
         return logits.unflatten(0, leading)
 
-    @in_chunks
     def logits_at_last_token(self, tokens: Tensor) -> Tensor:
         """The memory's tokens (N, K, d) -> logits (N, V), read at the last token."""
         h = self.body(tokens)  # (N, K, d)
@@ -299,7 +258,6 @@ class MLPCell(nn.Module):
     """The cell as MLPs over the flat memory.
 
     memory (N, K, d) and e (N, d), the embedding of the next input -> (N, K, d).
-    layers is how many layers run one after another.
     """
 
     def __init__(self, args: Namespace):
@@ -307,7 +265,6 @@ class MLPCell(nn.Module):
         d, Kd = args.dim, args.memory_tokens * args.dim
         blocks = [mlp(Kd + d, 2 * Kd, Kd) for _ in range(args.cell_depth)]
         self.blocks = nn.ModuleList(blocks)
-        self.layers = args.cell_depth
 
     def forward(self, memory: Tensor, e: Tensor) -> Tensor:
         h = memory.flatten(1)  # (N, K d)
@@ -317,15 +274,11 @@ class MLPCell(nn.Module):
 
 
 class TransformerCell(nn.Module):
-    """The cell as a Transformer over K + 1 tokens; shapes as in MLPCell.
-
-    This is the cell of the authors' preset, PAPER.
-    """
+    """The cell as a Transformer over K + 1 tokens; shapes as in MLPCell."""
 
     def __init__(self, args: Namespace):
         super().__init__()
         self.body = Transformer(args.dim, args.cell_depth, causal=False)
-        self.layers = args.cell_depth
 
     def forward(self, memory: Tensor, e: Tensor) -> Tensor:
         h = torch.cat([memory, e[:, None]], 1)  # (N, K + 1, d)
@@ -339,7 +292,6 @@ class GRUCell(nn.Module):
     def __init__(self, args: Namespace):
         super().__init__()
         self.gru = nn.GRUCell(args.dim, args.memory_tokens * args.dim)
-        self.layers = 1
 
     def forward(self, memory: Tensor, e: Tensor) -> Tensor:
         return self.gru(e, memory.flatten(1)).view_as(memory)
@@ -358,10 +310,9 @@ class RNN(nn.Module):
         self.embed = nn.Embedding(vocab, args.dim)
         self.cell = CELLS[args.cell](args)
         self.readout = Readout(args, vocab)
-        # m_∅. hand_over_to_rnn copies it from the encoder; bptt_baseline.py trains it.
+        # m_∅, the start. hand_over_to_rnn copies it from the encoder.
         self.empty_memory = nn.Parameter(torch.randn(args.memory_tokens, args.dim))
 
-    @in_chunks
     def step(self, memory: Tensor, x_t: Tensor) -> Tensor:
         """memory (N, K, d), x_t (N,) -> the next memory (N, K, d), tokens of RMS 1."""
         memory = self.cell(memory, self.embed(x_t))
@@ -429,7 +380,6 @@ def nextlat_loss(
     readout, rnn = models["readout"], models["rnn"]
     labels = models["encoder"](batch.x)  # (B, T + 1, K, d)
     m = labels[:, 1:]  # m[:, t] is m_t; (B, T, K, d)
-    m_before = labels[:, :-1]  # m_before[:, t] is m_{t-1}; m_before[:, 0] is m_∅
 
     T = batch.x.shape[1]
     asked = slice(batch.first_target - T, None)  # the times from the first target on
@@ -439,7 +389,7 @@ def nextlat_loss(
     rnn.readout.load_state_dict(readout.state_dict())  # a copy that L_kl can't train
     p = logits.detach().log_softmax(-1)
     dynamics, kl = [], []
-    guess = m_before
+    guess = labels[:, :-1]  # guess[:, t] is m_{t-1}; guess[:, 0] is m_∅
     for a in range(min(args.horizon, T)):
         # From here on guess[:, t] is a guess of m_{t+a}, made from m_{t-1}.
         before = guess[:, : T - a]  # (B, T - a, K, d)
@@ -461,10 +411,10 @@ def nextlat_loss(
 # ------------------------------------------------------------------ from SMT to the RNN
 @torch.no_grad()
 def hand_over_to_rnn(models: nn.ModuleDict):
-    """Copy m_∅ and decoder.readout into the RNN.
+    """Copy m_∅ and decoder.readout into the RNN, which then needs no other network.
 
-    train_phase calls this before every evaluation of SMT. DMT starts from the last of
-    these copies and trains rnn.readout. decoder.readout stays as it is: the teacher.
+    DMT trains the copy of the readout. decoder.readout stays as it is. On the labels it
+    is called the teacher, as it says how well the RNN could do.
     """
     rnn = models["rnn"]
     empty_prefix = torch.zeros(1, 0, dtype=torch.long, device=rnn.empty_memory.device)
@@ -508,23 +458,22 @@ def dmt_loss(
 ) -> tuple[Tensor, dict]:
     """The RNN runs alone and is pulled to the labels -> the loss, its parts by name.
 
-    This is DAgger (Ross et al. 2011): a learner acts, and an expert, here the encoder,
-    says what would have been right. A label depends on inputs only, so it stays right
-    wherever the RNN has drifted to.
+    The idea is DAgger's (Ross et al. 2011): a learner acts, and an expert, here the
+    encoder, says what would have been right. A label depends on inputs only, so it
+    stays right wherever the RNN has drifted to.
 
     The encoder is frozen, as no loss of DMT asks that labels hold anything. If it were
     trained, its labels could become easy to follow by holding nothing.
 
     The gradient is cut every H steps. H = 1 is the paper's DMT. The default is H = 64
-    (ours), so that an error also trains the earlier steps that caused it. Where T <= H,
-    which by default is so in all tasks but pixels, DMT is BPTT through the whole
-    sequence, with the distance to the labels as its loss.
+    (ours), so that an error also trains the earlier steps that caused it. By default
+    T <= H in all tasks but pixels, so DMT is BPTT through the whole sequence there.
 
-    --attach-readout (ours) is for tasks that ask at half of the times or more; it is
-    the default in stack, parity, text and pixels. L_read also trains the cell there,
-    and L_labels fades out, so in the end the targets alone train.
+    --attach-readout (ours) is for tasks that ask at half of the times or more. L_read
+    also trains the cell then, and L_labels fades out, so DMT ends as BPTT on the
+    targets.
     """
-    with torch.no_grad():  # the encoder is frozen
+    with torch.no_grad():
         m = models["encoder"](batch.x)[:, 1:]  # (B, T, K, d)
 
     rnn = models["rnn"]
@@ -554,6 +503,42 @@ def dmt_loss(
 # Some lines ask for 'not "dmt"' instead of "smt", or whether an option exists, so that
 # they are the same in bptt_baseline.py and nextlat.py.
 # ======================================================================================
+
+METHOD = "nextlat"  # as directories, checkpoints and recipes name it
+
+
+# ------------------------------------------------------------- many memories in chunks
+MAX_ROWS = 65_535  # in a call of attention; some CUDA kernels fail with more
+MAX_NUMBERS = 2**22  # in the memories that a network takes at once
+
+
+def in_chunks(network: Callable) -> Callable:
+    """A method that does the same as network(self, rows, *inputs), in chunks.
+
+    rows (N, K, d) are labels or memories; inputs (N, ..) are what else the network
+    takes. A chunk has at most MAX_ROWS rows and MAX_NUMBERS numbers, but at least one
+    row. Usually one chunk is enough. Otherwise activations are not kept, and the
+    backward pass computes them again (checkpointing). At the authors' sizes that saves
+    130 GiB in SMT (B = 128, T = 256, fp32), as experiments/memory.py counts it.
+    """
+
+    @functools.wraps(network)
+    def chunked(self, rows: Tensor, *inputs: Tensor) -> Tensor:
+        rows_per_chunk = min(MAX_ROWS, max(1, MAX_NUMBERS // rows.shape[1:].numel()))
+        if len(rows) <= rows_per_chunk:
+            return network(self, rows, *inputs)
+        chunks = [tensor.split(rows_per_chunk) for tensor in (rows, *inputs)]
+        results = []
+        for chunk in zip(*chunks):
+            results.append(checkpoint(network, self, *chunk, use_reentrant=False))
+        return torch.cat(results)
+
+    return chunked
+
+
+# SMT steps from all labels at once, and reads all of them at once.
+RNN.step = in_chunks(RNN.step)
+Readout.logits_at_last_token = in_chunks(Readout.logits_at_last_token)
 
 
 # --------------------------------------------------- evaluate and sample: the RNN alone
@@ -766,11 +751,12 @@ def phases(args: Namespace) -> list[Phase]:
     ]
 
 
-def sequential_depth(phase: str, T: int, cell_layers: int, args: Namespace) -> int:
+def sequential_depth(phase: str, T: int, args: Namespace) -> int:
     """How many layers of an update's forward pass have to run one after another.
 
     A block of a Transformer and one of the MLP cell count as one layer.
     """
+    cell_layers = 1 if args.cell == "gru" else args.cell_depth
     encoder = args.encoder_depth + 1  # the last one writes the labels
     if phase != "dmt":
         return encoder + min(args.horizon, T) * cell_layers + args.decoder_depth
@@ -830,7 +816,7 @@ def train_phase(phase: Phase, args, task, models: nn.ModuleDict, run: dict, cont
     bar = progress_bar(phase, args, state)
     first_step = state["step"]
     steps = phase.end - phase.begin
-    depth = sequential_depth(phase.name, task.T, models["rnn"].cell.layers, args)
+    depth = sequential_depth(phase.name, task.T, args)
     began = clock = time.perf_counter()  # clock: when the last evaluation ended
     parts = []  # of the loss, update by update since then
     for step in range(first_step, phase.end):

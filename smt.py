@@ -1,8 +1,8 @@
 """Supervised Memory Training (SMT): pretrain an RNN without unrolling it.
 
 After Kumar & Isola, Pretraining Recurrent Networks without Recurrence,
-arXiv:2606.06479. What we changed or added is marked (ours). Sizes, weights of losses
-and settings of optimisers are ours, too, without a mark.
+arXiv:2606.06479. What we changed or added is marked (ours). Sizes of networks, weights
+of losses and settings of optimisers are ours, too, and bear no mark.
 
     python smt.py                      the task copy: SMT and DMT, some three minutes
     python smt.py --task list          all tasks
@@ -12,56 +12,52 @@ An RNN must learn what to remember, and how to update it. SMT gives these two jo
 different networks and trains them together.
 
 What to remember. The encoder, a Transformer, reads a prefix x_0 .. x_t and writes a
-memory of it, the label m_t. From m_t the decoder must predict the targets of the next
-Tf times. At each of these times it also sees the inputs since x_t. So m_t has to hold
-what these targets need of x_0 .. x_t.
+memory of it, the label m_t. From m_t the decoder must predict Tf targets, y_t ..
+y_{t+Tf-1}. For each later one, y_s, it also sees the inputs x_{t+1} .. x_s. So m_t has
+to hold what these targets need of x_0 .. x_t.
 
 How to update it. The RNN's cell gets a label m_{t-1} and the input x_t, and must make
 m_t. It starts from a label of the encoder, and not from what it made before. So no step
-waits for another, and the steps of all T times are rows of one batch.
+waits for another, and the steps of all T times are rows of one batch. Their loss also
+trains the encoder, to write labels that the cell can follow.
 
 Running alone. Without the encoder each step starts from the memory that the RNN made
 itself, which is never exactly the label. SMT has not taught the cell to correct that
 error, so it can grow: the RNN drifts. DAgger Memory Training (DMT), the second phase,
-lets the RNN run on its own memories and pulls each to the label of the same prefix. SMT
-never unrolls the RNN. DMT does, and by default its gradient goes back through up to 64
-steps (ours; one step in the paper).
+lets the RNN run on its own memories and pulls each to the label of the same prefix.
+
+SMT never unrolls the RNN. DMT does. In the paper its gradient passes through one step.
+Here it passes through up to 64 (ours), which is the whole sequence in all tasks but
+pixels, so DMT is BPTT towards the labels. In stack, parity, text and pixels the targets
+train the cell in DMT, too, and at its end they alone (ours).
 
 In the end only the RNN is needed. It starts from the label of the empty prefix, and a
 new input costs one step and one readout. In the task copy 64 to 77 % of its answers are
-right after SMT, and 99.9 % after DMT. README.md has all results, also those where BPTT
-is as good or better. Nothing has run on a GPU yet.
+right after SMT (four seeds), and 99.9 % after DMT. README.md has all results, also
+those where BPTT is as good or better. Nothing has run on a GPU yet.
 
 Glossary
-  symbol     here            shape and meaning
+  paper      here            shape and meaning
   x, y       x, y            (B, T) inputs and targets; y_t is to be predicted from
                              x_0 .. x_t; y_t = -1: nothing is asked there
   m_∅, m_t   labels          (B, T + 1, K, d); labels[:, 0] is m_∅, the label of the
                              empty prefix; labels[:, t + 1] is m_t, the label of
                              x_0 .. x_t
-             m, m_before     (B, T, K, d) labels[:, 1:] and labels[:, :-1]: m[:, t] is
-                             m_t, and m_before[:, t] is m_{t-1}
+             m               (B, T, K, d) labels[:, 1:], so that m[:, t] is m_t
   m̂_t        memory          (B, K, d) the RNN's own memory of x_0 .. x_t. Where a
                              network takes a memory, a label fits, too.
              memories        (B, T, K, d) those of all times: memories[:, t] is m̂_t
   E          encoder         x -> labels
-  D          decoder         m_t, x_{t+1} .. x_{t+Tf-1} -> logits of y_t .. y_{t+Tf-1};
-                             without inputs it is the readout
+  D          decoder         m_t, x_{t+1} .. x_{t+Tf-1} -> logits of y_t .. y_{t+Tf-1}
   f          rnn.step        m_{t-1} or m̂_{t-1}, x_t -> a guess of m_t: embed x_t,
                              rnn.cell, scale to RMS 1
   g          readout         m_t -> logits of y_t; DMT trains its copy, rnn.readout
-             teacher         decoder.readout on the labels
-  Tf         future          times whose targets are decoded from a label; fewer at
-                             the end of a sequence
+  Tf         future          targets that are decoded from a label; fewer at the end of
+                             a sequence
   J          windows         labels of each sequence that are decoded in an update
   H          truncate        the most RNN steps that DMT's gradient passes through
-  λ_dyn      lambda_dyn      weight of L_dyn
-  λ_unif     lambda_unif     weight of L_unif
-  progress   progress        share of the phase's updates that are done, 0 at first
-  B, T       sequences in an update, times in a sequence
-  V          size of the vocabulary
-  K, d       memory_tokens, dim: tokens of a memory, numbers in each of them
-  W          width: numbers in a token of the encoder
+  B, T, V    sequences in an update, times in a sequence, size of the vocabulary
+  K, d       memory_tokens and dim: tokens of a memory, numbers in each of them
   N, S       any number of rows, any number of tokens in a row
   A step is one application of the RNN. An update is one application of the optimisers;
   only options (--steps) and the training loop call it a step, as is usual.
@@ -75,30 +71,32 @@ An update of SMT: train encoder, decoder, rnn.cell and rnn.embed
     L_unif = log mean exp(-2 |u_a - u_b|^2)
     minimise L_dec + progress λ_dyn L_dyn + L_read + λ_unif L_unif
 
-    L_dec   makes labels hold what the future needs; at J random times t (J > 1: ours).
-    L_dyn   trains the cell, and the encoder to write labels that the cell can follow;
-            at all t, where m_{-1} is m_∅. The growth of its weight is (ours).
-    L_read  makes the label alone tell y_t; at all t with a target (ours).
-    L_unif  pushes the labels of different sequences a and b apart; u is a token of a
-            label, scaled to length 1; at the times of L_dec.
+    loss    trains              so that                              at which t
+    L_dec   encoder, decoder    labels hold what targets need        J random t
+    L_dyn   encoder, rnn.step   the cell can follow the labels       all; m_{-1} is m_∅
+    L_read  encoder, readout    a label alone tells y_t (ours)       all with a target
+    L_unif  encoder             labels of two sequences differ       those of L_dec
+
+    u_a and u_b are the same token of the labels of two sequences, scaled to length 1.
+    progress is the share of the updates that are done, 0 at first: L_dyn's weight grows
+    (ours). J > 1 is (ours), too.
 
 After SMT: rnn.empty_memory = m_∅, rnn.readout = a copy of decoder.readout
 
-An update of DMT: train rnn.cell, rnn.embed and rnn.readout; the encoder is frozen
+An update of DMT: train rnn.cell, rnn.embed and rnn.readout, and nothing else
     _, m_0 .. m_{T-1} = encoder(x)
     cuts = every H-th t, the first of them random; none if H >= T
-    m̂ = rnn.empty_memory
+    m̂_{-1} = rnn.empty_memory
     for t in 0 .. T - 1:
-        if t in cuts: m̂ = detach(m̂)
-        m̂ = step(m̂, x_t)
-        m̂_t = m̂
+        if t in cuts: detach m̂_{t-1}
+        m̂_t = step(m̂_{t-1}, x_t)
     L_labels = mean square of m̂_t - m_t
     L_read   = mean cross_entropy(rnn.readout(detach(m̂_t)), y_t)
     minimise L_labels + L_read
 
-    L_labels pulls the cell to the labels, at all t. L_read trains the readout alone.
-    --attach-readout (ours) leaves out the detach in L_read, so that the targets train
-    the cell, too, and gives L_labels the weight 0.1 (1 - progress).
+    L_labels trains the cell, L_read the readout. --attach-readout (ours) is the default
+    in stack, parity, text and pixels. It leaves out the detach in L_read, so that the
+    targets train the cell, too, and gives L_labels the weight 0.1 (1 - progress).
 """
 
 import argparse
@@ -132,9 +130,6 @@ from tqdm import tqdm
 
 from data import TASKS, WrongInput, filename, list_tasks, number, whole
 
-# The method's name in directories, in checkpoints and in the recipes of tasks.
-# bptt_baseline.py and nextlat.py are copies of this program with another first phase.
-METHOD = "smt"
 HEAD_SIZE = 16  # numbers in an attention head
 
 
@@ -208,41 +203,12 @@ class Transformer(nn.Module):
         return h
 
 
-# ------------------------------------------------------------- many memories in chunks
-MAX_ROWS = 65_535  # in a call of attention; some CUDA kernels fail with more
-MAX_NUMBERS = 2**22  # in the memories that a network takes at once
-
-
-def in_chunks(network: Callable) -> Callable:
-    """A decorator: network(self, rows, *inputs) works on a large N in chunks.
-
-    The result is the same. rows (N, K, d) are labels or memories; inputs (N, ..) are
-    what else the network takes. A chunk has at most MAX_ROWS rows and MAX_NUMBERS
-    numbers, but at least one row. Usually one chunk is enough. Otherwise activations
-    are not kept, and the backward pass computes them again (checkpointing). At the
-    authors' sizes that saves 130 GiB in SMT (B = 128, T = 256, fp32), as
-    experiments/memory.py counts it.
-    """
-
-    @functools.wraps(network)
-    def chunked(self, rows: Tensor, *inputs: Tensor) -> Tensor:
-        rows_per_chunk = min(MAX_ROWS, max(1, MAX_NUMBERS // rows.shape[1:].numel()))
-        if len(rows) <= rows_per_chunk:
-            return network(self, rows, *inputs)
-        results = []
-        for chunk in zip(*[given.split(rows_per_chunk) for given in (rows, *inputs)]):
-            results.append(checkpoint(network, self, *chunk, use_reentrant=False))
-        return torch.cat(results)
-
-    return chunked
-
-
 # --------------------------------------------- encoder: the labels of all times at once
 class Encoder(nn.Module):
     """E: x (B, T) -> labels (B, T + 1, K, d).
 
-    The Transformer is causal, so one pass makes the labels of all prefixes. The paper's
-    encoder is bidirectional over x_0 .. x_t and needs a pass for each label.
+    The Transformer is causal (ours), so one pass makes the labels of all prefixes. The
+    paper's is bidirectional over x_0 .. x_t and needs a pass for each label.
 
     timestamps is T if a time means the same in all sequences; in copy, for example, the
     delimiter always comes at the same t. Then each input also gets a learned embedding
@@ -271,8 +237,7 @@ class Encoder(nn.Module):
         inputs = F.pad(x, (1, 0), value=self.start)  # (B, T + 1)
         h = self.embed(inputs)  # (B, T + 1, W)
         # A convolution shows each token the three before it, so that attention need
-        # not find them by their positions (ours). Without it text's teacher has 0.025
-        # nats more (one seed).
+        # not find them by their positions (ours). It gains 0.025 nats in text.
         padded = F.pad(h.transpose(1, 2), (3, 0))  # (B, W, 3 + T + 1)
         h = h + self.short_conv(padded).transpose(1, 2)
         if self.timestamps is not None:
@@ -301,8 +266,7 @@ class Encoder(nn.Module):
 class Readout(nn.Module):
     """g: a small Transformer over the tokens of a memory.
 
-    m_t (.., K, d) -> logits of y_t (.., V), read at the last memory token. It is
-    causal, so that a decoder can go on from there with inputs.
+    m_t (.., K, d) -> logits of y_t (.., V), read at the last memory token.
     """
 
     def __init__(self, args: Namespace, vocab: int):
@@ -317,7 +281,6 @@ class Readout(nn.Module):
         logits = self.logits_at_last_token(tokens)  # (N, V)
         return logits.unflatten(0, leading)
 
-    @in_chunks
     def logits_at_last_token(self, tokens: Tensor) -> Tensor:
         """The memory's tokens (N, K, d) -> logits (N, V), read at the last token."""
         h = self.body(tokens)  # (N, K, d)
@@ -330,23 +293,22 @@ class Readout(nn.Module):
 
 # ------------------------------------------------------------------------------ decoder
 class Decoder(nn.Module):
-    """D: the readout itself, run on a longer row: K memory tokens, and then n inputs.
+    """D: the readout itself, run on a longer row: K memory tokens, and then inputs.
 
-    m_t (N, K, d), x_{t+1} .. x_{t+n} (N, n) -> logits of y_t .. y_{t+n} (N, n + 1, V).
+    m_t (N, K, d), x_{t+1} .. x_{t+S} (N, S) -> logits of y_t .. y_{t+S} (N, S + 1, V).
     The logits of y_t are read at the last memory token, those of y_{t+1} at the token
     of x_{t+1}, and so on. Attention is causal, so no logit depends on a later input.
-    Without inputs the decoder is the readout. All that it adds is an embedding.
     """
 
     def __init__(self, args: Namespace, vocab: int):
         super().__init__()
-        self.embed = nn.Embedding(vocab, args.dim)
+        self.embed = nn.Embedding(vocab, args.dim)  # of the inputs after x_t
         self.readout = Readout(args, vocab)
 
     def forward(self, memory: Tensor, inputs: Tensor) -> Tensor:
         K = memory.shape[1]
-        tokens = torch.cat([memory, self.embed(inputs)], 1)  # (N, K + n, d)
-        h = self.readout.body(tokens)  # (N, K + n, d)
+        tokens = torch.cat([memory, self.embed(inputs)], 1)  # (N, K + S, d)
+        h = self.readout.body(tokens)  # (N, K + S, d)
         # From the last memory token on, each token answers.
         return self.readout.logits_of(h[:, K - 1 :])
 
@@ -356,7 +318,6 @@ class MLPCell(nn.Module):
     """The cell as MLPs over the flat memory.
 
     memory (N, K, d) and e (N, d), the embedding of the next input -> (N, K, d).
-    layers is how many layers run one after another.
     """
 
     def __init__(self, args: Namespace):
@@ -364,7 +325,6 @@ class MLPCell(nn.Module):
         d, Kd = args.dim, args.memory_tokens * args.dim
         blocks = [mlp(Kd + d, 2 * Kd, Kd) for _ in range(args.cell_depth)]
         self.blocks = nn.ModuleList(blocks)
-        self.layers = args.cell_depth
 
     def forward(self, memory: Tensor, e: Tensor) -> Tensor:
         h = memory.flatten(1)  # (N, K d)
@@ -374,15 +334,11 @@ class MLPCell(nn.Module):
 
 
 class TransformerCell(nn.Module):
-    """The cell as a Transformer over K + 1 tokens; shapes as in MLPCell.
-
-    This is the cell of the authors' preset, PAPER.
-    """
+    """The cell as a Transformer over K + 1 tokens; shapes as in MLPCell."""
 
     def __init__(self, args: Namespace):
         super().__init__()
         self.body = Transformer(args.dim, args.cell_depth, causal=False)
-        self.layers = args.cell_depth
 
     def forward(self, memory: Tensor, e: Tensor) -> Tensor:
         h = torch.cat([memory, e[:, None]], 1)  # (N, K + 1, d)
@@ -396,7 +352,6 @@ class GRUCell(nn.Module):
     def __init__(self, args: Namespace):
         super().__init__()
         self.gru = nn.GRUCell(args.dim, args.memory_tokens * args.dim)
-        self.layers = 1
 
     def forward(self, memory: Tensor, e: Tensor) -> Tensor:
         return self.gru(e, memory.flatten(1)).view_as(memory)
@@ -415,10 +370,9 @@ class RNN(nn.Module):
         self.embed = nn.Embedding(vocab, args.dim)
         self.cell = CELLS[args.cell](args)
         self.readout = Readout(args, vocab)
-        # m_∅. hand_over_to_rnn copies it from the encoder; bptt_baseline.py trains it.
+        # m_∅, the start. hand_over_to_rnn copies it from the encoder.
         self.empty_memory = nn.Parameter(torch.randn(args.memory_tokens, args.dim))
 
-    @in_chunks
     def step(self, memory: Tensor, x_t: Tensor) -> Tensor:
         """memory (N, K, d), x_t (N,) -> the next memory (N, K, d), tokens of RMS 1."""
         memory = self.cell(memory, self.embed(x_t))
@@ -490,20 +444,20 @@ def smt_loss(
     decoder, rnn = models["decoder"], models["rnn"]
     labels = models["encoder"](batch.x)  # (B, T + 1, K, d)
     m = labels[:, 1:]  # m[:, t] is m_t; (B, T, K, d)
-    m_before = labels[:, :-1]  # m_before[:, t] is m_{t-1}; m_before[:, 0] is m_∅
 
     # Nothing is detached. Each loss trains all networks that it passes through.
     times = random_times(batch, args.windows, args.future)
     L_dec = decode_loss(decoder, m, batch, times, args.future)
-    L_dyn = dynamics_loss(rnn, m_before, m, batch.x)
-    # L_dec asks for y_t, too, but only at J times. This asks at all times. (ours)
+    L_dyn = dynamics_loss(rnn, labels, batch.x)
+    # L_dec asks for y_t, too, but only at J times. This asks at all times (ours).
     L_read = read_loss(decoder.readout, m, batch)
     L_unif = uniformity_loss(m, times)
 
     # L_dyn's weight grows from 0 to λ_dyn (ours). We think that at full weight from the
     # start L_dyn makes the encoder write labels that hold little, as those are easy to
     # predict. With a constant weight of 5 copy has 27 % right answers after SMT, and
-    # with a growing one 75 % (one seed).
+    # with a growing one 75 % (one seed). The growth holds back the encoder only: Muon
+    # and AdamW make the cell's updates equally large for a small gradient.
     dynamics_weight = args.lambda_dyn * batch.progress
     loss = L_dec + dynamics_weight * L_dyn + L_read + args.lambda_unif * L_unif
     parts = {"decode": L_dec, "dynamics": L_dyn, "read": L_read, "uniformity": L_unif}
@@ -538,28 +492,25 @@ def decode_loss(
     return torch.stack(losses).mean()
 
 
-def dynamics_loss(rnn: RNN, m_before: Tensor, m: Tensor, x: Tensor) -> Tensor:
+def dynamics_loss(rnn: RNN, labels: Tensor, x: Tensor) -> Tensor:
     """L_dyn: B T single steps at once, each from a label m_{t-1} to the next, m_t.
 
-    The gradient reaches the encoder through both labels, so the encoder learns to write
-    labels that the cell can follow.
-
-    By default Tf = 64, so in most tasks L_dec asks each label for all that the rest of
-    the sequence needs. But what if an input matters only for a target beyond the
-    window? An example: Tf = 2, and x_0 matters only for y_5. L_dec decodes y_5 from m_5
-    and m_4, and the encoder sees the whole prefix. So it learns to put x_0 into these
-    two labels. The cell must make m_4 from m_3 and x_4, and x_4 does not show x_0. So
-    L_dyn is small only if m_3 holds x_0, too. Over many updates this demand can move
-    back in the same way, to m_2, m_1 and m_0.
-
     A gradient passes through one step of the RNN at most. It reaches inputs far back
-    through the encoder, whose depth does not grow with T. So it passes no chain of T
-    steps, in which it could fade.
+    through the encoder, whose depth does not grow with T. So there is no chain of T
+    steps in which it could fade.
+
+    The gradient reaches the encoder through both labels, so the encoder learns to write
+    labels that the cell can follow. That also brings an input into labels whose window
+    ends before the target that needs it. An example: Tf = 2, and x_0 matters only for
+    y_5. L_dec decodes y_5 from m_5 and m_4, so the encoder, which sees all of x_0 ..
+    x_4, puts x_0 into m_4. The cell must make m_4 from m_3 and x_4, so L_dyn is small
+    only if m_3 holds x_0, too. Over many updates this demand can move back in the same
+    way, to m_2, m_1 and m_0.
     """
-    before = m_before.flatten(0, 1)  # (B T, K, d)
-    inputs = x.flatten()  # (B T,)
-    guess = rnn.step(before, inputs)  # (B T, K, d)
-    return F.mse_loss(guess, m.flatten(0, 1))
+    before = labels[:, :-1].flatten(0, 1)  # every m_{t-1}, m_∅ first; (B T, K, d)
+    after = labels[:, 1:].flatten(0, 1)  # every m_t; (B T, K, d)
+    guess = rnn.step(before, x.flatten())  # (B T, K, d)
+    return F.mse_loss(guess, after)
 
 
 def uniformity_loss(m: Tensor, times: list[int]) -> Tensor:
@@ -573,9 +524,7 @@ def uniformity_loss(m: Tensor, times: list[int]) -> Tensor:
     differences. L_dyn would then be small for a cell that ignores its input. This loss
     pushes apart the labels of all sequences, even of those that need the same memory.
     So its weight is small. It is by Wang & Isola 2020, arXiv:2005.10242.
-
-    u[a] - u[b] has (pairs) J K d numbers, so it grows with B^2: at the default sizes it
-    takes 4 MB with B = 32 and 4 GB with B = 1,024.
+    Its memory grows with B^2.
     """
     B = len(m)
     if B == 1:  # there is no pair
@@ -590,10 +539,10 @@ def uniformity_loss(m: Tensor, times: list[int]) -> Tensor:
 # ------------------------------------------------------------------ from SMT to the RNN
 @torch.no_grad()
 def hand_over_to_rnn(models: nn.ModuleDict):
-    """Copy m_∅ and decoder.readout into the RNN.
+    """Copy m_∅ and decoder.readout into the RNN, which then needs no other network.
 
-    train_phase calls this before every evaluation of SMT. DMT starts from the last of
-    these copies and trains rnn.readout. decoder.readout stays as it is: the teacher.
+    DMT trains the copy of the readout. decoder.readout stays as it is. On the labels it
+    is called the teacher, as it says how well the RNN could do.
     """
     rnn = models["rnn"]
     empty_prefix = torch.zeros(1, 0, dtype=torch.long, device=rnn.empty_memory.device)
@@ -637,23 +586,22 @@ def dmt_loss(
 ) -> tuple[Tensor, dict]:
     """The RNN runs alone and is pulled to the labels -> the loss, its parts by name.
 
-    This is DAgger (Ross et al. 2011): a learner acts, and an expert, here the encoder,
-    says what would have been right. A label depends on inputs only, so it stays right
-    wherever the RNN has drifted to.
+    The idea is DAgger's (Ross et al. 2011): a learner acts, and an expert, here the
+    encoder, says what would have been right. A label depends on inputs only, so it
+    stays right wherever the RNN has drifted to.
 
     The encoder is frozen, as no loss of DMT asks that labels hold anything. If it were
     trained, its labels could become easy to follow by holding nothing.
 
     The gradient is cut every H steps. H = 1 is the paper's DMT. The default is H = 64
-    (ours), so that an error also trains the earlier steps that caused it. Where T <= H,
-    which by default is so in all tasks but pixels, DMT is BPTT through the whole
-    sequence, with the distance to the labels as its loss.
+    (ours), so that an error also trains the earlier steps that caused it. By default
+    T <= H in all tasks but pixels, so DMT is BPTT through the whole sequence there.
 
-    --attach-readout (ours) is for tasks that ask at half of the times or more; it is
-    the default in stack, parity, text and pixels. L_read also trains the cell there,
-    and L_labels fades out, so in the end the targets alone train.
+    --attach-readout (ours) is for tasks that ask at half of the times or more. L_read
+    also trains the cell then, and L_labels fades out, so DMT ends as BPTT on the
+    targets.
     """
-    with torch.no_grad():  # the encoder is frozen
+    with torch.no_grad():
         m = models["encoder"](batch.x)[:, 1:]  # (B, T, K, d)
 
     rnn = models["rnn"]
@@ -683,6 +631,42 @@ def dmt_loss(
 # Some lines ask for 'not "dmt"' instead of "smt", or whether an option exists, so that
 # they are the same in bptt_baseline.py and nextlat.py.
 # ======================================================================================
+
+METHOD = "smt"  # as directories, checkpoints and recipes name it
+
+
+# ------------------------------------------------------------- many memories in chunks
+MAX_ROWS = 65_535  # in a call of attention; some CUDA kernels fail with more
+MAX_NUMBERS = 2**22  # in the memories that a network takes at once
+
+
+def in_chunks(network: Callable) -> Callable:
+    """A method that does the same as network(self, rows, *inputs), in chunks.
+
+    rows (N, K, d) are labels or memories; inputs (N, ..) are what else the network
+    takes. A chunk has at most MAX_ROWS rows and MAX_NUMBERS numbers, but at least one
+    row. Usually one chunk is enough. Otherwise activations are not kept, and the
+    backward pass computes them again (checkpointing). At the authors' sizes that saves
+    130 GiB in SMT (B = 128, T = 256, fp32), as experiments/memory.py counts it.
+    """
+
+    @functools.wraps(network)
+    def chunked(self, rows: Tensor, *inputs: Tensor) -> Tensor:
+        rows_per_chunk = min(MAX_ROWS, max(1, MAX_NUMBERS // rows.shape[1:].numel()))
+        if len(rows) <= rows_per_chunk:
+            return network(self, rows, *inputs)
+        chunks = [tensor.split(rows_per_chunk) for tensor in (rows, *inputs)]
+        results = []
+        for chunk in zip(*chunks):
+            results.append(checkpoint(network, self, *chunk, use_reentrant=False))
+        return torch.cat(results)
+
+    return chunked
+
+
+# SMT steps from all labels at once, and reads all of them at once.
+RNN.step = in_chunks(RNN.step)
+Readout.logits_at_last_token = in_chunks(Readout.logits_at_last_token)
 
 
 # --------------------------------------------------- evaluate and sample: the RNN alone
@@ -895,11 +879,12 @@ def phases(args: Namespace) -> list[Phase]:
     ]
 
 
-def sequential_depth(phase: str, T: int, cell_layers: int, args: Namespace) -> int:
+def sequential_depth(phase: str, T: int, args: Namespace) -> int:
     """How many layers of an update's forward pass have to run one after another.
 
     A block of a Transformer and one of the MLP cell count as one layer.
     """
+    cell_layers = 1 if args.cell == "gru" else args.cell_depth
     encoder = args.encoder_depth + 1  # the last one writes the labels
     if phase != "dmt":
         return encoder + max(args.decoder_depth, cell_layers)
@@ -959,7 +944,7 @@ def train_phase(phase: Phase, args, task, models: nn.ModuleDict, run: dict, cont
     bar = progress_bar(phase, args, state)
     first_step = state["step"]
     steps = phase.end - phase.begin
-    depth = sequential_depth(phase.name, task.T, models["rnn"].cell.layers, args)
+    depth = sequential_depth(phase.name, task.T, args)
     began = clock = time.perf_counter()  # clock: when the last evaluation ended
     parts = []  # of the loss, update by update since then
     for step in range(first_step, phase.end):

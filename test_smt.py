@@ -485,7 +485,7 @@ def test_depth_counts_the_layers_that_wait_for_one_another():
     for name, program in PROGRAMS.items():
         args, _, _ = made("--cell-depth", "2", program=program)
         for phase in program.phases(args):
-            depth = program.sequential_depth(phase.name, 7, 2, args)
+            depth = program.sequential_depth(phase.name, 7, args)
             depths[name, phase.name] = depth
     assert depths == {
         ("smt", "smt"): 2 + 2,
@@ -560,7 +560,7 @@ def parts_of(program) -> dict:
     for node in ast.parse(source).body:
         names = [getattr(node, "name", None)]
         if isinstance(node, ast.Assign):
-            names = [target.id for target in node.targets]
+            names = [ast.unparse(target) for target in node.targets]
         parts |= {name: ast.get_source_segment(source, node) for name in names if name}
     return parts
 

@@ -32,7 +32,7 @@ MUTANTS = [
     ("cross_entropy", "(y >= 0).sum()", "(y >= -1).sum()"),
     ("read_loss", "read_from[:, first:]", "read_from[:, : T - first]"),
     ("smt_loss", "args.lambda_dyn * batch.progress", "args.lambda_dyn"),
-    ("smt_loss", "m_before = labels[:, :-1]", "m_before = labels[:, :-1].detach()"),
+    ("dynamics_loss", "labels[:, :-1].flatten", "labels[:, :-1].detach().flatten"),
     ("decode_loss", "x[:, t + 1:end]", "x[:, t:end - 1]"),
     ("uniformity_loss", "offset=1", "offset=0"),
     ("random_times", "batch.first_target + 1", "batch.first_target"),

@@ -68,9 +68,9 @@ def use_segments(R: int):
     def loss_in_segments(models, batch, args):
         return dmt_loss(models, batch, args, R)
 
-    def sequential_depth(phase, T, cell_layers, args):
+    def sequential_depth(phase, T, args):
         steps = min(R, T) if phase == "dmt" else T
-        return usual(phase, steps, cell_layers, args)
+        return usual(phase, steps, args)
 
     smt.dmt_loss = loss_in_segments
     smt.sequential_depth = sequential_depth

@@ -42,7 +42,7 @@ def growth(method: str, T: int, updates: int) -> dict:
     figures = gpu.measure_updates(method, options, updates)
     program = gpu.PROGRAMS[method]
     args, _, _ = program.settings(options)
-    layers = program.sequential_depth(method, T, args.cell_depth, args)
+    layers = program.sequential_depth(method, T, args)
     return {"method": method, "T": T, "ms": figures["ms"], "layers": layers}
 
 

@@ -8,17 +8,19 @@ goes back through all steps, or through H of them.
 Glossary
   paper      here            shape and meaning
   x, y       x, y            (B, T) inputs and targets; y_t is to be predicted from
-                             x_0 .. x_t; y_t = -1: nothing is asked there
+                             x_0 .. x_t; y_t = -1: nothing is asked there. In copy:
+                             x  5 1 7 . . | 5 1    . is a blank, and | asks
+                             y  - - - - - 5 1 7    - is -1
   m_∅        rnn.empty_memory       (K, d) the memory at the start; it is learnt
   m̂_t        memory          (B, K, d) what the RNN made; memories (B, T, K, d)
   f          rnn.step        m̂_{t-1}, x_t -> m̂_t, by rnn.cell
   g          readout         m̂_t -> logits of y_t
   H          truncate        the most RNN steps that the gradient passes through
   B, T, V    sequences in an update, times in a sequence, size of the vocabulary
-  K, d       memory_tokens and dim: tokens of a memory, numbers in each of them
+  K, d       tokens of a memory, numbers in each of them
   N, S       any number of rows, any number of tokens in a row
-  A step is one application of the RNN. An update is one application of the optimisers;
-  only options (--steps) and the training loop call it a step, as is usual.
+  A step is one application of the RNN, and an update one of the optimisers. --steps
+  counts updates. A product in a shape is one dimension: (B T, K, d) has three.
 
 An update of BPTT: train the RNN
     cuts = every H-th t, the first of them random; none if H >= T
@@ -32,6 +34,7 @@ An update of BPTT: train the RNN
     L_read is at all t with a target, and trains f, rnn.readout and rnn.empty_memory.
 """
 
+# The method needs only torch, Namespace and NamedTuple. The rest is for the program.
 import argparse
 import difflib
 import functools
@@ -156,7 +159,7 @@ class Readout(nn.Module):
         return logits.unflatten(0, leading)
 
     def logits_at_last_token(self, tokens: Tensor) -> Tensor:
-        """The memory's tokens (N, K, d) -> logits (N, V), read at the last token."""
+        """The memory's tokens (N, K, d) -> logits (N, V); in_chunks wraps it."""
         h = self.body(tokens)  # (N, K, d)
         return self.logits_of(h[:, -1])
 
@@ -222,7 +225,7 @@ class RNN(nn.Module):
         self.embed = nn.Embedding(vocab, args.dim)
         self.cell = CELLS[args.cell](args)
         self.readout = Readout(args, vocab)
-        # m_∅, the start. hand_over_to_rnn copies it from the encoder.
+        # m_∅, the start. hand_over_to_rnn copies it; bptt_baseline.py trains it.
         self.empty_memory = nn.Parameter(torch.randn(args.memory_tokens, args.dim))
 
     def step(self, memory: Tensor, x_t: Tensor) -> Tensor:
@@ -247,14 +250,7 @@ class RNN(nn.Module):
 
 # ------------------------------------------------------------ what an update works on
 class Batch(NamedTuple):
-    """The sequences of an update, and what else its loss depends on.
-
-    An example of x and y, the task copy with three symbols and a delay of two. In x, .
-    is a blank and | asks; then x shows the answers so far. In y, - is -1: nothing is
-    asked. data.py has the tasks.
-        x   5 1 7 . . | 5 1
-        y   - - - - - 5 1 7
-    """
+    """The sequences of an update, and what else its loss depends on."""
 
     x: Tensor  # (B, T)
     y: Tensor  # (B, T)
@@ -293,7 +289,7 @@ def set_trained(models: nn.ModuleDict, phase: str):
 def random_cuts(batch: Batch, H: int) -> range:
     """Every H-th time, from a random one on: there a rollout cuts the gradient.
 
-    The first cut is random, so that no place in the sequence is always cut.
+    The first cut is random, so that with H > 1 no place is always cut.
     T = 8, H = 3, first_cut = 2 cuts it so: x_0 x_1 | x_2 x_3 x_4 | x_5 x_6 x_7
     """
     T = batch.x.shape[1]

@@ -10,7 +10,9 @@ so must hold what the later ones need. Teoh et al. keep the Transformer, we the 
 Glossary
   paper      here            shape and meaning
   x, y       x, y            (B, T) inputs and targets; y_t is to be predicted from
-                             x_0 .. x_t; y_t = -1: nothing is asked there
+                             x_0 .. x_t; y_t = -1: nothing is asked there. In copy:
+                             x  5 1 7 . . | 5 1    . is a blank, and | asks
+                             y  - - - - - 5 1 7    - is -1
   m_∅, m_t   labels          (B, T + 1, K, d); labels[:, 0] is m_∅, the label of the
                              empty prefix; labels[:, t + 1] is m_t, the label of
                              x_0 .. x_t
@@ -25,13 +27,12 @@ Glossary
   A          horizon         steps ahead that the RNN makes from a label
   H          truncate        the most RNN steps that DMT's gradient passes through
   B, T, V    sequences in an update, times in a sequence, size of the vocabulary
-  K, d       memory_tokens and dim: tokens of a memory, numbers in each of them
+  K, d, W    tokens of a memory, numbers in each of them, and in one of the encoder's
   N, S       any number of rows, any number of tokens in a row
-  A step is one application of the RNN. An update is one application of the optimisers;
-  only options (--steps) and the training loop call it a step, as is usual.
-  A product in a shape is one dimension: (B T, K, d) has three.
+  A step is one application of the RNN, and an update one of the optimisers. --steps
+  counts updates. A product in a shape is one dimension: (B T, K, d) has three.
 
-An update of NextLat: train encoder, readout, rnn.cell and rnn.embed
+NextLat, the first phase. An update trains encoder, readout, rnn.cell and rnn.embed:
     m_∅, m_0 .. m_{T-1} = encoder(x)
     L_read = mean cross_entropy(readout(m_t), y_t)
     for each t, from guess = m_{t-1} on, for a in 0 .. A - 1, while t + a < T:
@@ -43,9 +44,9 @@ An update of NextLat: train encoder, readout, rnn.cell and rnn.embed
     L_dyn is a mean over t, then over a. L_read and L_kl are at times with a target.
     L_dyn and L_kl train encoder and f, L_read encoder and readout.
 
-After NextLat: rnn.empty_memory = m_∅, rnn.readout = a copy of readout
+Between the phases: rnn.empty_memory = m_∅, rnn.readout = a copy of readout
 
-An update of DMT: train rnn.cell, rnn.embed and rnn.readout, and nothing else
+DMT, the second phase. An update trains rnn.cell, rnn.embed and rnn.readout:
     _, m_0 .. m_{T-1} = encoder(x)
     cuts = every H-th t, the first of them random; none if H >= T
     m̂_{-1} = rnn.empty_memory
@@ -56,11 +57,12 @@ An update of DMT: train rnn.cell, rnn.embed and rnn.readout, and nothing else
     L_read   = mean cross_entropy(rnn.readout(detach(m̂_t)), y_t)
     minimise L_labels + L_read
 
-    L_labels trains the cell, L_read the readout. --attach-readout (ours) is the default
+    L_labels trains rnn.step, L_read the readout. --attach-readout (ours) is the default
     in stack, parity, text and pixels. It leaves out the detach in L_read, so that the
-    targets train the cell, too, and gives L_labels the weight 0.1 (1 - progress).
+    targets train rnn.step, too, and gives L_labels the weight 0.1 (1 - progress).
 """
 
+# The method needs only torch, Namespace and NamedTuple. The rest is for the program.
 import argparse
 import difflib
 import functools
@@ -244,7 +246,7 @@ class Readout(nn.Module):
         return logits.unflatten(0, leading)
 
     def logits_at_last_token(self, tokens: Tensor) -> Tensor:
-        """The memory's tokens (N, K, d) -> logits (N, V), read at the last token."""
+        """The memory's tokens (N, K, d) -> logits (N, V); in_chunks wraps it."""
         h = self.body(tokens)  # (N, K, d)
         return self.logits_of(h[:, -1])
 
@@ -310,7 +312,7 @@ class RNN(nn.Module):
         self.embed = nn.Embedding(vocab, args.dim)
         self.cell = CELLS[args.cell](args)
         self.readout = Readout(args, vocab)
-        # m_∅, the start. hand_over_to_rnn copies it from the encoder.
+        # m_∅, the start. hand_over_to_rnn copies it; bptt_baseline.py trains it.
         self.empty_memory = nn.Parameter(torch.randn(args.memory_tokens, args.dim))
 
     def step(self, memory: Tensor, x_t: Tensor) -> Tensor:
@@ -335,14 +337,7 @@ class RNN(nn.Module):
 
 # ------------------------------------------------------------ what an update works on
 class Batch(NamedTuple):
-    """The sequences of an update, and what else its loss depends on.
-
-    An example of x and y, the task copy with three symbols and a delay of two. In x, .
-    is a blank and | asks; then x shows the answers so far. In y, - is -1: nothing is
-    asked. data.py has the tasks.
-        x   5 1 7 . . | 5 1
-        y   - - - - - 5 1 7
-    """
+    """The sequences of an update, and what else its loss depends on."""
 
     x: Tensor  # (B, T)
     y: Tensor  # (B, T)
@@ -443,7 +438,7 @@ def set_trained(models: nn.ModuleDict, phase: str):
 def random_cuts(batch: Batch, H: int) -> range:
     """Every H-th time, from a random one on: there a rollout cuts the gradient.
 
-    The first cut is random, so that no place in the sequence is always cut.
+    The first cut is random, so that with H > 1 no place is always cut.
     T = 8, H = 3, first_cut = 2 cuts it so: x_0 x_1 | x_2 x_3 x_4 | x_5 x_6 x_7
     """
     T = batch.x.shape[1]
@@ -466,12 +461,11 @@ def dmt_loss(
     trained, its labels could become easy to follow by holding nothing.
 
     The gradient is cut every H steps. H = 1 is the paper's DMT. The default is H = 64
-    (ours), so that an error also trains the earlier steps that caused it. By default
-    T <= H in all tasks but pixels, so DMT is BPTT through the whole sequence there.
+    (ours), so that an error also trains the earlier steps that caused it.
 
     --attach-readout (ours) is for tasks that ask at half of the times or more. L_read
-    also trains the cell then, and L_labels fades out, so DMT ends as BPTT on the
-    targets.
+    also trains the cell then, and L_labels fades out. So DMT ends as BPTT on the
+    targets, cut every H steps.
     """
     with torch.no_grad():
         m = models["encoder"](batch.x)[:, 1:]  # (B, T, K, d)
@@ -497,11 +491,11 @@ def dmt_loss(
 
 
 # ======================================================================================
-# The method ends here. The rest is the program: evaluation, samples, optimisers,
-# the training loop, several processes, files, the command line.
-# train_phase makes the updates; Models.forward calls the losses that phases() names.
-# Some lines ask for 'not "dmt"' instead of "smt", or whether an option exists, so that
-# they are the same in bptt_baseline.py and nextlat.py.
+# The method ends here. Below, phases() lists the phases, train_phase() runs one, and
+# update() makes one update: loss, backward pass, optimisers. The rest is the program
+# around it: evaluation, samples, several processes, files, the command line. Some lines
+# ask for 'not "dmt"' instead of "smt", or whether an option exists, so that they are
+# the same in bptt_baseline.py and nextlat.py.
 # ======================================================================================
 
 METHOD = "nextlat"  # as directories, checkpoints and recipes name it

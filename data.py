@@ -234,7 +234,8 @@ class Retrieval(Task):
     def problem(self) -> str:
         least = 4 * (self.distractors + 1)
         if self.length < least:
-            return f"--length {self.length}: the markers need {least} or more"
+            markers = f"--distractors {self.distractors}"
+            return f"--length {self.length}: with {markers} it must be {least} or more"
         return ""
 
     def sequences(self, B: int, generator: Generator, training: bool):

@@ -1291,6 +1291,11 @@ def refuse_unknown(option: str, task: str, groups: dict[str, list]):
         advice = f"it is an option of {' and '.join(elsewhere)}"
     if option in (*TASKS, "list"):
         advice = f"did you mean --task {option}?"
+    elif not option.startswith("-"):
+        message = (
+            "no option takes this value; on/off options such as --compile take none"
+        )
+        raise WrongInput(f"{option}: {message}")
     raise WrongInput(f"{option}: the task {task} has no such option; {advice}")
 
 
@@ -1390,7 +1395,8 @@ def keep_what_was(given: dict, earlier: dict):
             given[option] = earlier[option]
         elif value != earlier[option]:
             shown = f"--{option.replace('_', '-')} {value}"
-            message = f"the earlier run has {earlier[option]}, and that can't change"
+            was = "none" if earlier[option] is None else earlier[option]
+            message = f"the earlier run has {was}, and that can't change"
             raise WrongInput(f"{shown}: {message}; leave it out")
 
 

@@ -1305,7 +1305,7 @@ NETWORK_OPTIONS = [
 TRAINING_OPTIONS = [
     ("future", 64, whole(1), "Tf, times whose targets are decoded from a label"),
     ("windows", 8, whole(1, 1000), "J, labels of each sequence that are decoded"),
-    ("lambda-dyn", 5.0, number(0), "λ_dyn, weight of L_dyn"),
+    ("lambda-dyn", 5.0, number(0), "λ_dyn, weight of L_dyn at the end of SMT"),
     ("lambda-unif", 0.1, number(0), "λ_unif, weight of L_unif"),
     ("steps", 500, whole(0), "updates before DMT"),
     ("lr", 3e-3, number(1e-12), "AdamW's peak rate; Muon's is five times it"),
@@ -1424,6 +1424,11 @@ def refuse_unknown(option: str, task: str, groups: dict[str, list]):
         advice = f"it is an option of {' and '.join(elsewhere)}"
     if option in (*TASKS, "list"):
         advice = f"did you mean --task {option}?"
+    elif not option.startswith("-"):
+        message = (
+            "no option takes this value; on/off options such as --compile take none"
+        )
+        raise WrongInput(f"{option}: {message}")
     raise WrongInput(f"{option}: the task {task} has no such option; {advice}")
 
 
@@ -1523,7 +1528,8 @@ def keep_what_was(given: dict, earlier: dict):
             given[option] = earlier[option]
         elif value != earlier[option]:
             shown = f"--{option.replace('_', '-')} {value}"
-            message = f"the earlier run has {earlier[option]}, and that can't change"
+            was = "none" if earlier[option] is None else earlier[option]
+            message = f"the earlier run has {was}, and that can't change"
             raise WrongInput(f"{shown}: {message}; leave it out")
 
 

@@ -6,6 +6,7 @@ PROGRAM is smt, bptt_baseline or nextlat. --lr is AdamW's rate for all weights. 
 is the program; the run goes to --out, or to runs/adamw.
 """
 
+import argparse
 import importlib
 import sys
 from pathlib import Path
@@ -26,11 +27,11 @@ def make_optimizers(models: torch.nn.ModuleDict, peak: float) -> dict:
 
 
 def main(argv: list[str]) -> int:
-    name, options = (argv + [""])[0], argv[1:]
-    if name not in PROGRAMS:
-        print(__doc__, file=sys.stderr)
-        return 2
-    program = importlib.import_module(name)
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
+    parser.add_argument("program", choices=PROGRAMS)
+    args, options = parser.parse_known_args(argv)
+    program = importlib.import_module(args.program)
     program.make_optimizers = make_optimizers
     return program.main(["--out", "runs/adamw", *options])  # a later --out wins
 

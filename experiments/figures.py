@@ -213,14 +213,7 @@ def method(_, path: Path, title: str):
 
 
 # ------------------------------------------------------------------------------ a run
-PARTS = {  # as the metrics name them: the name in the picture, the line's style
-    "decode": ("decoding the future: $L_{dec}$", "-"),
-    "read": ("readout: $L_{read}$", "--"),
-    "dynamics": ("steps of the RNN: $L_{dyn}$", "-."),
-    "uniformity": ("closeness of labels: $\\exp L_{unif}$", ":"),
-    "labels": ("distance to labels: $L_{labels}$", "-"),
-    "kl": ("readout of guesses: $L_{kl}$", ":"),
-}
+PARTS = ("decode", "read", "dynamics", "uniformity", "labels", "kl")  # of the losses
 
 
 def run(directories: list[str], path: Path, title: str):
@@ -232,7 +225,7 @@ def run(directories: list[str], path: Path, title: str):
     phases = {}  # name: its metrics
     for line in metrics:
         phases.setdefault(line["phase"], []).append(line)
-    figure = plt.figure(figsize=(11, 8))
+    figure = plt.figure(figsize=(11, 7))
     grid = figure.add_gridspec(2, len(phases))
     answers = figure.add_subplot(grid[0, :])
     draw_answers(answers, metrics, phases)
@@ -241,7 +234,7 @@ def run(directories: list[str], path: Path, title: str):
     answers.set_title(title or f"{name}: answers on held-out sequences")
     guessing = {task: share for task, *_, share in results.TASKS}[config["task"]]
     if guessing.endswith("%"):
-        chance = float(guessing.removesuffix(" %")) / 100
+        chance = float(guessing.removesuffix(" %"))
         answers.axhline(chance, color="#777777", ls=":", lw=2, label="guessing")
         answers.legend(fontsize=12, loc="center right")
     axes = None
@@ -254,71 +247,83 @@ def run(directories: list[str], path: Path, title: str):
 
 def draw_answers(axes, metrics: list[dict], phases: dict[str, list]):
     """The share of right answers of the RNN alone, and of its teacher."""
-    axes.set(xlabel="updates", ylabel="share of right answers", ylim=(0, 1.03))
+    axes.set(ylabel="right answers in %", ylim=(0, 103))
     if "teacher_acc" in metrics[0]:
         steps = [line["step"] for line in metrics]
-        teacher = [line["teacher_acc"] for line in metrics]
+        teacher = [100 * line["teacher_acc"] for line in metrics]
         called = "teacher: readout of the labels"
         axes.plot(steps, teacher, "--", color="#777777", lw=2, label=called)
     before = []  # the last line of the phase before: its curve goes on from there
     for phase, own in phases.items():
         curve = before + own
         steps = [line["step"] for line in curve]
-        alone = [line["rnn_acc"] for line in curve]
+        alone = [100 * line["rnn_acc"] for line in curve]
         label = f"RNN alone, in {phase.upper()}"
         axes.plot(steps, alone, color=COLOURS[phase], lw=3, label=label)
         if before:
             axes.axvline(before[0]["step"], color="black", lw=1)
-            axes.text(before[0]["step"], 0.05, f"  {phase.upper()} begins")
+            axes.text(before[0]["step"], 3, f"  {phase.upper()} begins")
         before = own[-1:]
 
 
 def draw_parts(axes, phase: str, own: list[dict]):
-    """The parts of a phase's loss against updates."""
-    axes.set(xlabel="updates", ylabel=f"parts of {phase.upper()}'s loss", yscale="log")
+    """The parts of a phase's loss against updates, each with its name at its end."""
+    axes.set(xlabel="updates", ylabel=f"{phase.upper()}'s losses", yscale="log")
     steps = [line["step"] for line in own]
-    for name, (called, style) in PARTS.items():
+    room = 0.5 * (steps[-1] - steps[0] + 1)  # for the names
+    axes.set_xlim(steps[0] - room / 8, steps[-1] + room)
+    for name in PARTS:
         if name in own[0]:
             values = [line[name] for line in own]
             if name == "uniformity":  # the logarithm of a mean
-                values = [math.exp(value) for value in values]
-            axes.plot(steps, values, style, color=COLOURS[phase], lw=2, label=called)
-    if axes.lines:
-        below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.25)}
-        axes.legend(fontsize=12, ncols=2, **below)
+                values, name = [math.exp(value) for value in values], "exp uniformity"
+            axes.plot(steps, values, color=COLOURS[phase], lw=2)
+            axes.annotate(f" {name}", (steps[-1], values[-1]), va="center")
 
 
 # ------------------------------------------------------------------------------ digits
-DRAWN = ("lower half drawn by the RNN alone", "drawn by the RNN, from nothing")
+EACH = 6  # images of a kind in a row
 
 
 def digits(directories: list[str], path: Path, title: str):
-    """Rows of images: the first run's held-out ones, and what each RNN draws."""
+    """A row of held-out images and one of each RNN: lower halves, and from nothing."""
     rows = []
     for directory in directories:
         models, task, args = networks(directory)
-        _, images = task.held_out("test", 10)
-        called, colour = name_of_rnn(args)
+        _, images = task.held_out("test", 2 * EACH)
+        method, colour = name_of_rnn(args)
         end = smt.read_run(directory, "digits")["state"]["metrics"][-1]
-        called = f"{called} ({end['rnn_loss']:.3f} nats)"
+        drawn = [
+            smt.generate(models["rnn"], tokens, length, args)[:, 1:]
+            for _, tokens, length in task.prompts(EACH)
+        ]
+        name = f"{method}\n{end['rnn_loss']:.3f} nats"
         if not rows:
-            white = int(images.max())
-            rows.append(("held-out images", images, task.side, colour))
-        for what, (_, tokens, length) in zip(DRAWN, task.prompts(10)):
-            drawn = smt.generate(models["rnn"], tokens, length, args)[:, 1:]
-            rows.append((f"{called}: {what}", drawn, task.side, colour))
-    figure, grid = plt.subplots(len(rows), 10, figsize=(10, 1.25 * len(rows)))
-    for (name, images, side, colour), line in zip(rows, grid):
+            rows.append(("held-out\nimages", images, "black"))
+        rows.append((name, torch.cat(drawn), colour))
+    white, side = int(images.max()), task.side
+    size = (13, 1.1 + 1.0 * len(rows))
+    figure, grid = plt.subplots(len(rows), 2 * EACH, figsize=size)
+    for row, ((name, images, colour), line) in enumerate(zip(rows, grid)):
         for image, axes in zip(images, line):
             axes.imshow(image.view(side, side), cmap="gray", vmin=0, vmax=white)
             axes.axis("off")
-            if "lower half" in name:
+        if row > 0:
+            for axes in line[:EACH]:
                 axes.axhline(side // 2 - 0.5, color=colour, lw=1.5)
-        line[0].set_title(name, loc="left", fontsize=13)
-    if title:
-        figure.suptitle(title)
-    top = 0.9 if title else 0.95
-    figure.subplots_adjust(0.01, 0.02, 0.99, top, wspace=0.05, hspace=0.4)
+        line[0].text(
+            -0.15,
+            0.5,
+            name,
+            ha="right",
+            va="center",
+            color=colour,
+            transform=line[0].transAxes,
+        )
+    grid[1, 0].set_title("the RNN draws below the line", loc="left", fontsize=13)
+    grid[1, EACH].set_title("the RNN draws all", loc="left", fontsize=13)
+    figure.suptitle(title)
+    figure.subplots_adjust(0.13, 0.02, 0.99, 0.88, wspace=0.06, hspace=0.3)
     figure.savefig(path, dpi=110)
 
 
@@ -473,64 +478,63 @@ def delay(_, path: Path, title: str):
 
 
 # ------------------------------------------------------------------------------ layers
-SEGMENTS = "SMT, then DMT in segments"
-LONG = {  # the names of tasks in the table of runs: what they are called
-    "pixels 28 x 28": "digits, T = 784",
-    "text 512": "text, T = 512",
-    "pixels 14 x 14": "digits, T = 196",
-}
+LONG = "pixels 28 x 28"  # the name of the task in the table of runs
 
 
-def reached(runs: dict[str, dict], method: str, task: str) -> list[tuple]:
-    """The lowest loss that the RNN alone reached within each depth.
+def reached(runs: dict[str, dict], method: str, cost: str) -> list[tuple]:
+    """The lowest loss that the RNN alone reached within each depth, or seconds.
 
-    It is the best of all runs and evaluations on validation: [(layers, nats), ..].
+    It is the best of all runs and evaluations on validation: [(cost, nats), ..].
     """
-    before = runs[f"smt, {task}"]["final"]["depth"] if method == "smt" else 0
+    before = runs[f"smt, {LONG}"]["final"][cost] if method == "smt" else 0
     points = []
     for name, run in runs.items():
-        if name.startswith(f"{method}, {task}, "):
+        if name.startswith(f"{method}, {LONG}, "):
             lines = [line for line in run["metrics"] if line["phase"] != "final"]
-            points += [(before + line["depth"], line["rnn_loss"]) for line in lines]
+            points += [(before + line[cost], line["rnn_loss"]) for line in lines]
     best = []
-    for layers, nats in sorted(points):
+    for spent, nats in sorted(points):
         if not best or nats < best[-1][1]:
-            best.append((layers, nats))
+            best.append((spent, nats))
     return best
 
 
-def times_more(ours: list[tuple], theirs: list[tuple]) -> list[float]:
-    """How many times the depth the others need for each of our losses, if they do.
+def times_more(ours: list[tuple], theirs: list[tuple]) -> str:
+    """How many times the cost the others need for our losses, as far as they do.
 
     Between two of their points the loss is taken to fall on a straight line.
     """
     found = []
-    for layers, nats in ours:
+    for spent, nats in ours:
         for (before, high), (after, low) in itertools.pairwise(theirs):
             if low <= nats < high:
                 enough = before + (after - before) * (high - nats) / (high - low)
-                found.append(enough / layers)
-    return found
+                found.append(round(enough / spent))
+    return f"{min(found)} to {max(found)}"
 
 
 def layers(_, path: Path, title: str):
-    """Nats against sequential depth, in long sequences."""
+    """Nats of long sequences against sequential depth, and against seconds."""
     runs = results.read_runs()
-    figure, panels = plt.subplots(1, len(LONG), figsize=(6 * len(LONG), 5))
-    for axes, (task, called) in zip(panels, LONG.items()):
-        smts, bptts = (reached(runs, method, task) for method in ("smt", "bptt"))
-        axes.plot(*zip(*smts), "o-", color=COLOURS["smt"], lw=3, label=SEGMENTS)
+    figure, panels = plt.subplots(1, 2, figsize=(13, 5), sharey=True)
+    for axes, cost in zip(panels, ("depth", "seconds")):
+        smts, bptts = (reached(runs, method, cost) for method in ("smt", "bptt"))
+        called = "SMT, then DMT in segments"
+        axes.plot(*zip(*smts), "o-", color=COLOURS["smt"], lw=3, label=called)
         axes.plot(*zip(*bptts), "o-", color=COLOURS["bptt"], lw=3, label="BPTT")
-        more = times_more(smts, bptts)
-        finding = called
-        if more:
-            least, most = round(min(more)), round(max(more))
-            times = f"{least} to {most}" if most > least else f"some {least}"
-            finding += f":\nBPTT needs {times} times the depth"
-        axes.set(xscale="log", title=title or finding)
-        axes.set(xlabel="sequential depth: layers one after another, in all updates")
-        axes.set(ylabel="nats, RNN alone")
-        axes.legend(fontsize=11)
+        axes.set(xscale="log")
+        axes.legend()
+        if cost == "depth":
+            axes.set_title(f"BPTT needs {times_more(smts, bptts)} times the depth ..")
+            axes.set(
+                xlabel="sequential depth: layers one after another, in all updates"
+            )
+            axes.set(ylabel="nats of a pixel, RNN alone")
+        else:
+            times = times_more(bptts, smts)
+            axes.set_title(f".. and SMT → DMT {times} times the seconds")
+            axes.set(xlabel="seconds of training, on one core")
+    figure.suptitle(title or "Digits of 28 x 28 pixels, T = 784")
     figure.tight_layout()
     figure.savefig(path, dpi=110)
 
@@ -574,9 +578,13 @@ def check_run(what: str, directory: str):
         raise smt.WrongInput(f"digits: {directory} is a run of {config['task']}")
     if what == "drift" and config["method"] == "bptt":
         raise smt.WrongInput(f"drift: {directory} is a run of BPTT, without labels")
-    if what == "run" and not Path(directory, "metrics.jsonl").exists():
-        message = "holds no metrics.jsonl; an exported run has none"
-        raise smt.WrongInput(f"run: {directory} {message}")
+    if what == "run":
+        file = Path(directory, "metrics.jsonl")
+        if not file.exists():
+            message = "holds no metrics.jsonl; an exported run has none"
+            raise smt.WrongInput(f"run: {directory} {message}")
+        if '"phase": "final"' in file.read_text().partition("\n")[0]:
+            raise smt.WrongInput(f"run: {directory} has no updates to draw")
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ PROGRAM is smt.py, bptt_baseline.py or nextlat.py. Each process is killed by SIG
 after a random time. The exit status is 1 if the weights differ in the end.
 """
 
+import argparse
 import random
 import subprocess
 import sys
@@ -24,7 +25,12 @@ def weights(directory: str) -> dict:
 
 
 def main(argv: list[str]) -> int:
-    program, *options = argv or ["smt.py"]
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
+    programs = ["smt.py", "bptt_baseline.py", "nextlat.py"]
+    parser.add_argument("program", nargs="?", default="smt.py", choices=programs)
+    args, options = parser.parse_known_args(argv)
+    program = args.program
     call = [sys.executable, str(ROOT / program)]
     train = [*call, *SMALL.split(), *options]
     draws = random.Random(0)

@@ -8,6 +8,7 @@ The allocator of a GPU, its libraries and its kernels' own space come on top. At
 is counted as a fused kernel, which keeps no matrix of all pairs.
 """
 
+import argparse
 import sys
 import weakref
 from pathlib import Path
@@ -90,8 +91,9 @@ def peak_bytes(name: str, options: list[str]) -> tuple[int, smt.Phase]:
 
 
 if __name__ == "__main__":
-    name, *options = sys.argv[1:] or [None]
-    if name not in PROGRAMS:
-        sys.exit(__doc__)
-    peak, phase = peak_bytes(name, options)
-    print(f"{name}: {peak / 2**30:.2f} GiB for {phase.batch_size} sequences")
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
+    parser.add_argument("phase", choices=PROGRAMS)
+    args, options = parser.parse_known_args()
+    peak, phase = peak_bytes(args.phase, options)
+    print(f"{args.phase}: {peak / 2**30:.2f} GiB for {phase.batch_size} sequences")

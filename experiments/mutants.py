@@ -1,13 +1,14 @@
 """Do the tests of method and tasks find bugs? Put bugs into copies, and see.
 
     python experiments/mutants.py            all of them; some 20 s each
-    python experiments/mutants.py NUMBER ..  only these
+    python experiments/mutants.py N ..       only these
 
 A mutant names a function and what to replace in it. Code is compared without its layout
 and comments (ast.unparse), so a mutant outlives a new layout. A function that several
 programs share is changed in all of them. The exit status is 1 if a bug is not found.
 """
 
+import argparse
 import ast
 import os
 import shutil
@@ -83,9 +84,13 @@ def is_found(name: str, old: str, new: str) -> bool:
     return done.returncode == 1
 
 
-def main(numbers: list[str]) -> int:
+def main(argv: list[str]) -> int:
     """Try the mutants of these numbers, or all."""
-    chosen = [int(number) for number in numbers] or range(len(MUTANTS))
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
+    numbers = range(len(MUTANTS))
+    parser.add_argument("numbers", nargs="*", type=int, choices=numbers, metavar="N")
+    chosen = parser.parse_args(argv).numbers or numbers
     missed = 0
     for number in chosen:
         name, old, new = MUTANTS[number]

@@ -23,6 +23,7 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
 import data
+import smt
 
 RUNS = ROOT / "results/runs.jsonl"
 PAGES = [ROOT / "README.md", ROOT / "experiments/README.md"]
@@ -50,10 +51,10 @@ def read_runs() -> dict[str, dict]:
 
 def add(name: str, directory: str, command: str, machine: str):
     """Put a finished run into the table."""
-    lines = (Path(directory) / "metrics.jsonl").read_text().splitlines()
-    metrics = [json.loads(line) for line in lines]
-    if metrics[-1]["phase"] != "final":
-        sys.exit(f"{directory}: this run is not finished")
+    state = smt.read_run(directory, "add")["state"]
+    if not state["finished"]:
+        raise smt.WrongInput(f"add: {directory} is not finished; --resume it")
+    metrics = state["metrics"]
     git = ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"]
     commit = subprocess.run(git, capture_output=True, text=True, check=True)
     run = {
@@ -365,7 +366,7 @@ def with_tables(text: str, runs: dict[str, dict]) -> str:
 
 def export(directory: str, goal: str):
     """Copy a run without encoder, decoder and optimisers; the RNN in fp16."""
-    run = torch.load(Path(directory) / "checkpoint.pt", weights_only=True)
+    run = smt.read_run(directory, "export")
     run["optimizers"] = {}
     run["models"] = {
         name: value.half()
@@ -389,13 +390,16 @@ def main(argv: list[str] | None = None):
     exporting.add_argument("run")
     exporting.add_argument("dir")
     args = parser.parse_args(argv)
-    if args.what == "add":
-        add(args.name, args.run, args.command, args.machine)
-    elif args.what == "export":
-        export(args.run, args.dir)
-    else:
-        for page in PAGES:
-            page.write_text(with_tables(page.read_text(), read_runs()))
+    try:
+        if args.what == "add":
+            add(args.name, args.run, args.command, args.machine)
+        elif args.what == "export":
+            export(args.run, args.dir)
+        else:
+            for page in PAGES:
+                page.write_text(with_tables(page.read_text(), read_runs()))
+    except smt.WrongInput as error:
+        parser.error(str(error))
 
 
 if __name__ == "__main__":

@@ -32,9 +32,15 @@ def test_a_picture_is_drawn(what, tmp_path, monkeypatch):
     for at_32, other in figures.BY_DELAY.values():
         names += [at_32, *(f"{other}, delay {D}" for D in figures.DELAYS)]
     names += [name for name, *_ in figures.RETRIEVAL.values()]
-    for task in figures.LONG:
-        names += [f"smt, {task}", f"smt, {task}, 1 updates", f"bptt, {task}, 1 updates"]
-    monkeypatch.setattr(figures.results, "read_runs", lambda: dict.fromkeys(names, run))
+    runs = dict.fromkeys(names, run)
+    for method, losses in {"smt": (0.4, 0.3), "bptt": (0.5, 0.35, 0.2)}.items():
+        lines = [
+            line | {"depth": i, "seconds": i, "rnn_loss": nats}
+            for i, nats in enumerate(losses, 1)
+        ]
+        for name in (figures.LONG, f"{figures.LONG}, 1 updates"):
+            runs[f"{method}, {name}"] = {"metrics": lines, "final": line}
+    monkeypatch.setattr(figures.results, "read_runs", lambda: runs)
     assert figures.main([*argv, "--out", str(tmp_path)]) == 0
     assert (tmp_path / f"{what}.png").stat().st_size > 10_000
 
@@ -67,11 +73,8 @@ def test_an_input_that_is_forgotten_gets_no_gradient():
 
 def test_times_more_counts_the_layers_to_the_same_loss():
     ours, theirs = [(10, 0.5), (20, 0.4)], [(20, 0.7), (40, 0.5), (90, 0.41)]
-    found = figures.times_more(ours, theirs)  # theirs do not get to 0.4
-    assert found == pytest.approx([4])
-    assert figures.times_more(ours, [(20, 0.7), (40, 0.4)]) == pytest.approx(
-        [10 / 3, 2]
-    )
+    assert figures.times_more(ours, theirs) == "4 to 4"  # theirs do not get to 0.4
+    assert figures.times_more(ours, [(20, 0.7), (40, 0.4)]) == "2 to 3"
 
 
 @pytest.mark.parametrize(
@@ -82,6 +85,7 @@ def test_times_more_counts_the_layers_to_the_same_loss():
         "run",
         "run missing",
         "run run run",
+        "run empty",
         "digits run",
         "drift bptt",
         "method run",
@@ -91,6 +95,9 @@ def test_wrong_input_gets_no_traceback(argv, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     if "run" in argv:
         assert smt.main([*TINY, *"--task copy --delay 3".split(), *RUN]) == 0
+    if "empty" in argv:
+        nothing = "--dim 16 --steps 0 --dmt-steps 0 --device cpu --out empty"
+        assert smt.main(nothing.split()) == 0
     if "bptt" in argv:
         tiny = "--task copy --delay 3 --dim 16 --steps 1 --device cpu --out bptt"
         assert bptt_baseline.main(tiny.split()) == 0

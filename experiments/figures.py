@@ -232,10 +232,10 @@ def run(directories: list[str], path: Path, title: str):
     config = smt.read_run(directory, "run")["config"]
     name = f"{config['task']}, seed {config['seed']}"
     answers.set_title(title or f"{name}: answers on held-out sequences")
-    guessing = {task: share for task, *_, share in results.TASKS}[config["task"]]
-    if guessing.endswith("%"):
-        chance = float(guessing.removesuffix(" %"))
-        answers.axhline(chance, color="#777777", ls=":", lw=2, label="guessing")
+    chance = {task: share for task, *_, share in results.TASKS}[config["task"]]
+    if chance.endswith("%"):
+        share = float(chance.removesuffix(" %"))
+        answers.axhline(share, color="#777777", ls=":", lw=2, label="chance")
         answers.legend(fontsize=12, loc="center right")
     axes = None
     for column, (phase, own) in enumerate(phases.items()):
@@ -423,7 +423,7 @@ def retrieval(_, path: Path, title: str):
         seconds = [line["seconds"] for line in [before, *own]]
         right = [100 * line["rnn_acc"] for line in [before, *own]]
         axes.plot(seconds, right, style, color=COLOURS[phase], lw=3, label=called)
-    axes.axhline(12.5, color="#777777", ls=":", lw=2, label="guessing")
+    axes.axhline(12.5, color="#777777", ls=":", lw=2, label="chance")
     axes.set(xlabel="seconds on one core", ylabel="right answers, %", ylim=(0, 103))
     finding = "Retrieval: an RNN without gates learns by SMT → DMT, a GRU by BPTT"
     axes.set(title=title or finding)
@@ -467,7 +467,7 @@ def delay(_, path: Path, title: str):
         colour = COLOURS[other.split(",")[0]]
         right = by_delay(runs, called)
         axes.plot(DELAYS, right, "o" + style, color=colour, lw=3, label=called)
-    axes.axhline(12.5, color="#777777", ls=":", lw=2, label="guessing")
+    axes.axhline(12.5, color="#777777", ls=":", lw=2, label="chance")
     axes.set_xscale("log", base=2)
     axes.set_xticks(DELAYS, [str(D) for D in DELAYS])
     axes.set(xlabel="delay in steps", ylabel="right answers of the RNN alone, %")

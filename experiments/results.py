@@ -28,7 +28,7 @@ import smt
 RUNS = ROOT / "results/runs.jsonl"
 PAGES = [ROOT / "README.md", ROOT / "experiments/README.md"]
 
-# Task, what the RNN must say, what guessing reaches: one of the answers that a task has
+# Task, what the RNN must say, what chance is: one of the answers that a task has
 # at random, or the entropy of the test split's single bytes or pixels.
 TASKS = [
     ("copy", "8 symbols after 32 blanks", "12.5 %"),
@@ -106,11 +106,11 @@ def spread(texts: list[str]) -> str:
 def table_of_tasks(runs: dict[str, dict]) -> str:
     """The RNN alone in all tasks, by three methods: the figures of the test split."""
     columns = (
-        "task|the RNN must say|guessing|SMT → DMT|its teacher|its seconds|"
+        "task|the RNN must say|chance|SMT → DMT|its teacher|its seconds|"
         "BPTT|its seconds|NextLat → DMT"
     )
     rows = []
-    for task, asks, guessing in TASKS:
+    for task, asks, chance in TASKS:
         seconds = runs[first_run(task)]["final"]["seconds"]
         bptt_seconds = runs[f"bptt, {task}, mlp"]["final"]["seconds"]
         assert bptt_seconds <= seconds
@@ -133,7 +133,7 @@ def table_of_tasks(runs: dict[str, dict]) -> str:
             teacher = ""
             if f"teacher_acc{times}" in ours[0]:
                 teacher = spread([shown(task, f, "teacher", times) for f in ours])
-            row = [task + called, asks, guessing, ranges[0], teacher, f"{seconds:.0f}"]
+            row = [task + called, asks, chance, ranges[0], teacher, f"{seconds:.0f}"]
             row += [ranges[1], f"{bptt_seconds:.0f}", ranges[2]]
             if times:
                 row[1] = row[2] = row[5] = row[7] = ""
@@ -226,8 +226,8 @@ def option(run: dict, name: str) -> str:
 def table_of_continued(runs: dict[str, dict]) -> str:
     """SMT -> DMT, then BPTT at two rates, and BPTT alone, on the test split."""
     columns = (
-        "task, cell, seed|SMT → DMT|then BPTT|at the rate|then BPTT|at the rate|"
-        "seconds before, then|BPTT alone|its seconds"
+        "task, cell, seed|SMT → DMT|seconds|then BPTT at a tenth of its rate|"
+        "then BPTT at its rate, instead|its rate|seconds|BPTT alone|its seconds"
     )
     rows = []
     for name in runs:
@@ -238,10 +238,11 @@ def table_of_continued(runs: dict[str, dict]) -> str:
         before = runs[f"{task}, {seed}" if of_mlp else f"smt, {task}, {cell}"]["final"]
         alone = f"bptt, {task}, {cell}"
         alone = runs.get(f"{alone}, {seed}", runs[alone])["final"]
-        row = [f"{task}, {CELLS[cell]}, {seed.split()[1]}", shown(task, before)]
+        row = [f"{task}, {CELLS[cell]}, {seed.split()[1]}"]
+        row += [shown(task, before), f"{before['seconds']:.0f}"]
         for then in (runs[name], runs[name.replace(", low", ", high")]):
-            row += [shown(task, then["final"]), option(then, "--lr")]
-        row.append(f"{before['seconds']:.0f}, {then['final']['seconds']:.0f}")
+            row.append(shown(task, then["final"]))
+        row += [option(then, "--lr"), f"{then['final']['seconds']:.0f}"]
         row += [shown(task, alone), f"{alone['seconds']:.0f}"]
         rows.append(row)
     return table(columns.split("|"), rows)

@@ -25,11 +25,15 @@ def test_a_run_is_added_once(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(results, "RUNS", tmp_path / "runs.jsonl")
     Path("runs.jsonl").write_text('{"run": "another"}\n')
-    Path("run").mkdir()
     lines = [{"phase": "smt", "step": 1}, {"phase": "final", "step": 2}]
-    Path("run/metrics.jsonl").write_text("".join(json.dumps(x) + "\n" for x in lines))
+    state = {"metrics": lines, "finished": False}
+    monkeypatch.setattr(results.smt, "read_run", lambda *_: {"state": state})
+    adding = ["add", "name", "run", "--command", "c", "--machine"]
+    with pytest.raises(SystemExit):
+        results.main([*adding, "old"])
+    state["finished"] = True
     for machine in ("old", "new"):
-        results.main(["add", "name", "run", "--command", "c", "--machine", machine])
+        results.main([*adding, machine])
     runs = results.read_runs()
     assert list(runs) == ["another", "name"]
     assert runs["name"]["final"] == lines[1] and runs["name"]["machine"] == "new"

@@ -1,8 +1,8 @@
 """The READMEs' tables are those of results/runs.jsonl, and an exported run works."""
 
-import json
 from pathlib import Path
 
+import pytest
 import results
 import smt
 import torch

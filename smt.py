@@ -526,9 +526,12 @@ def uniformity_loss(m: Tensor, times: list[int]) -> Tensor:
     if B == 1:  # there is no pair
         return m.new_zeros(())
     u = F.normalize(m[:, times], dim=-1)  # (B, J, K, d)
+    u = u.permute(1, 2, 0, 3)  # (J, K, B, d)
+    cosine = u @ u.transpose(2, 3)  # (J, K, B, B)
     # Every pair a < b once: a and b (pairs,)
     a, b = torch.triu_indices(B, B, offset=1, device=u.device)
-    squared_distance = (u[a] - u[b]).square().sum(-1)  # (pairs, J, K)
+    cosine = cosine[:, :, a, b]  # (J, K, pairs)
+    squared_distance = 2 - 2 * cosine  # as u_a and u_b have length 1
     return (-2 * squared_distance).exp().mean().log()
 
 

@@ -1,8 +1,8 @@
 """Supervised Memory Training (SMT): pretrain an RNN without unrolling it.
 
 After Kumar & Isola, Pretraining Recurrent Networks without Recurrence,
-arXiv:2606.06479. What we changed or added is marked (ours). Sizes of networks, weights
-of losses and settings of optimisers are ours, too, and bear no mark.
+arXiv:2606.06479. What we changed or added is marked (ours). Sizes of networks, constant
+weights of losses and settings of optimisers are ours, too, and bear no mark.
 
     python smt.py                      the task copy: SMT and DMT, some three minutes
     python smt.py --task list          all tasks
@@ -12,9 +12,10 @@ An RNN must learn what to remember, and how to update it. SMT gives these two jo
 different networks and trains them together.
 
 What to remember. The encoder, a Transformer, reads a prefix x_0 .. x_t and writes a
-memory of it, the label m_t. From m_t the decoder must predict the targets of Tf times,
-y_t .. y_{t+Tf-1}. For each later one, y_s, it also sees the inputs x_{t+1} .. x_s. So
-m_t has to hold what these targets need of x_0 .. x_t.
+memory of it, the label m_t. It is causal (ours), so one pass writes the labels of all
+prefixes. From m_t the decoder must predict the targets of Tf times, y_t .. y_{t+Tf-1}.
+For each later one, y_s, it also sees the inputs x_{t+1} .. x_s. So m_t has to hold what
+these targets need of x_0 .. x_t.
 
 How to update it. The RNN's cell gets a label m_{t-1} and the input x_t, and must make
 m_t. It starts from a label of the encoder, and not from what it made before. So no step
@@ -29,21 +30,27 @@ error, so it can grow: the RNN drifts. DAgger Memory Training (DMT), the second 
 lets the RNN run on its own memories and pulls each to the label of the same prefix.
 
 SMT never unrolls the RNN. DMT does. In the paper its gradient passes through one step,
-and here through up to 64 (ours). So our DMT is BPTT towards the labels, through the
-whole sequence in all tasks but pixels.
+and here through up to 64 (ours), the whole sequence in all tasks but pixels. So our DMT
+is BPTT: towards the labels, or, in four tasks, at its end towards the targets alone
+(--attach-readout, ours).
 
 In the end only the RNN is needed. It starts from the label of the empty prefix, and a
-new input costs one step and one readout. In the task copy 64 to 77 % of its answers are
-right after SMT (four seeds), and 99.9 % after DMT. After the paper's DMT it is 91 %
-(one seed), and after BPTT, in at most as many seconds, 99.9 %. README.md has all tasks
-and says when BPTT is better. Nothing has run on a GPU yet.
+new input costs one step and one readout. Its right answers in the task copy:
+
+    SMT                          64 to 77 %   (four seeds)
+    SMT, then DMT                99.9 %       (three seeds)
+    SMT, then DMT with H = 1     91 %         (one seed; H = 1 as in the paper)
+    BPTT                         99.9 %       (three seeds)
+
+README.md has all tasks, and says when to use BPTT.
 
 Glossary
   paper      here            shape and meaning
   x, y       x, y            (B, T) inputs and targets; y_t is to be predicted from
-                             x_0 .. x_t; y_t = -1: nothing is asked there. In copy:
-                             x  5 1 7 . . | 5 1    . is a blank, and | asks
-                             y  - - - - - 5 1 7    - is -1
+                             x_0 .. x_t; y_t = -1: nothing is asked there. In copy,
+                             with . for a blank, | for a question and - for -1:
+                                 x  5 1 7 . . | 5 1
+                                 y  - - - - - 5 1 7
   m_∅, m_t   labels          (B, T + 1, K, d); labels[:, 0] is m_∅, the label of the
                              empty prefix; labels[:, t + 1] is m_t, the label of
                              x_0 .. x_t
@@ -55,16 +62,17 @@ Glossary
   D          decoder         m_t, x_{t+1} .. x_{t+Tf-1} -> logits of y_t .. y_{t+Tf-1}
   f          rnn.step        m_{t-1} or m̂_{t-1}, x_t -> a guess of m_t: embed x_t,
                              rnn.cell, scale to RMS 1
-  g          readout         m_t -> logits of y_t; DMT trains its copy, rnn.readout
+  g          decoder.readout m_t -> logits of y_t: the same network as the decoder, but
+                             without inputs; DMT trains a copy of it, rnn.readout
   Tf         future          times in a window, y_t .. y_{t+Tf-1}, which is decoded from
                              m_t; fewer at the end of a sequence
   J          windows         windows of each sequence that are decoded in an update
   H          truncate        the most RNN steps that DMT's gradient passes through
   B, T, V    sequences in an update, times in a sequence, size of the vocabulary
-  K, d, W    tokens of a memory, numbers in each of them, and in one of the encoder's
+  K, d       tokens of a memory, numbers in each of them
+  W          numbers in a token of the encoder
   N, S       any number of rows, any number of tokens in a row
-  A step is one application of the RNN, and an update one of the optimisers. --steps
-  counts updates. A product in a shape is one dimension: (B T, K, d) has three.
+  A step applies the RNN once. An update changes the weights once; --steps counts these.
 
 SMT, the first phase. An update trains encoder, decoder, rnn.cell and rnn.embed:
     m_∅, m_0 .. m_{T-1} = encoder(x)
@@ -74,15 +82,15 @@ SMT, the first phase. An update trains encoder, decoder, rnn.cell and rnn.embed:
     L_unif = log mean exp(-2 |u_a - u_b|^2)
     minimise L_dec + progress λ_dyn L_dyn + L_read + λ_unif L_unif
 
-    loss    trains              so that                              at which t
-    L_dec   encoder, decoder    labels hold what targets need        J random t
-    L_dyn   encoder, rnn.step   the cell can follow the labels       all; m_{-1} is m_∅
-    L_read  encoder, readout    a label alone tells y_t (ours)       all with a target
-    L_unif  encoder             labels of two sequences differ       those of L_dec
+    loss     trains                      so that                         at which t
+    L_dec    encoder, decoder            labels hold what targets need   J random t
+    L_dyn    encoder, rnn.step           the cell can follow the labels  all t
+    L_read   encoder, decoder.readout    all labels tell their y_t       all with y_t
+    L_unif   encoder                     labels of sequences differ      those of L_dec
 
-    u_a and u_b are the same token of two sequences' labels at one t, scaled to length
-    1. progress is the share of the updates that are done, 0 at first: L_dyn's weight
-    grows (ours). J > 1 is (ours), too.
+    L_read is (ours), and so is J > 1. m_{-1} is m_∅. u_a and u_b are the same token of
+    two sequences' labels at one t, scaled to length 1. progress is the share of the
+    updates that are done, 0 at first: L_dyn's weight grows (ours).
 
 Between the phases: rnn.empty_memory = m_∅, rnn.readout = a copy of decoder.readout
 
@@ -156,9 +164,9 @@ def rotary(h: Tensor) -> Tensor:
 
 
 def attention(qkv: Tensor, causal: bool) -> Tensor:
-    """Attention of several heads: qkv (N, S, 3 width) -> (N, S, width)."""
-    qkv = qkv.unflatten(2, (-1, HEAD_SIZE))  # (N, S, 3 heads, head size)
-    qkv = qkv.transpose(1, 2)  # (N, 3 heads, S, head size)
+    """Attention of several heads: qkv (N, S, 3*width) -> (N, S, width)."""
+    qkv = qkv.unflatten(2, (-1, HEAD_SIZE))  # (N, S, 3*heads, head size)
+    qkv = qkv.transpose(1, 2)  # (N, 3*heads, S, head size)
     q, k, v = qkv.chunk(3, 1)  # each (N, heads, S, head size)
     q, k = rotary(q), rotary(k)
     h = F.scaled_dot_product_attention(q, k, v, is_causal=causal)
@@ -188,7 +196,7 @@ class Block(nn.Module):
         self.mlp = mlp(width, 4 * width, width)
 
     def forward(self, h: Tensor) -> Tensor:
-        qkv = self.qkv(self.norm(h))  # (N, S, 3 width)
+        qkv = self.qkv(self.norm(h))  # (N, S, 3*width)
         attended = attention(qkv, self.causal)  # (N, S, width)
         h = h + self.out(attended)
         return h + self.mlp(h)
@@ -214,19 +222,20 @@ class Encoder(nn.Module):
     The Transformer is causal (ours), so one pass makes the labels of all prefixes. The
     paper's is bidirectional over x_0 .. x_t and needs a pass for each label.
 
-    timestamps is T if a time means the same in all sequences; in copy, for example, the
-    delimiter always comes at the same t. Then each input also gets a learned embedding
-    of its time, the paper's timestamp. Otherwise (text, parity, modular) it is None.
-    Then positions are rotary only, and longer sequences can be encoded, too.
+    fixed_T is T in tasks where a time means the same in all sequences; in copy, for
+    example, the delimiter always comes at the same t. There each token also gets a
+    learned embedding of its time, the paper's timestamp. In other tasks (text, parity,
+    modular) fixed_T is None: positions are rotary only, and longer sequences can be
+    encoded, too.
     """
 
-    def __init__(self, args: Namespace, vocab: int, timestamps: int | None):
+    def __init__(self, args: Namespace, vocab: int, fixed_T: int | None):
         super().__init__()
         W, Kd = args.width, args.memory_tokens * args.dim
         self.K = args.memory_tokens
         self.start = vocab  # the token before x_0
         self.embed = nn.Embedding(vocab + 1, W)
-        self.timestamps = nn.Embedding(timestamps + 1, W) if timestamps else None
+        self.timestamps = nn.Embedding(fixed_T + 1, W) if fixed_T else None
         self.short_conv = nn.Conv1d(W, W, 4, groups=W, bias=False)
         nn.init.zeros_(self.short_conv.weight)  # at first it adds nothing
         self.body = Transformer(W, args.encoder_depth, causal=True)
@@ -241,7 +250,7 @@ class Encoder(nn.Module):
         inputs = F.pad(x, (1, 0), value=self.start)  # (B, T + 1)
         h = self.embed(inputs)  # (B, T + 1, W)
         # A convolution shows each token the three before it, so that attention need
-        # not find them by their positions (ours). It gains 0.025 nats in text.
+        # not find them by their positions (ours). Text gains 0.025 nats (one seed).
         padded = F.pad(h.transpose(1, 2), (3, 0))  # (B, W, 3 + T + 1)
         h = h + self.short_conv(padded).transpose(1, 2)
         if self.timestamps is not None:
@@ -252,11 +261,11 @@ class Encoder(nn.Module):
 
     def write_labels(self, h: Tensor) -> Tensor:
         """The labels of all times: h (B, T + 1, W) -> (B, T + 1, K, d)."""
-        # By default a label has K d = 256 numbers, the encoder's token W = 128 or 64.
+        # By default a label has K*d = 256 numbers, the encoder's token W = 128 or 64.
         # A linear map of the token tells no more than the token. So attention (ours)
-        # gathers more from the whole prefix, with K d / HEAD_SIZE heads.
-        qkv = self.label_qkv(h)  # (B, T + 1, 3 K d)
-        gathered = attention(qkv, causal=True)  # (B, T + 1, K d)
+        # gathers more from the whole prefix, with K*d / HEAD_SIZE heads.
+        qkv = self.label_qkv(h)  # (B, T + 1, 3*K*d)
+        gathered = attention(qkv, causal=True)  # (B, T + 1, K*d)
         labels = self.label_from_token(h) + gathered
         labels = labels.float()  # memories are in fp32, also under --precision bf16
         labels = labels.unflatten(2, (self.K, -1))  # (B, T + 1, K, d)
@@ -282,13 +291,9 @@ class Readout(nn.Module):
     def forward(self, memory: Tensor) -> Tensor:
         *leading, K, d = memory.shape
         tokens = memory.reshape(-1, K, d)  # (N, K, d)
-        logits = self.logits_at_last_token(tokens)  # (N, V)
-        return logits.unflatten(0, leading)
-
-    def logits_at_last_token(self, tokens: Tensor) -> Tensor:
-        """The memory's tokens (N, K, d) -> logits (N, V); in_chunks wraps it."""
         h = self.body(tokens)  # (N, K, d)
-        return self.logits_of(h[:, -1])
+        logits = self.logits_of(h[:, -1])  # (N, V)
+        return logits.unflatten(0, leading)
 
     def logits_of(self, h: Tensor) -> Tensor:
         """The last layer: h (.., d) -> (.., V)."""
@@ -331,7 +336,7 @@ class MLPCell(nn.Module):
         self.blocks = nn.ModuleList(blocks)
 
     def forward(self, memory: Tensor, e: Tensor) -> Tensor:
-        h = memory.flatten(1)  # (N, K d)
+        h = memory.flatten(1)  # (N, K*d)
         for block in self.blocks:
             h = h + block(torch.cat([h, e], 1))
         return h.view_as(memory)
@@ -361,8 +366,9 @@ class GRUCell(nn.Module):
         return self.gru(e, memory.flatten(1)).view_as(memory)
 
 
-# The paper has cells of these three kinds. A new one is a class like those above, and
-# it gets a name here. RNN.step embeds the input for it and scales its result.
+# The paper has cells of these three kinds. The MLP is the default here. A new one is a
+# class like those above, and it gets a name here. RNN.step embeds the input for it and
+# scales its result.
 CELLS = {"mlp": MLPCell, "transformer": TransformerCell, "gru": GRUCell}
 
 
@@ -374,7 +380,7 @@ class RNN(nn.Module):
         self.embed = nn.Embedding(vocab, args.dim)
         self.cell = CELLS[args.cell](args)
         self.readout = Readout(args, vocab)
-        # m_∅, the start. hand_over_to_rnn copies it; bptt_baseline.py trains it.
+        # m_∅, the start. hand_over_to_rnn sets it; bptt_baseline.py trains it.
         self.empty_memory = nn.Parameter(torch.randn(args.memory_tokens, args.dim))
 
     def step(self, memory: Tensor, x_t: Tensor) -> Tensor:
@@ -417,15 +423,15 @@ def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
     return nats / (y >= 0).sum().clamp(min=1)
 
 
-def read_loss(readout: Readout, read_from: Tensor, batch: Batch) -> Tensor:
+def read_loss(readout: Readout, memories: Tensor, batch: Batch) -> Tensor:
     """Mean cross-entropy of the readout, in nats, at all t from the first target on.
 
-    The mean is over targets. read_from (B, T, K, d) are labels, or the RNN's memories.
-    Before the first target nothing is asked, so leaving those times out only saves
-    time.
+    The mean is over targets. memories (B, T, K, d) are the RNN's, or labels. To leave
+    out the times before the first target only saves time: 15 to 30 % of an update of
+    copy.
     """
     first = batch.first_target
-    logits = readout(read_from[:, first:])  # (B, T - first, V)
+    logits = readout(memories[:, first:])  # (B, T - first, V)
     return cross_entropy(logits, batch.y[:, first:])
 
 
@@ -433,11 +439,7 @@ def read_loss(readout: Readout, read_from: Tensor, batch: Batch) -> Tensor:
 def smt_loss(
     models: nn.ModuleDict, batch: Batch, args: Namespace
 ) -> tuple[Tensor, dict]:
-    """The four losses of SMT on a batch -> their weighted sum, and each loss by name.
-
-    The price of not unrolling the RNN is two more networks, encoder and decoder, and
-    the encoder's attention, whose time grows with T^2.
-    """
+    """The four losses of SMT on a batch -> their weighted sum, each by its name."""
     decoder, rnn = models["decoder"], models["rnn"]
     labels = models["encoder"](batch.x)  # (B, T + 1, K, d)
     m = labels[:, 1:]  # m[:, t] is m_t; (B, T, K, d)
@@ -453,8 +455,7 @@ def smt_loss(
     # L_dyn's weight grows from 0 to λ_dyn (ours). At the constant weight λ_dyn = 5 copy
     # has 27 % right answers after SMT, and at the growing one 75 % (one seed). We think
     # that an early L_dyn makes the encoder write labels that hold little, as those are
-    # easy to predict. The cell hardly feels the growth: it has no other loss, and Muon
-    # and AdamW make up for a small gradient.
+    # easy to predict.
     dynamics_weight = args.lambda_dyn * batch.progress
     loss = L_dec + dynamics_weight * L_dyn + L_read + args.lambda_unif * L_unif
     parts = {"decode": L_dec, "dynamics": L_dyn, "read": L_read, "uniformity": L_unif}
@@ -490,7 +491,7 @@ def decode_loss(
 
 
 def dynamics_loss(rnn: RNN, labels: Tensor, x: Tensor) -> Tensor:
-    """L_dyn: B T single steps at once, each from a label m_{t-1} to the next, m_t.
+    """L_dyn: B*T single steps at once, each from a label m_{t-1} to the next, m_t.
 
     A gradient passes through one step of the RNN at most. It reaches inputs far back
     through the encoder, whose depth does not grow with T. So there is no chain of T
@@ -504,9 +505,9 @@ def dynamics_loss(rnn: RNN, labels: Tensor, x: Tensor) -> Tensor:
     only if m_3 holds x_0, too. Over many updates this demand can move back in the same
     way, to m_2, m_1 and m_0.
     """
-    before = labels[:, :-1].flatten(0, 1)  # every m_{t-1}, m_∅ first; (B T, K, d)
-    after = labels[:, 1:].flatten(0, 1)  # every m_t; (B T, K, d)
-    guess = rnn.step(before, x.flatten())  # (B T, K, d)
+    before = labels[:, :-1].flatten(0, 1)  # every m_{t-1}, m_∅ first; (B*T, K, d)
+    after = labels[:, 1:].flatten(0, 1)  # every m_t; (B*T, K, d)
+    guess = rnn.step(before, x.flatten())  # (B*T, K, d)
     return F.mse_loss(guess, after)
 
 
@@ -514,7 +515,7 @@ def uniformity_loss(m: Tensor, times: list[int]) -> Tensor:
     """L_unif = log mean exp(-2 |u_a - u_b|^2) over m (B, T, K, d) at J times.
 
     u_a and u_b are the same memory token of two sequences a and b at the same time,
-    scaled to length 1. The mean is over all pairs a != b, memory tokens and times. To
+    scaled to length 1. The mean is over all pairs a < b, memory tokens and times. To
     pair only the same token is (ours); the paper pairs all tokens.
 
     L_dec does not prevent labels that hardly differ, as the decoder can amplify small
@@ -538,7 +539,7 @@ def uniformity_loss(m: Tensor, times: list[int]) -> Tensor:
 # ------------------------------------------------------------------ from SMT to the RNN
 @torch.no_grad()
 def hand_over_to_rnn(models: nn.ModuleDict):
-    """Copy m_∅ and decoder.readout into the RNN, which then needs no other network.
+    """Copy m_∅ and decoder.readout into the RNN, which then can run alone.
 
     DMT trains the copy of the readout, and decoder.readout stays as it is.
     """
@@ -566,19 +567,6 @@ def set_trained(models: nn.ModuleDict, phase: str):
 
 
 # ---------------------------------------------------------------------------------- DMT
-def random_cuts(batch: Batch, H: int) -> range:
-    """Every H-th time, from a random one on: there a rollout cuts the gradient.
-
-    The first cut is random, so that with H > 1 no place is always cut.
-    T = 8, H = 3, first_cut = 2 cuts it so: x_0 x_1 | x_2 x_3 x_4 | x_5 x_6 x_7
-    """
-    T = batch.x.shape[1]
-    if H >= T:
-        return range(0)  # no cut
-    first_cut = torch.randint(1, H + 1, (1,), generator=batch.generator).item()
-    return range(first_cut, T, H)
-
-
 def dmt_loss(
     models: nn.ModuleDict, batch: Batch, args: Namespace
 ) -> tuple[Tensor, dict]:
@@ -608,7 +596,7 @@ def dmt_loss(
     if args.attach_readout:
         # We think that L_labels at a weight of 1 would outweigh L_read in tasks such as
         # pixels, whose labels change much with each input.
-        labels_weight = 0.1 * (1 - batch.progress)  # (ours)
+        labels_weight = 0.1 * (1 - batch.progress)
         read_from = memories
     else:
         # L_read trains the readout on memories. The labels alone train the cell.
@@ -619,6 +607,19 @@ def dmt_loss(
     L_read = read_loss(rnn.readout, read_from, batch)
     loss = labels_weight * L_labels + L_read
     return loss, {"labels": L_labels, "read": L_read}
+
+
+def random_cuts(batch: Batch, H: int) -> range:
+    """Every H-th time, from a random one on: there a rollout cuts the gradient.
+
+    The first cut is random, so that with H > 1 no place is always cut.
+    T = 8, H = 3, first_cut = 2 cuts it so: x_0 x_1 | x_2 x_3 x_4 | x_5 x_6 x_7
+    """
+    T = batch.x.shape[1]
+    if H >= T:
+        return range(0)  # no cut
+    first_cut = torch.randint(1, H + 1, (1,), generator=batch.generator).item()
+    return range(first_cut, T, H)
 
 
 # ======================================================================================
@@ -638,9 +639,9 @@ MAX_NUMBERS = 2**22  # in the memories that a network takes at once
 
 
 def in_chunks(network: Callable) -> Callable:
-    """A method that does the same as network(self, rows, *inputs), in chunks.
+    """A method that does the same as network(self, memory, *inputs), in chunks.
 
-    rows (N, K, d) are labels or memories; inputs (N, ..) are what else the network
+    memory (.., K, d) are labels or memories; inputs (N, ..) are what else the network
     takes. A chunk has at most MAX_ROWS rows and MAX_NUMBERS numbers, but at least one
     row. Usually one chunk is enough. Otherwise activations are not kept, and the
     backward pass computes them again (checkpointing). At the authors' sizes that saves
@@ -648,28 +649,31 @@ def in_chunks(network: Callable) -> Callable:
     """
 
     @functools.wraps(network)
-    def chunked(self, rows: Tensor, *inputs: Tensor) -> Tensor:
-        rows_per_chunk = min(MAX_ROWS, max(1, MAX_NUMBERS // rows.shape[1:].numel()))
-        if len(rows) <= rows_per_chunk:
-            return network(self, rows, *inputs)
+    def chunked(self, memory: Tensor, *inputs: Tensor) -> Tensor:
+        *leading, K, d = memory.shape
+        N = math.prod(leading)
+        rows_per_chunk = min(MAX_ROWS, max(1, MAX_NUMBERS // (K * d)))
+        if N <= rows_per_chunk:
+            return network(self, memory, *inputs)
+        rows = memory.reshape(N, K, d)
         chunks = [tensor.split(rows_per_chunk) for tensor in (rows, *inputs)]
         results = []
         for chunk in zip(*chunks):
             results.append(checkpoint(network, self, *chunk, use_reentrant=False))
-        return torch.cat(results)
+        return torch.cat(results).unflatten(0, leading)
 
     return chunked
 
 
 # SMT steps from all labels at once, and reads all of them at once.
 RNN.step = in_chunks(RNN.step)
-Readout.logits_at_last_token = in_chunks(Readout.logits_at_last_token)
+Readout.forward = in_chunks(Readout.forward)
 
 
 # --------------------------------------------------- evaluate and sample: the RNN alone
 def score(logits: Tensor, y: Tensor) -> Tensor:
     """Sums of nats, right answers and answers: logits (B, T, V), y (B, T) -> (3,)."""
-    flat = logits.flatten(0, 1)  # (B T, V)
+    flat = logits.flatten(0, 1)  # (B*T, V)
     nats = F.cross_entropy(flat, y.flatten(), ignore_index=-1, reduction="sum")
     right = (logits.argmax(-1) == y).sum()  # y = -1 is never right
     asked = (y >= 0).sum()

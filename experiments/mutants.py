@@ -31,7 +31,7 @@ MUTANTS = [
     ("Readout", "h[:, -1]", "h[:, 0]"),
     ("RNN", "memory = memory.detach()", "pass"),
     ("cross_entropy", "(y >= 0).sum()", "(y >= -1).sum()"),
-    ("read_loss", "read_from[:, first:]", "read_from[:, : T - first]"),
+    ("read_loss", "memories[:, first:]", "memories[:, :memories.shape[1] - first]"),
     ("smt_loss", "args.lambda_dyn * batch.progress", "args.lambda_dyn"),
     ("dynamics_loss", "labels[:, :-1].flatten", "labels[:, :-1].detach().flatten"),
     ("decode_loss", "x[:, t + 1:end]", "x[:, t:end - 1]"),

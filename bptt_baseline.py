@@ -9,8 +9,8 @@ Glossary
   paper      here            shape and meaning
   x, y       x, y            (B, T) inputs and targets; y_t is to be predicted from
                              x_0 .. x_t; y_t = -1: nothing is asked there. In copy,
-                             with . for a blank, | for a question and - for -1:
-                                 x  5 1 7 . . | 5 1
+                             with . for a blank, | for the question and - for -1:
+                                 x  5 1 7 . . | 5 1    (it shows earlier answers)
                                  y  - - - - - 5 1 7
   m_∅        rnn.empty_memory       (K, d) the memory at the start; it is learnt
   m̂_t        memory          (B, K, d) what the RNN made; memories (B, T, K, d)
@@ -34,7 +34,16 @@ An update of BPTT: train the RNN
     L_read is at all t with a target, and trains f, rnn.readout and rnn.empty_memory.
 """
 
-# The method needs only torch, Namespace and NamedTuple. The rest is for the program.
+# The method needs these.
+from argparse import Namespace
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor, nn
+
+# The program around it needs these, too.
 import argparse
 import difflib
 import functools
@@ -47,18 +56,12 @@ import signal
 import sys
 import threading
 import time
-from argparse import Namespace
-from collections.abc import Callable
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import NamedTuple
 
 import filelock
 import numpy as np
-import torch
 import torch.distributed as distributed
-import torch.nn.functional as F
-from torch import Generator, Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import checkpoint
@@ -268,9 +271,8 @@ def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
 def read_loss(readout: Readout, memories: Tensor, batch: Batch) -> Tensor:
     """Mean cross-entropy of the readout, in nats, at all t from the first target on.
 
-    The mean is over targets. memories (B, T, K, d) are the RNN's, or labels. To leave
-    out the times before the first target only saves time: 15 to 30 % of an update of
-    copy.
+    The mean is over targets. memories (B, T, K, d) are the RNN's, or labels. Leaving
+    out the times before the first target saves 15 to 30 % of an update of copy.
     """
     first = batch.first_target
     logits = readout(memories[:, first:])  # (B, T - first, V)
@@ -278,11 +280,6 @@ def read_loss(readout: Readout, memories: Tensor, batch: Batch) -> Tensor:
 
 
 # ------------------------------------------------------------------------ the BPTT loss
-def set_trained(models: nn.ModuleDict, phase: str):
-    """BPTT trains all of the RNN."""
-    models.requires_grad_(True)
-
-
 def bptt_loss(
     models: nn.ModuleDict, batch: Batch, args: Namespace
 ) -> tuple[Tensor, dict]:
@@ -307,6 +304,56 @@ def random_cuts(batch: Batch, H: int) -> range:
         return range(0)  # no cut
     first_cut = torch.randint(1, H + 1, (1,), generator=batch.generator).item()
     return range(first_cut, T, H)
+
+
+# ------------------------------------------------------------------- phases and updates
+class Phase(NamedTuple):
+    """A part of a run: the updates from step begin on, up to step end."""
+
+    name: str
+    loss_of: Callable  # (models, batch, args) -> the loss, its parts by name
+    begin: int
+    end: int
+    peak: float  # AdamW's highest learning rate
+    batch_size: int
+
+
+def phases(args: Namespace) -> list[Phase]:
+    """The phases of a run, in order."""
+    return [
+        Phase(
+            name="bptt",
+            loss_of=bptt_loss,
+            begin=0,
+            end=args.steps,
+            peak=args.lr,
+            batch_size=args.batch_size,
+        ),
+    ]
+
+
+def set_trained(models: nn.ModuleDict, phase: str):
+    """BPTT trains all of the RNN."""
+    models.requires_grad_(True)
+
+
+def update(
+    models: nn.Module,
+    optimizers: dict,
+    loss_of: Callable,
+    batch: Batch,
+    args: Namespace,
+) -> dict:
+    """One step of the optimisers -> the parts of the loss and the gradient's norm."""
+    models.zero_grad()
+    bf16 = args.precision == "bf16"
+    with torch.autocast(args.device, torch.bfloat16, enabled=bf16):
+        loss, parts = models(loss_of, batch, args)  # = loss_of(models, batch, args)
+    loss.backward()
+    parts["gradient_norm"] = nn.utils.clip_grad_norm_(models.parameters(), 1.0)
+    for optimizer in optimizers.values():
+        optimizer.step()
+    return {name: part.detach() for name, part in parts.items()}
 
 
 METHOD = "bptt"  # as directories, checkpoints and recipes name it
@@ -433,6 +480,16 @@ class FullPrecision(TorchFunctionMode):
         return function(*args, **(kwargs or {}))
 
 
+class Muon(torch.optim.Muon):
+    """torch.optim.Muon, but in fp32 if its weights are on a CPU; see FullPrecision."""
+
+    def step(self, closure=None):
+        weights = self.param_groups[0]["params"]
+        on_cpu = all(p.device.type == "cpu" for p in weights)
+        with FullPrecision() if on_cpu else nullcontext():
+            return super().step(closure)
+
+
 def make_optimizers(models: nn.ModuleDict, peak: float) -> dict:
     """Muon for the matrices inside networks, AdamW for the rest; peak is AdamW's rate.
 
@@ -455,9 +512,7 @@ def make_optimizers(models: nn.ModuleDict, peak: float) -> dict:
     muon_group = {"params": inside, "peak": 5 * peak}
     adamw_group = {"params": rest, "peak": peak}
     return {
-        "muon": torch.optim.Muon(
-            [muon_group], weight_decay=0.1, adjust_lr_fn="match_rms_adamw"
-        ),
+        "muon": Muon([muon_group], weight_decay=0.1, adjust_lr_fn="match_rms_adamw"),
         "adamw": torch.optim.AdamW([adamw_group], weight_decay=0.1, betas=(0.9, 0.95)),
     }
 
@@ -494,31 +549,6 @@ def draw_batch(task, B: int, step: int, progress: float, args: Namespace) -> Bat
 
 
 # -------------------------------------------------------------------- the training loop
-class Phase(NamedTuple):
-    """A part of a run: the updates from step begin on, up to step end."""
-
-    name: str
-    loss_of: Callable  # (models, batch, args) -> the loss, its parts by name
-    begin: int
-    end: int
-    peak: float  # AdamW's highest learning rate
-    batch_size: int
-
-
-def phases(args: Namespace) -> list[Phase]:
-    """The phases of a run, in order."""
-    return [
-        Phase(
-            name="bptt",
-            loss_of=bptt_loss,
-            begin=0,
-            end=args.steps,
-            peak=args.lr,
-            batch_size=args.batch_size,
-        ),
-    ]
-
-
 def sequential_depth(phase: str, T: int, args: Namespace) -> int:
     """How many layers of an update's forward pass have to run one after another.
 
@@ -589,7 +619,10 @@ def train_phase(phase: Phase, args, task, models: nn.ModuleDict, run: dict, cont
         progress = done / steps
         set_rates(optimizers, done, steps)
         batch = draw_batch(task, phase.batch_size, step, progress, args)
-        parts.append(update(wrapped, optimizers, phase.loss_of, batch, args))
+        # With --compile only updates are compiled (see main), also what in_chunks runs
+        # again in the backward pass.
+        with torch.compiler.set_stance("default"):
+            parts.append(update(wrapped, optimizers, phase.loss_of, batch, args))
         state["step"] = step + 1
         state["depth"] += depth
         bar.update()
@@ -634,25 +667,6 @@ def say_how_long(phase: Phase, updates: int, seconds_of_20: float):
     """Print how long these updates take if all are as fast as the first 20."""
     seconds = updates * seconds_of_20 / 20
     say(f"{phase.name}: {updates} updates, about {seconds:.0f} s")
-
-
-def update(wrapped, optimizers: dict, loss_of, batch: Batch, args: Namespace) -> dict:
-    """One step of the optimisers -> the parts of the loss and the gradient's norm."""
-    bf16 = args.precision == "bf16"
-    autocast = torch.autocast(args.device, torch.bfloat16, enabled=bf16)
-    wrapped.zero_grad()
-    # With --compile only updates are compiled (see main). The backward pass is part of
-    # an update. In it in_chunks runs networks again, and they have to be compiled, too.
-    with torch.compiler.set_stance("default"):
-        with autocast:
-            loss, parts = wrapped(loss_of, batch, args)
-        loss.backward()
-    parts["gradient_norm"] = nn.utils.clip_grad_norm_(wrapped.parameters(), 1.0)
-    on_cpu = args.device == "cpu"
-    with FullPrecision() if on_cpu else nullcontext():
-        for optimizer in optimizers.values():
-            optimizer.step()
-    return {name: part.detach() for name, part in parts.items()}
 
 
 def mean_parts(parts: list[dict], phase: str, step: int) -> dict:

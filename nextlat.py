@@ -11,8 +11,8 @@ Glossary
   paper      here            shape and meaning
   x, y       x, y            (B, T) inputs and targets; y_t is to be predicted from
                              x_0 .. x_t; y_t = -1: nothing is asked there. In copy,
-                             with . for a blank, | for a question and - for -1:
-                                 x  5 1 7 . . | 5 1
+                             with . for a blank, | for the question and - for -1:
+                                 x  5 1 7 . . | 5 1    (it shows earlier answers)
                                  y  - - - - - 5 1 7
   m_∅, m_t   labels          (B, T + 1, K, d); labels[:, 0] is m_∅, the label of the
                              empty prefix; labels[:, t + 1] is m_t, the label of
@@ -57,12 +57,22 @@ DMT, the second phase. An update trains rnn.cell, rnn.embed and rnn.readout:
     L_read   = mean cross_entropy(rnn.readout(detach(m̂_t)), y_t)
     minimise L_labels + L_read
 
-    L_labels trains rnn.step, L_read the readout. --attach-readout (ours) is the default
-    in stack, parity, text and pixels. It leaves out the detach in L_read, so that the
-    targets train rnn.step, too, and gives L_labels the weight 0.1 (1 - progress).
+    L_labels trains cell and embed, L_read the readout. --attach-readout (ours) is the
+    default in stack, parity, text and pixels. It leaves out the detach in L_read, so
+    that the targets train cell and embed, too, and gives L_labels the weight
+    0.1 (1 - progress).
 """
 
-# The method needs only torch, Namespace and NamedTuple. The rest is for the program.
+# The method needs these.
+from argparse import Namespace
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor, nn
+
+# The program around it needs these, too.
 import argparse
 import difflib
 import functools
@@ -75,18 +85,12 @@ import signal
 import sys
 import threading
 import time
-from argparse import Namespace
-from collections.abc import Callable
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import NamedTuple
 
 import filelock
 import numpy as np
-import torch
 import torch.distributed as distributed
-import torch.nn.functional as F
-from torch import Generator, Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import checkpoint
@@ -356,9 +360,8 @@ def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
 def read_loss(readout: Readout, memories: Tensor, batch: Batch) -> Tensor:
     """Mean cross-entropy of the readout, in nats, at all t from the first target on.
 
-    The mean is over targets. memories (B, T, K, d) are the RNN's, or labels. To leave
-    out the times before the first target only saves time: 15 to 30 % of an update of
-    copy.
+    The mean is over targets. memories (B, T, K, d) are the RNN's, or labels. Leaving
+    out the times before the first target saves 15 to 30 % of an update of copy.
     """
     first = batch.first_target
     logits = readout(memories[:, first:])  # (B, T - first, V)
@@ -415,22 +418,6 @@ def hand_over_to_rnn(models: nn.ModuleDict):
     rnn.readout.load_state_dict(models["readout"].state_dict())
 
 
-def set_trained(models: nn.ModuleDict, phase: str):
-    """Let gradients reach only what a phase trains.
-
-    DMT trains rnn.cell, rnn.embed and rnn.readout. SMT trains all but rnn.readout and
-    rnn.empty_memory, which hand_over_to_rnn overwrites.
-    """
-    in_dmt = phase == "dmt"
-    models["encoder"].requires_grad_(not in_dmt)
-    models["readout"].requires_grad_(not in_dmt)
-    rnn = models["rnn"]
-    rnn.cell.requires_grad_(True)
-    rnn.embed.requires_grad_(True)
-    rnn.readout.requires_grad_(in_dmt)
-    rnn.empty_memory.requires_grad_(False)
-
-
 # ---------------------------------------------------------------------------------- DMT
 def dmt_loss(
     models: nn.ModuleDict, batch: Batch, args: Namespace
@@ -439,7 +426,7 @@ def dmt_loss(
 
     The idea is DAgger's (Ross et al. 2011): a learner acts, and an expert, here the
     encoder, says what would have been right. A label depends on inputs only, so it
-    stays right wherever the RNN has drifted to.
+    stays a valid target wherever the RNN has drifted to.
 
     The encoder is frozen, as no loss of DMT asks that labels hold anything. If it were
     trained, its labels could become easy to follow by holding nothing.
@@ -487,12 +474,80 @@ def random_cuts(batch: Batch, H: int) -> range:
     return range(first_cut, T, H)
 
 
+# ------------------------------------------------------------------- phases and updates
+class Phase(NamedTuple):
+    """A part of a run: the updates from step begin on, up to step end."""
+
+    name: str
+    loss_of: Callable  # (models, batch, args) -> the loss, its parts by name
+    begin: int
+    end: int
+    peak: float  # AdamW's highest learning rate
+    batch_size: int
+
+
+def phases(args: Namespace) -> list[Phase]:
+    """The phases of a run, in order."""
+    return [
+        Phase(
+            name="nextlat",
+            loss_of=nextlat_loss,
+            begin=0,
+            end=args.steps,
+            peak=args.lr,
+            batch_size=args.batch_size,
+        ),
+        Phase(
+            name="dmt",
+            loss_of=dmt_loss,
+            begin=args.steps,
+            end=args.steps + args.dmt_steps,
+            peak=args.dmt_lr,
+            batch_size=args.dmt_batch_size,
+        ),
+    ]
+
+
+def set_trained(models: nn.ModuleDict, phase: str):
+    """Let gradients reach only what a phase trains.
+
+    DMT trains rnn.cell, rnn.embed and rnn.readout. SMT trains all but rnn.readout and
+    rnn.empty_memory, which hand_over_to_rnn overwrites.
+    """
+    in_dmt = phase == "dmt"
+    models["encoder"].requires_grad_(not in_dmt)
+    models["readout"].requires_grad_(not in_dmt)
+    rnn = models["rnn"]
+    rnn.cell.requires_grad_(True)
+    rnn.embed.requires_grad_(True)
+    rnn.readout.requires_grad_(in_dmt)
+    rnn.empty_memory.requires_grad_(False)
+
+
+def update(
+    models: nn.Module,
+    optimizers: dict,
+    loss_of: Callable,
+    batch: Batch,
+    args: Namespace,
+) -> dict:
+    """One step of the optimisers -> the parts of the loss and the gradient's norm."""
+    models.zero_grad()
+    bf16 = args.precision == "bf16"
+    with torch.autocast(args.device, torch.bfloat16, enabled=bf16):
+        loss, parts = models(loss_of, batch, args)  # = loss_of(models, batch, args)
+    loss.backward()
+    parts["gradient_norm"] = nn.utils.clip_grad_norm_(models.parameters(), 1.0)
+    for optimizer in optimizers.values():
+        optimizer.step()
+    return {name: part.detach() for name, part in parts.items()}
+
+
 # ======================================================================================
-# The method ends here. Below, phases() lists the phases, train_phase() runs one, and
-# update() makes one update: loss, backward pass, optimisers. The rest is the program
-# around it: evaluation, samples, several processes, files, the command line. Some lines
-# ask for 'not "dmt"' instead of "smt", or whether an option exists, so that they are
-# the same in bptt_baseline.py and nextlat.py.
+# The method ends here. The rest is the program around it: evaluation, samples, the
+# optimisers Muon and AdamW, train_phase() with its loop of updates, several processes,
+# files, the command line. Some lines ask for 'not "dmt"' instead of "smt", or whether
+# an option exists, so that they are the same in bptt_baseline.py and nextlat.py.
 # ======================================================================================
 
 METHOD = "nextlat"  # as directories, checkpoints and recipes name it
@@ -651,6 +706,16 @@ class FullPrecision(TorchFunctionMode):
         return function(*args, **(kwargs or {}))
 
 
+class Muon(torch.optim.Muon):
+    """torch.optim.Muon, but in fp32 if its weights are on a CPU; see FullPrecision."""
+
+    def step(self, closure=None):
+        weights = self.param_groups[0]["params"]
+        on_cpu = all(p.device.type == "cpu" for p in weights)
+        with FullPrecision() if on_cpu else nullcontext():
+            return super().step(closure)
+
+
 def make_optimizers(models: nn.ModuleDict, peak: float) -> dict:
     """Muon for the matrices inside networks, AdamW for the rest; peak is AdamW's rate.
 
@@ -673,9 +738,7 @@ def make_optimizers(models: nn.ModuleDict, peak: float) -> dict:
     muon_group = {"params": inside, "peak": 5 * peak}
     adamw_group = {"params": rest, "peak": peak}
     return {
-        "muon": torch.optim.Muon(
-            [muon_group], weight_decay=0.1, adjust_lr_fn="match_rms_adamw"
-        ),
+        "muon": Muon([muon_group], weight_decay=0.1, adjust_lr_fn="match_rms_adamw"),
         "adamw": torch.optim.AdamW([adamw_group], weight_decay=0.1, betas=(0.9, 0.95)),
     }
 
@@ -712,39 +775,6 @@ def draw_batch(task, B: int, step: int, progress: float, args: Namespace) -> Bat
 
 
 # -------------------------------------------------------------------- the training loop
-class Phase(NamedTuple):
-    """A part of a run: the updates from step begin on, up to step end."""
-
-    name: str
-    loss_of: Callable  # (models, batch, args) -> the loss, its parts by name
-    begin: int
-    end: int
-    peak: float  # AdamW's highest learning rate
-    batch_size: int
-
-
-def phases(args: Namespace) -> list[Phase]:
-    """The phases of a run, in order."""
-    return [
-        Phase(
-            name="nextlat",
-            loss_of=nextlat_loss,
-            begin=0,
-            end=args.steps,
-            peak=args.lr,
-            batch_size=args.batch_size,
-        ),
-        Phase(
-            name="dmt",
-            loss_of=dmt_loss,
-            begin=args.steps,
-            end=args.steps + args.dmt_steps,
-            peak=args.dmt_lr,
-            batch_size=args.dmt_batch_size,
-        ),
-    ]
-
-
 def sequential_depth(phase: str, T: int, args: Namespace) -> int:
     """How many layers of an update's forward pass have to run one after another.
 
@@ -818,7 +848,10 @@ def train_phase(phase: Phase, args, task, models: nn.ModuleDict, run: dict, cont
         progress = done / steps
         set_rates(optimizers, done, steps)
         batch = draw_batch(task, phase.batch_size, step, progress, args)
-        parts.append(update(wrapped, optimizers, phase.loss_of, batch, args))
+        # With --compile only updates are compiled (see main), also what in_chunks runs
+        # again in the backward pass.
+        with torch.compiler.set_stance("default"):
+            parts.append(update(wrapped, optimizers, phase.loss_of, batch, args))
         state["step"] = step + 1
         state["depth"] += depth
         bar.update()
@@ -865,25 +898,6 @@ def say_how_long(phase: Phase, updates: int, seconds_of_20: float):
     """Print how long these updates take if all are as fast as the first 20."""
     seconds = updates * seconds_of_20 / 20
     say(f"{phase.name}: {updates} updates, about {seconds:.0f} s")
-
-
-def update(wrapped, optimizers: dict, loss_of, batch: Batch, args: Namespace) -> dict:
-    """One step of the optimisers -> the parts of the loss and the gradient's norm."""
-    bf16 = args.precision == "bf16"
-    autocast = torch.autocast(args.device, torch.bfloat16, enabled=bf16)
-    wrapped.zero_grad()
-    # With --compile only updates are compiled (see main). The backward pass is part of
-    # an update. In it in_chunks runs networks again, and they have to be compiled, too.
-    with torch.compiler.set_stance("default"):
-        with autocast:
-            loss, parts = wrapped(loss_of, batch, args)
-        loss.backward()
-    parts["gradient_norm"] = nn.utils.clip_grad_norm_(wrapped.parameters(), 1.0)
-    on_cpu = args.device == "cpu"
-    with FullPrecision() if on_cpu else nullcontext():
-        for optimizer in optimizers.values():
-            optimizer.step()
-    return {name: part.detach() for name, part in parts.items()}
 
 
 def mean_parts(parts: list[dict], phase: str, step: int) -> dict:

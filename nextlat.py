@@ -237,7 +237,8 @@ class Encoder(nn.Module):
 class Readout(nn.Module):
     """g: a small Transformer over the tokens of a memory.
 
-    m_t (.., K, d) -> logits of y_t (.., V), read at the last memory token.
+    m_t (.., K, d) -> logits of y_t (.., V), read at the last memory token; .. are one
+    dimension or more.
     """
 
     def __init__(self, args: Namespace, vocab: int):
@@ -574,11 +575,12 @@ MAX_NUMBERS = 2**22  # in the memories that a network takes at once
 def in_chunks(network: Callable) -> Callable:
     """A method that does the same as network(self, memory, *inputs), in chunks.
 
-    memory (.., K, d) are labels or memories; inputs (N, ..) are what else the network
-    takes. A chunk has at most MAX_ROWS rows and MAX_NUMBERS numbers, but at least one
-    row. Usually one chunk is enough. Otherwise activations are not kept, and the
-    backward pass computes them again (checkpointing). At the authors' sizes that saves
-    130 GiB in SMT (B = 128, T = 256, fp32), as experiments/memory.py counts it.
+    memory (N, K, d), or (.., K, d) if there are no inputs, are labels or memories.
+    inputs (N, ..) are what else the network takes. A chunk has at most MAX_ROWS rows
+    and MAX_NUMBERS numbers, but at least one row. Usually one chunk is enough.
+    Otherwise activations are not kept, and the backward pass computes them again
+    (checkpointing). At the authors' sizes that saves 130 GiB in SMT (B = 128, T = 256,
+    fp32), as experiments/memory.py counts it.
     """
 
     @functools.wraps(network)
@@ -846,6 +848,9 @@ def train_phase(phase: Phase, args, task, models: nn.ModuleDict, run: dict, cont
     wrapped = distribute(models, args)  # as several processes need it
     optimizers = make_optimizers(models, phase.peak)
     if state["step"] > phase.begin:
+        if run["optimizers"].keys() != optimizers.keys():
+            message = "a program with other optimisers made this run; resume it there"
+            raise WrongInput(f"--resume: {message}")
         for name, optimizer in optimizers.items():
             optimizer.load_state_dict(run["optimizers"][name])
 
@@ -1074,10 +1079,12 @@ def save(args: Namespace, models: nn.ModuleDict, optimizers: dict, state: dict):
     }
     try:
         out.mkdir(parents=True, exist_ok=True)
-        torch.save(content, out / "checkpoint.tmp")
-        os.replace(out / "checkpoint.tmp", out / "checkpoint.pt")
+        # The checkpoint comes last: it has the metrics, too, so that --resume writes
+        # again what a kill has left out.
         (out / "metrics.tmp").write_text("".join(lines))
         os.replace(out / "metrics.tmp", out / "metrics.jsonl")
+        torch.save(content, out / "checkpoint.tmp")
+        os.replace(out / "checkpoint.tmp", out / "checkpoint.pt")
     except (OSError, RuntimeError) as error:  # torch.save raises the latter, too
         reason = str(error).splitlines()[0]
         raise WrongInput(f"--out {args.out}: can't write a file: {reason}") from None

@@ -287,10 +287,18 @@ EACH = 6  # images of a kind in a row
 
 def digits(directories: list[str], path: Path, title: str):
     """A row of held-out images and one of each RNN: lower halves, and from nothing."""
+    config = smt.read_run(directories[0], "digits")["config"]
+    kind = config["side"], config["levels"]
     rows = []
     for directory in directories:
         models, task, args = networks(directory)
         _, images = task.held_out("test", 2 * EACH)
+        if len(images) < 2 * EACH:
+            raise smt.WrongInput(
+                f"digits: {directory} has under {2 * EACH} test images"
+            )
+        if (args.side, args.levels) != kind:
+            raise smt.WrongInput(f"digits: {directory} has images of another kind")
         method, colour = name_of_rnn(args)
         end = smt.read_run(directory, "digits")["state"]["metrics"][-1]
         drawn = [
@@ -301,7 +309,7 @@ def digits(directories: list[str], path: Path, title: str):
         if not rows:
             rows.append(("held-out\nimages", images, "black"))
         rows.append((name, torch.cat(drawn), colour))
-    white, side = int(images.max()), task.side
+    white, side = task.levels - 1, task.side
     size = (13, 1.1 + 1.0 * len(rows))
     figure, grid = plt.subplots(len(rows), 2 * EACH, figsize=size)
     for row, ((name, images, colour), line) in enumerate(zip(rows, grid)):
@@ -567,24 +575,26 @@ def main(argv: list[str]) -> int:
         PICTURES[args.what](args.runs, path, args.title)
     except smt.WrongInput as error:
         parser.error(str(error))
+    except OSError as error:
+        parser.error(f"can't write {path}: {error}")
     print(f"The picture is in {path}.")
     return 0
 
 
 def check_run(what: str, directory: str):
     """WrongInput if the directory does not hold what the picture needs."""
-    config = smt.read_run(directory, what)["config"]
+    run = smt.read_run(directory, what)
+    config = run["config"]
     if what == "digits" and config["task"] != "pixels":
         raise smt.WrongInput(f"digits: {directory} is a run of {config['task']}")
     if what == "drift" and config["method"] == "bptt":
         raise smt.WrongInput(f"drift: {directory} is a run of BPTT, without labels")
-    if what == "run":
-        file = Path(directory, "metrics.jsonl")
-        if not file.exists():
-            message = "holds no metrics.jsonl; an exported run has none"
-            raise smt.WrongInput(f"run: {directory} {message}")
-        if '"phase": "final"' in file.read_text().partition("\n")[0]:
-            raise smt.WrongInput(f"run: {directory} has no updates to draw")
+    if what == "run" and not Path(directory, "metrics.jsonl").exists():
+        message = "holds no metrics.jsonl; an exported run has none"
+        raise smt.WrongInput(f"run: {directory} {message}")
+    evaluated = [line["phase"] for line in run["state"]["metrics"]]
+    if what in ("run", "digits") and evaluated in ([], ["final"]):
+        raise smt.WrongInput(f"{what}: {directory} has no evaluation in training")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Kill a run at random moments, resume it, and compare it with one that went through.
 
-    python experiments/kills.py [PROGRAM] [options of the program]
+    python experiments/kills.py PROGRAM [options of the program]
 
 PROGRAM is smt.py, bptt_baseline.py or nextlat.py. Each process is killed by SIGKILL
 after a random time. The exit status is 1 if the weights differ in the end.
@@ -28,7 +28,7 @@ def main(argv: list[str]) -> int:
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
     programs = ["smt.py", "bptt_baseline.py", "nextlat.py"]
-    parser.add_argument("program", nargs="?", default="smt.py", choices=programs)
+    parser.add_argument("program", choices=programs)
     args, options = parser.parse_known_args(argv)
     program = args.program
     call = [sys.executable, str(ROOT / program)]
@@ -36,7 +36,9 @@ def main(argv: list[str]) -> int:
     draws = random.Random(0)
     with tempfile.TemporaryDirectory() as folder:
         whole, killed = f"{folder}/whole", f"{folder}/killed"
-        subprocess.run([*train, "--out", whole], check=True, capture_output=True)
+        first = subprocess.run([*train, "--out", whole], capture_output=True, text=True)
+        if first.returncode:
+            parser.error(first.stderr.strip().splitlines()[-1])
         kills = 0
         while True:
             begun = Path(killed, "checkpoint.pt").exists()
@@ -46,7 +48,9 @@ def main(argv: list[str]) -> int:
                     [*call, *more, "--out", killed],
                     check=True,
                     capture_output=True,
-                    timeout=draws.uniform(2, 6),  # kills the process when it is over
+                    # The process is killed when it is over. It grows, so that slow
+                    # machines get to the end, too.
+                    timeout=draws.uniform(2, 6 + kills / 4),
                 )
                 break
             except subprocess.TimeoutExpired:

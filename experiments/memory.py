@@ -95,5 +95,8 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
     parser.add_argument("phase", choices=PROGRAMS)
     args, options = parser.parse_known_args()
-    peak, phase = peak_bytes(args.phase, options)
+    try:
+        peak, phase = peak_bytes(args.phase, options)
+    except smt.WrongInput as error:
+        parser.error(str(error))
     print(f"{args.phase}: {peak / 2**30:.2f} GiB for {phase.batch_size} sequences")

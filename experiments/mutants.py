@@ -88,9 +88,10 @@ def main(argv: list[str]) -> int:
     """Try the mutants of these numbers, or all."""
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
-    numbers = range(len(MUTANTS))
-    parser.add_argument("numbers", nargs="*", type=int, choices=numbers, metavar="N")
-    chosen = parser.parse_args(argv).numbers or numbers
+    parser.add_argument("numbers", nargs="*", type=int, metavar="N")
+    chosen = parser.parse_args(argv).numbers or range(len(MUTANTS))
+    if not set(chosen) <= set(range(len(MUTANTS))):
+        parser.error(f"N {max(chosen)}: give numbers in 0 .. {len(MUTANTS) - 1}")
     missed = 0
     for number in chosen:
         name, old, new = MUTANTS[number]

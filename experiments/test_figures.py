@@ -86,6 +86,8 @@ def test_times_more_counts_the_layers_to_the_same_loss():
         "run missing",
         "run run run",
         "run empty",
+        "run run --out run/lock",
+        "digits pixels other",
         "digits run",
         "drift bptt",
         "method run",
@@ -98,6 +100,10 @@ def test_wrong_input_gets_no_traceback(argv, tmp_path, monkeypatch, capsys):
     if "empty" in argv:
         nothing = "--dim 16 --steps 0 --dmt-steps 0 --device cpu --out empty"
         assert smt.main(nothing.split()) == 0
+    if "pixels" in argv:
+        for side, out in ((4, "pixels"), (6, "other")):
+            task = f"--task pixels --side {side} --steps 1 --dmt-steps 1"
+            assert smt.main([*TINY, *f"{task} --device cpu --out {out}".split()]) == 0
     if "bptt" in argv:
         tiny = "--task copy --delay 3 --dim 16 --steps 1 --device cpu --out bptt"
         assert bptt_baseline.main(tiny.split()) == 0

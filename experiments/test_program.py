@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import json
 import os
 import re
 import shlex
@@ -184,7 +185,8 @@ def test_in_bf16_norms_and_losses_are_in_fp32(program, cell):
         program.set_rates(optimizers, 1, 100)
         batch = program.draw_batch(task, 4, 0, 0.5, args)
         with Precision() as precision:
-            program.update(models, optimizers, phase.loss_of, batch, args)
+            losses = program.update(models, optimizers, phase.loss_of, batch, args)
+        assert {loss.dtype for loss in losses.values()} == {torch.float32}
         others = {
             "smt": {"mse_loss"},
             "dmt": {"mse_loss"},
@@ -238,6 +240,45 @@ def test_ctrl_c_saves_after_the_step_and_the_run_goes_on(monkeypatch, capsys):
     assert "--resume" in capsys.readouterr().err
     assert smt.main(["--resume", "--out", "parts"]) == 0
     assert same(weights("whole"), weights("parts"))
+
+
+@pytest.mark.parametrize("kill_at", range(2, 8))
+def test_a_kill_between_two_files_loses_no_metrics(kill_at, monkeypatch):
+    """There are four saves, each of two files; the first one is whole."""
+    usual, calls = os.replace, []
+
+    def replace(*files):
+        calls.append(files)
+        if len(calls) == kill_at + 1:
+            raise SystemError("killed")
+        usual(*files)
+
+    monkeypatch.setattr(os, "replace", replace)
+    run = [*TINY_SMT, *COPY, *"--steps 1 --dmt-steps 1 --out run".split()]
+    with pytest.raises(SystemError):
+        smt.main(run)
+    assert smt.main(["--resume", "--out", "run"]) == 0
+    lines = Path("run/metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["phase"] for line in lines] == ["smt", "dmt", "final"]
+
+
+def test_a_run_of_other_optimisers_is_not_resumed(monkeypatch, capsys):
+    run = [*TINY_SMT, *COPY, *"--steps 2 --eval-every 1 --out run".split()]
+    usual, taken = smt.update, []
+
+    def update(*inputs):
+        taken.append(True)
+        return usual(*inputs) if len(taken) < 2 else 1 / 0
+
+    with monkeypatch.context() as patch:
+        patch.setattr(smt, "update", update)
+        with pytest.raises(ZeroDivisionError):
+            smt.main(run)
+    adamw = smt.make_optimizers(made()[2], 1e-3)["adamw"]
+    monkeypatch.setattr(smt, "make_optimizers", lambda *_: {"adamw": adamw})
+    with pytest.raises(SystemExit):
+        smt.main(["--resume", "--out", "run"])
+    assert "other optimisers" in capsys.readouterr().err
 
 
 def test_init_begins_with_the_networks_of_another_run():

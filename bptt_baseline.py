@@ -18,7 +18,7 @@ Glossary
   g          readout         m̂_t -> logits of y_t
   H          truncate        the most RNN steps that the gradient passes through
   B, T, V    sequences in an update, times in a sequence, size of the vocabulary
-  K, d       tokens of a memory, numbers in each of them
+  K, d       tokens of a memory, numbers in each of them; 4 and 64
   N, S       any number of rows, any length
   A step applies the RNN once. An update changes the weights once; --steps counts
   updates.
@@ -357,7 +357,7 @@ def update(
     batch: Batch,
     args: Namespace,
 ) -> dict:
-    """One update -> the parts of the loss and the gradient's norm."""
+    """One update, by Muon and AdamW -> the parts of the loss, the gradient's norm."""
     models.zero_grad()
     bf16 = args.precision == "bf16"
     with torch.autocast(args.device, torch.bfloat16, enabled=bf16):

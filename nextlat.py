@@ -26,10 +26,10 @@ Glossary
                              rnn.cell, scale to RMS 1
   g          readout         m_t -> logits of y_t; DMT trains its copy, rnn.readout
   A          horizon         steps ahead that the RNN makes from a label
-  H          truncate        the most RNN steps that DMT's gradient passes through
+  H          truncate        the most RNN steps that DMT's gradient passes through; 64
   B, T, V    sequences in an update, times in a sequence, size of the vocabulary
-  K, d       tokens of a memory, numbers in each of them
-  W          numbers in a token of the encoder
+  K, d       tokens of a memory, numbers in each of them; 4 and 64
+  W          numbers in a token of the encoder; 128
   N, S       any number of rows, any length
   A step applies the RNN once. An update changes the weights once; --steps and
   --dmt-steps count updates.
@@ -545,7 +545,7 @@ def update(
     batch: Batch,
     args: Namespace,
 ) -> dict:
-    """One update -> the parts of the loss and the gradient's norm."""
+    """One update, by Muon and AdamW -> the parts of the loss, the gradient's norm."""
     models.zero_grad()
     bf16 = args.precision == "bf16"
     with torch.autocast(args.device, torch.bfloat16, enabled=bf16):
@@ -555,6 +555,15 @@ def update(
     for optimizer in optimizers.values():
         optimizer.step()
     return {name: part.detach() for name, part in parts.items()}
+
+
+# The loop, in short; it is in train_phase, below:
+#     for phase in phases(args):
+#         set_trained(models, phase.name)
+#         for each update of the phase:
+#             batch = draw_batch(..)
+#             update(models, optimizers, phase.loss_of, batch, args)
+#         after NextLat: hand_over_to_rnn(models)
 
 
 # ======================================================================================

@@ -259,8 +259,8 @@ class Encoder(nn.Module):
         inputs = F.pad(x, (1, 0), value=self.start)  # (B, T + 1)
         h = self.embed(inputs)  # (B, T + 1, W)
         # A convolution shows each token the three before it, so that attention need
-        # not find them by their positions (ours). It lowers text's loss by 0.025
-        # nats (one seed).
+        # not find them by their positions (ours). It lowers the loss of text's teacher
+        # by 0.025 nats (one seed).
         padded = F.pad(h.transpose(1, 2), (3, 0))  # (B, W, 3 + T + 1)
         h = h + self.short_conv(padded).transpose(1, 2)
         if self.timestamps is not None:

@@ -21,7 +21,10 @@ import math
 import sys
 from pathlib import Path
 
-import matplotlib
+try:
+    import matplotlib
+except ModuleNotFoundError:
+    sys.exit("figures.py needs matplotlib: pip install matplotlib")
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -213,7 +216,14 @@ def method(_, path: Path, title: str):
 
 
 # ------------------------------------------------------------------------------ a run
-PARTS = ("decode", "read", "dynamics", "uniformity", "labels", "kl")  # of the losses
+PARTS = {  # as the metrics name them: as smt.py's header does
+    "decode": "L_dec",
+    "read": "L_read",
+    "dynamics": "L_dyn",
+    "uniformity": "exp L_unif",
+    "labels": "L_labels",
+    "kl": "L_kl",
+}
 
 
 def run(directories: list[str], path: Path, title: str):
@@ -268,17 +278,18 @@ def draw_answers(axes, metrics: list[dict], phases: dict[str, list]):
 
 def draw_parts(axes, phase: str, own: list[dict]):
     """The parts of a phase's loss against updates, each with its name at its end."""
-    axes.set(xlabel="updates", ylabel=f"{phase.upper()}'s losses", yscale="log")
+    axes.set(xlabel="updates", title=f"{phase.upper()}'s losses", yscale="log")
     steps = [line["step"] for line in own]
     room = 0.5 * (steps[-1] - steps[0] + 1)  # for the names
     axes.set_xlim(steps[0] - room / 8, steps[-1] + room)
-    for name in PARTS:
+    axes.set_xticks([step for step in axes.get_xticks() if 0 < step <= steps[-1]])
+    for name, called in PARTS.items():
         if name in own[0]:
             values = [line[name] for line in own]
             if name == "uniformity":  # the logarithm of a mean
-                values, name = [math.exp(value) for value in values], "exp uniformity"
+                values = [math.exp(value) for value in values]
             axes.plot(steps, values, color=COLOURS[phase], lw=2)
-            axes.annotate(f" {name}", (steps[-1], values[-1]), va="center")
+            axes.annotate(f" {called}", (steps[-1], values[-1]), va="center")
 
 
 # ------------------------------------------------------------------------------ digits
@@ -544,7 +555,8 @@ def layers(_, path: Path, title: str):
             times = times_more(bptts, smts)
             axes.set_title(f".. and SMT → DMT {times} times the seconds")
             axes.set(xlabel="seconds of training, on one core")
-    figure.suptitle(title or "Digits of 28 x 28 pixels, T = 784")
+    finding = "digits of 28 x 28 need less depth by SMT → DMT, and far more seconds"
+    figure.suptitle(title or f"T = 784: {finding}")
     figure.tight_layout()
     figure.savefig(path, dpi=110)
 

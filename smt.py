@@ -538,10 +538,13 @@ def uniformity_loss(m: Tensor, times: list[int]) -> Tensor:
     B = len(m)
     if B == 1:  # there is no pair
         return m.new_zeros(())
-    u = F.normalize(m[:, times], dim=-1)  # (B, J, K, d)
+    chosen = torch.stack([m[:, t] for t in times], 1)  # (B, J, K, d)
+    u = F.normalize(chosen, dim=-1)
     # Every pair a < b once: a and b (pairs,)
     a, b = torch.triu_indices(B, B, offset=1, device=u.device)
-    squared_distance = (u[a] - u[b]).square().sum(-1)  # (pairs, J, K)
+    # index_select, as the gradient of u[a] is not the same again with several threads.
+    difference = u.index_select(0, a) - u.index_select(0, b)  # (pairs, J, K, d)
+    squared_distance = difference.square().sum(-1)  # (pairs, J, K)
     return (-2 * squared_distance).exp().mean().log()
 
 

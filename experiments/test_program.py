@@ -281,6 +281,20 @@ def test_a_run_of_other_optimisers_is_not_resumed(monkeypatch, capsys):
     assert "other optimisers" in capsys.readouterr().err
 
 
+def test_several_threads_give_the_same_gradient_again():
+    m = torch.randn(32, 9, 4, 64, requires_grad=True)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        gradients = []
+        for _ in range(9):
+            loss = smt.uniformity_loss(m, [1, 5, 5, 7])
+            gradients.append(torch.autograd.grad(loss, m)[0])
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(gradient, gradients[0]) for gradient in gradients)
+
+
 def test_init_begins_with_the_networks_of_another_run():
     smt.main([*TINY_SMT, *COPY, "--steps", "2", "--dmt-steps", "1", "--out", "run"])
     smt.main("--init run --steps 0 --dmt-steps 0 --out copy".split())

@@ -542,7 +542,7 @@ def uniformity_loss(m: Tensor, times: list[int]) -> Tensor:
     u = F.normalize(chosen, dim=-1)
     # Every pair a < b once: a and b (pairs,)
     a, b = torch.triu_indices(B, B, offset=1, device=u.device)
-    # index_select, as the gradient of u[a] is not the same again with several threads.
+    # With several threads the gradient of u[a] would differ from run to run.
     difference = u.index_select(0, a) - u.index_select(0, b)  # (pairs, J, K, d)
     squared_distance = difference.square().sum(-1)  # (pairs, J, K)
     return (-2 * squared_distance).exp().mean().log()

@@ -411,7 +411,6 @@ Readout.forward = in_chunks(Readout.forward)
 
 
 # --------------------------------------------------- evaluate and sample: the RNN alone
-@torch.no_grad()
 def score(logits: Tensor, y: Tensor) -> Tensor:
     """Sums of nats, right answers and answers: logits (B, T, V), y (B, T) -> (3,)."""
     flat = logits.flatten(0, 1)  # (B*T, V)
@@ -1353,7 +1352,8 @@ def main(argv: list[str] | None = None) -> int:
         args, run, source = settings(argv)
         task, models = start(args, run, source)
         # Only updates are compiled. Evaluation and samples have sizes of their own.
-        with torch.compiler.set_stance("force_eager"):
+        eager = torch.compiler.set_stance("force_eager") if args.compile else None
+        with eager or nullcontext():
             if not args.sample:
                 longer = longer_tasks(args, task)
                 # All wrong input is found by now, before a directory is made.

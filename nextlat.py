@@ -1619,7 +1619,8 @@ def main(argv: list[str] | None = None) -> int:
         args, run, source = settings(argv)
         task, models = start(args, run, source)
         # Only updates are compiled. Evaluation and samples have sizes of their own.
-        with torch.compiler.set_stance("force_eager"):
+        eager = torch.compiler.set_stance("force_eager") if args.compile else None
+        with eager or nullcontext():
             if not args.sample:
                 longer = longer_tasks(args, task)
                 # All wrong input is found by now, before a directory is made.

@@ -454,7 +454,7 @@ def test_a_trained_run_is_used_in_three_lines():
 # ------------------------------------------------------------------------ running a run
 @pytest.mark.parametrize(
     "program, killed",
-    [(smt, 1), (smt, 3), (smt, 4), (smt, 6), (nextlat, 4), (bptt_baseline, 3)],
+    [(smt, 1), (smt, 4), (smt, 6), (nextlat, 4), (bptt_baseline, 3)],
 )
 def test_a_killed_run_resumes_to_the_same_weights(program, killed, monkeypatch):
     steps = ["--steps", "7"]
@@ -538,15 +538,16 @@ def test_a_loss_that_is_not_finite_ends_the_run(program, monkeypatch, capsys):
 
 @pytest.mark.parametrize("program", PROGRAMS.values(), ids=PROGRAMS)
 def test_a_small_run_learns(program, capsys):
-    sizes = "--task copy --length 2 --delay 2 --dim 32 --memory-tokens 2"
+    sizes = "--task copy --length 1 --delay 2 --dim 32 --memory-tokens 2"
     more = {
-        "smt": "--width 32 --windows 2 --dmt-steps 20",
-        "nextlat": "--width 32 --horizon 2 --dmt-steps 20",
-        "bptt": "--lr 2e-3",
+        "smt": "--width 32 --windows 1 --dmt-steps 10 --dmt-lr 4e-3",
+        "nextlat": "--width 32 --horizon 2 --dmt-steps 10 --dmt-lr 4e-3",
+        "bptt": "",
     }
-    run = f"{sizes} {more[program.METHOD]} --steps 130 --eval-every 1000 --device cpu"
+    steps = "--steps 60 --lr 4e-3 --eval-every 1000 --device cpu"
+    run = f"{sizes} {more[program.METHOD]} {steps}"
     program.main([*run.split(), "--out", "run"])
-    assert f"{program.METHOD}: 130 updates, about" in capsys.readouterr().out
+    assert f"{program.METHOD}: 60 updates, about" in capsys.readouterr().out
     final = json.loads(open("run/metrics.jsonl").readlines()[-1])
     assert final["rnn_acc"] > 0.97
     assert program is bptt_baseline or final["teacher_acc"] > 0.97
@@ -554,14 +555,18 @@ def test_a_small_run_learns(program, capsys):
 
 # -------------------------------------------------------------- the same to the letter
 def parts_of(program) -> dict:
-    """The source of each function, class and constant by name."""
+    """The lines of each function, class and constant by name."""
     source = Path(program.__file__).read_text()
+    lines = source.splitlines()
     parts = {}
     for node in ast.parse(source).body:
         names = [getattr(node, "name", None)]
         if isinstance(node, ast.Assign):
             names = [ast.unparse(target) for target in node.targets]
-        parts |= {name: ast.get_source_segment(source, node) for name in names if name}
+        decorators = getattr(node, "decorator_list", [])
+        begin = min(part.lineno for part in (node, *decorators))
+        own_lines = lines[begin - 1 : node.end_lineno]
+        parts |= {name: own_lines for name in names if name}
     return parts
 
 

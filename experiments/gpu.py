@@ -92,9 +92,13 @@ def measure_updates(name: str, options: list[str], updates: int) -> dict:
     return figures
 
 
-def resumed_alike(out: Path, options: list[str]) -> float:
-    """The largest difference of weights between a run and one that went on halfway."""
-    short = [*options, "--steps", "20", "--dmt-steps", "20", "--eval-every", "10"]
+def resumed_alike(out: Path, updates: int, options: list[str]) -> float:
+    """The largest difference of weights between a run and one that went on halfway.
+
+    updates is even. Each of the two phases has as many, and two evaluations.
+    """
+    steps = f"--steps {updates} --dmt-steps {updates} --eval-every {updates // 2}"
+    short = [*options, *steps.split()]
     weights = []
     for name, stopped in (("whole", False), ("stopped", True)):
         argv = ["--task", "copy", "--out", str(out / name), *short]
@@ -161,7 +165,7 @@ def main(argv: list[str] | None = None):
         found["device"] = torch.cuda.get_device_name()
     for precision in ("fp32", "bf16"):
         found["copy"][precision] = whole_run(precision, args.out, tiny_smt + short)
-    found["resume"] = resumed_alike(args.out, tiny_smt)
+    found["resume"] = resumed_alike(args.out, 4 if args.small else 20, tiny_smt)
     for size, options in SIZES.items():
         if args.small and size != "default":
             continue

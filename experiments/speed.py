@@ -46,9 +46,9 @@ def growth(method: str, T: int, updates: int) -> dict:
     return {"method": method, "T": T, "ms": figures["ms"], "layers": layers}
 
 
-def matrix_rate() -> float:
-    """Operations in a second when large matrices are multiplied: the best of five."""
-    n, seconds = 2048, []
+def matrix_rate(n: int) -> float:
+    """Operations in a second when n x n matrices are multiplied: the best of five."""
+    seconds = []
     matrix = torch.randn(n, n)
     for _ in range(5):
         begin = time.perf_counter()
@@ -87,7 +87,7 @@ def main(argv: list[str]) -> int:
             line = growth(method, T, updates)
             found["growth"].append(line)
             print("{method:8} T {T:5} {ms:9.1f} ms {layers:6} layers".format(**line))
-    rate = matrix_rate()
+    rate = matrix_rate(256 if quick else 2048)
     for size in ("default",) if quick else SIZES:
         for method in COMPARED:
             line = cost(method, size, 20 if quick else 256, 1, rate)

@@ -967,7 +967,7 @@ NETWORK_OPTIONS = [
 TRAINING_OPTIONS = [
     ("steps", 1500, whole(0), "updates"),
     ("lr", 2e-3, number(1e-12), "AdamW's peak rate; Muon's is five times it"),
-    ("truncate", 10**6, whole(1), "H, steps that the gradient passes through"),
+    ("truncate", 10**6, whole(1), "H, steps that the gradient passes; T or more: all"),
     ("batch-size", 32, whole(1, MAX_ROWS), "sequences in an update"),
     ("seed", 0, whole(0), "seed of weights, data and all other draws"),
 ]
@@ -1062,14 +1062,17 @@ def refuse_unknown(option: str, task: str, groups: dict[str, list]):
     ]
     if elsewhere:
         advice = f"it is an option of {' and '.join(elsewhere)}"
-    if option in (*TASKS, "list"):
-        advice = f"did you mean --task {option}?"
+    name = option.removeprefix("--")
+    if name in (*TASKS, "list"):
+        advice = f"did you mean --task {name}?"
     elif not option.startswith("-"):
         message = (
             "no option takes this value; on/off options such as --compile take none"
         )
         raise WrongInput(f"{option}: {message}")
-    raise WrongInput(f"{option}: the task {task} has no such option; {advice}")
+    program = Path(__file__).name
+    message = f"{program} has no such option for the task {task}; {advice}"
+    raise WrongInput(f"{option}: {message}")
 
 
 def python_name(option: str) -> str:

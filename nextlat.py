@@ -58,10 +58,9 @@ DMT, the second phase. An update trains rnn.cell, rnn.embed and rnn.readout:
     L_read   = mean cross_entropy(rnn.readout(detach(m̂_t)), y_t)
     minimise L_labels + L_read
 
-    L_labels trains cell and embed, L_read the readout. --attach-readout (ours) is the
-    default in stack, parity, text and pixels. It leaves out the detach in L_read, so
-    that the targets train cell and embed, too, and gives L_labels the weight
-    0.1 (1 - progress).
+    L_labels trains cell and embed, L_read the readout. With --attach-readout (ours),
+    the default in stack, parity, text and pixels, L_read trains cell and embed, too,
+    and L_labels fades out (dmt_loss).
 """
 
 # The method needs these.
@@ -1321,14 +1320,17 @@ def refuse_unknown(option: str, task: str, groups: dict[str, list]):
     ]
     if elsewhere:
         advice = f"it is an option of {' and '.join(elsewhere)}"
-    if option in (*TASKS, "list"):
-        advice = f"did you mean --task {option}?"
+    name = option.removeprefix("--")
+    if name in (*TASKS, "list"):
+        advice = f"did you mean --task {name}?"
     elif not option.startswith("-"):
         message = (
             "no option takes this value; on/off options such as --compile take none"
         )
         raise WrongInput(f"{option}: {message}")
-    raise WrongInput(f"{option}: the task {task} has no such option; {advice}")
+    program = Path(__file__).name
+    message = f"{program} has no such option for the task {task}; {advice}"
+    raise WrongInput(f"{option}: {message}")
 
 
 def python_name(option: str) -> str:

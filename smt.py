@@ -9,44 +9,28 @@ weights of losses and settings of optimisers are ours, too, and bear no mark.
     python smt.py --task TASK --help   all options
 
 Backpropagation through time (BPTT) unrolls an RNN: its T steps run one after another,
-and the gradient has to pass back through all of them, in which it can fade. In SMT all
-steps run at once, and the gradient passes through one.
-
-An RNN must learn what to remember, and how to update it. SMT gives these two jobs to
-different networks and trains them together.
+and the gradient has to pass back through all of them, in which it can fade. An RNN must
+learn what to remember, and how to update it. SMT asks the one of an encoder and the
+other of the RNN, and the gradient passes through one step.
 
 What to remember. The encoder, a Transformer, reads a prefix x_0 .. x_t and writes a
-memory of it, the label m_t. It is causal (ours), so one pass writes the labels of all
-prefixes. From m_t the decoder must predict the targets of Tf times, y_t .. y_{t+Tf-1}.
-For each later one, y_s, it also sees the inputs x_{t+1} .. x_s. So m_t has to hold what
-these targets need of x_0 .. x_t.
+memory of it, the label m_t. From m_t the decoder must predict the targets of Tf times,
+so m_t has to hold what these need of the prefix. One pass writes the labels of all
+prefixes (ours).
 
-How to update it. The RNN's cell gets a label m_{t-1} and the input x_t, and must make
-m_t. It starts from a label of the encoder, and not from what it made before. So no step
-waits for another, and the steps of all T times are rows of one batch. Their loss also
-trains the encoder, to write labels that the cell can follow. So m_{t-1} must hold what
-m_t needs and x_t does not show. In this way labels also come to hold what matters only
-after their Tf times (dynamics_loss has an example).
+How to update it. From the label m_{t-1} and the input x_t the RNN's cell must make the
+label m_t. It starts from a label, and not from what it made before. So no step waits
+for another, and the steps of all T times are rows of one batch. Their loss also trains
+the encoder, to write labels that the cell can follow.
 
-Running alone. Without the encoder each step but the first starts from a memory that the
-RNN made itself, which is never exactly the label. SMT has not taught the cell to
-correct that error, so it can grow: the RNN drifts. DAgger Memory Training (DMT), the
-second phase, lets the RNN run on its own memories and pulls each to the label of the
-same prefix. So DMT does unroll the RNN. The paper cuts its gradient at each step, and
-we at each 64th (ours), so in most tasks not at all. So our DMT is BPTT towards the
-labels, or with --attach-readout (ours) in the end towards the targets.
+Running alone. In the end only the RNN is needed. Then each step starts from a memory
+that the RNN made itself, which is never exactly the label, and the error can grow: the
+RNN drifts. So in a second phase, DAgger Memory Training (DMT), it runs on its own
+memories, and each is pulled to the label of the same prefix. This does unroll the RNN.
+The paper cuts the gradient at each step, and we at each 64th (ours).
 
-In the end only the RNN is needed. It starts from the label of the empty prefix, and a
-new input costs one step and one readout. Its right answers in the task copy, where
-chance is 12.5 %:
-
-    SMT                          64 to 77 %   (four seeds)
-    SMT, then DMT                99.9 %       (three seeds)
-    SMT, then DMT with H = 1     91 %         (one seed; H = 1 as in the paper)
-    BPTT                         99.9 %       (three seeds)
-
-In the task retrieval SMT, then DMT has 100 %, and BPTT stays at chance (three seeds).
-After SMT alone it is 75 to 91 %. README.md has all tasks, and says when to use BPTT.
+In the task copy 64 to 77 % of the RNN's answers are right after SMT, and 99.9 % after
+DMT. README.md has the results in all tasks, and says when to use BPTT.
 
 Glossary
   paper      here            shape and meaning
@@ -110,10 +94,9 @@ DMT, the second phase. An update trains rnn.cell, rnn.embed and rnn.readout:
     L_read   = mean cross_entropy(rnn.readout(detach(m̂_t)), y_t)
     minimise L_labels + L_read
 
-    L_labels trains cell and embed, L_read the readout. --attach-readout (ours) is the
-    default in stack, parity, text and pixels. It leaves out the detach in L_read, so
-    that the targets train cell and embed, too, and gives L_labels the weight
-    0.1 (1 - progress).
+    L_labels trains cell and embed, L_read the readout. With --attach-readout (ours),
+    the default in stack, parity, text and pixels, L_read trains cell and embed, too,
+    and L_labels fades out (dmt_loss).
 """
 
 # The method needs these.
@@ -1467,14 +1450,17 @@ def refuse_unknown(option: str, task: str, groups: dict[str, list]):
     ]
     if elsewhere:
         advice = f"it is an option of {' and '.join(elsewhere)}"
-    if option in (*TASKS, "list"):
-        advice = f"did you mean --task {option}?"
+    name = option.removeprefix("--")
+    if name in (*TASKS, "list"):
+        advice = f"did you mean --task {name}?"
     elif not option.startswith("-"):
         message = (
             "no option takes this value; on/off options such as --compile take none"
         )
         raise WrongInput(f"{option}: {message}")
-    raise WrongInput(f"{option}: the task {task} has no such option; {advice}")
+    program = Path(__file__).name
+    message = f"{program} has no such option for the task {task}; {advice}"
+    raise WrongInput(f"{option}: {message}")
 
 
 def python_name(option: str) -> str:

@@ -81,6 +81,13 @@ def test_rotary_positions_tell_distances_alone():
     torch.testing.assert_close(at(q, 7).norm(), q.norm())
 
 
+def test_a_block_adds_to_its_input_what_attention_and_the_mlp_say():
+    block = smt.Block(32, causal=True)
+    h = torch.randn(2, 5, 32)
+    attended = h + block.out(smt.attention(block.qkv(block.norm(h)), True))
+    torch.testing.assert_close(block(h), attended + block.mlp(attended))
+
+
 @pytest.mark.parametrize("timestamps", [True, False])
 def test_labels_see_their_prefix_and_not_the_future(timestamps, monkeypatch):
     monkeypatch.setattr(data.Copy, "has_timestamps", timestamps)

@@ -412,6 +412,10 @@ def gradient(directories: list[str], path: Path, title: str):
             found = gradient_of_inputs(embed, memories_of, readout, x, y).flip(0)
             style = CELL_STYLES[args.cell]
             axes.plot(found / found[0], style, color=colour, lw=3, label=called)
+    if args.task == "retrieval":
+        where = (task.T / 2 - 0.5, task.T - 0.5)  # the first half of the sequence
+        note = "here the marked symbol stands"
+        axes.axvspan(*where, color="#DDDDDD", label=note)
     axes.set(xlabel="steps between the input and the answer", yscale="log")
     axes.set(ylabel="gradient, 1 for the last input", ylim=(1e-12, None))
     axes.set(title=title or f"{args.task}: the gradient that inputs get from an answer")
@@ -531,6 +535,8 @@ def times_more(ours: list[tuple], theirs: list[tuple]) -> str:
             if low <= nats < high:
                 enough = before + (after - before) * (high - nats) / (high - low)
                 found.append(round(enough / spent))
+    if not found:
+        raise smt.WrongInput(f"layers: {results.RUNS} has too few runs of {LONG}")
     return f"{min(found)} to {max(found)}"
 
 
@@ -547,9 +553,8 @@ def layers(_, path: Path, title: str):
         axes.legend()
         if cost == "depth":
             axes.set_title(f"BPTT needs {times_more(smts, bptts)} times the depth ..")
-            axes.set(
-                xlabel="sequential depth: layers one after another, in all updates"
-            )
+            depth = "sequential depth: layers one after another, in all updates"
+            axes.set(xlabel=depth)
             axes.set(ylabel="nats of a pixel, RNN alone")
         else:
             times = times_more(bptts, smts)
@@ -589,6 +594,8 @@ def main(argv: list[str]) -> int:
         PICTURES[args.what](args.runs, path, args.title)
     except smt.WrongInput as error:
         parser.error(str(error))
+    except KeyError as error:
+        parser.error(f"{args.what}: {results.RUNS} lacks the run {error}")
     except OSError as error:
         parser.error(f"can't write {path}: {error}")
     print(f"The picture is in {path}.")

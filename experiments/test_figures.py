@@ -77,6 +77,15 @@ def test_times_more_counts_the_layers_to_the_same_loss():
     assert figures.times_more(ours, [(20, 0.7), (40, 0.4)]) == "2 to 3"
 
 
+@pytest.mark.parametrize("what", figures.OF_TABLE)
+def test_a_table_that_lacks_runs_gets_one_line(what, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(figures.results, "read_runs", dict)
+    with pytest.raises(SystemExit) as stopped:
+        figures.main([what, "--out", str(tmp_path)])
+    assert stopped.value.code == 2
+    assert "runs.jsonl lacks the run" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "argv",
     [

@@ -20,11 +20,12 @@ Glossary
   B, T, V    sequences in an update, times in a sequence, size of the vocabulary
   K, d       tokens of a memory, numbers in each of them; 4 and 64
   N, S       any number of rows, any length
+  Numbers are defaults, and a task may set others.
   A step applies the RNN once. An update changes the weights once; --steps counts
   updates.
 
 An update of BPTT: train the RNN
-    cuts = every H-th t, the first of them random; none if H >= T
+    cuts = every H-th t from a random one on; none if H >= T
     m̂_{-1} = rnn.empty_memory
     for t in 0 .. T - 1:
         if t in cuts: detach m̂_{t-1}
@@ -37,7 +38,7 @@ An update of BPTT: train the RNN
 
 # The method needs these.
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -148,7 +149,7 @@ class Readout(nn.Module):
     """g: a small Transformer over the tokens of a memory.
 
     m_t (.., K, d) -> logits of y_t (.., V), read at the last memory token; .. are one
-    dimension or more.
+    dimension or more. in_chunks, below, computes many rows in parts, to save memory.
     """
 
     def __init__(self, args: Namespace, vocab: int):
@@ -215,7 +216,7 @@ class GRUCell(nn.Module):
 
 # The paper has cells of these three kinds. The MLP is the default here. A new one is a
 # class like those above, and it gets a name here. RNN.step embeds the input for it and
-# scales its result.
+# scales its result. If it ignores --cell-depth, name it where "gru" stands below.
 CELLS = {"mlp": MLPCell, "transformer": TransformerCell, "gru": GRUCell}
 
 
@@ -231,7 +232,10 @@ class RNN(nn.Module):
         self.empty_memory = nn.Parameter(torch.randn(args.memory_tokens, args.dim))
 
     def step(self, memory: Tensor, x_t: Tensor) -> Tensor:
-        """memory (N, K, d), x_t (N,) -> the next memory (N, K, d), tokens of RMS 1."""
+        """memory (N, K, d), x_t (N,) -> the next memory (N, K, d), tokens of RMS 1.
+
+        in_chunks, below, computes many rows in parts, to save memory.
+        """
         memory = self.cell(memory, self.embed(x_t))
         return F.rms_norm(memory.float(), memory.shape[-1:])  # in fp32, always
 
@@ -256,7 +260,7 @@ class Batch(NamedTuple):
 
     x: Tensor  # (B, T)
     y: Tensor  # (B, T)
-    first_target: int  # the first time at which any row has a target; T - 1 if none
+    first_target: int  # no row has a target before this time
     generator: Generator  # on the CPU; all that a loss draws comes from it
     progress: float  # share of the phase's updates that are done, 0 at first
 
@@ -271,11 +275,12 @@ def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
 
 
 def read_loss(readout: Readout, memories: Tensor, batch: Batch) -> Tensor:
-    """Mean cross-entropy of the readout, in nats, at all t from the first target on.
+    """Mean cross-entropy of the readout over all targets, in nats.
 
-    The mean is over targets. memories (B, T, K, d) are the RNN's, or labels. Leaving
-    out the times before the first target saves 15 to 30 % of an update of copy.
+    memories (B, T, K, d) are the RNN's, or labels.
     """
+    # The times before the first target have no loss. To leave them out saves 15 to 30 %
+    # of an update of copy.
     first = batch.first_target
     logits = readout(memories[:, first:])  # (B, T - first, V)
     return cross_entropy(logits, batch.y[:, first:])
@@ -285,7 +290,7 @@ def read_loss(readout: Readout, memories: Tensor, batch: Batch) -> Tensor:
 def bptt_loss(
     models: nn.ModuleDict, batch: Batch, args: Namespace
 ) -> tuple[Tensor, dict]:
-    """The RNN runs alone and is asked for answers -> the loss, its parts by name."""
+    """The RNN runs alone and is asked for answers: returns the loss, and its parts."""
     rnn = models["rnn"]
     cuts = random_cuts(batch, args.truncate)
     memories = rnn.rollout(batch.x, cuts)  # (B, T, K, d)
@@ -316,7 +321,7 @@ class Phase(NamedTuple):
     loss_of: Callable  # (models, batch, args) -> the loss, its parts by name
     begin: int
     end: int
-    peak: float  # AdamW's highest learning rate
+    peak_rate: float  # AdamW's learning rate is at most this
     batch_size: int
 
 
@@ -328,7 +333,7 @@ def phases(args: Namespace) -> list[Phase]:
             loss_of=bptt_loss,
             begin=0,
             end=args.steps,
-            peak=args.lr,
+            peak_rate=args.lr,
             batch_size=args.batch_size,
         ),
     ]
@@ -367,6 +372,32 @@ def update(
     for optimizer in optimizers.values():
         optimizer.step()
     return {name: part.detach() for name, part in parts.items()}
+
+
+def updates(
+    phase: Phase,
+    first: int,
+    models: nn.Module,
+    optimizers: dict,
+    task,
+    args: Namespace,
+) -> Iterator[dict]:
+    """Do the updates first .. end - 1 of a phase; yields the parts of each one's loss.
+
+    train(), below, goes through the phases, and train_phase() evaluates and saves
+    between updates.
+    """
+    for index in range(first, phase.end):
+        done = index - phase.begin
+        of = phase.end - phase.begin
+        progress = done / of
+        set_rates(optimizers, done, of)
+        batch = draw_batch(task, phase.batch_size, index, progress, args)
+        # With --compile only updates are compiled (see main), also what in_chunks runs
+        # again in the backward pass.
+        with torch.compiler.set_stance("default"):
+            parts = update(models, optimizers, phase.loss_of, batch, args)
+        yield parts
 
 
 METHOD = "bptt"  # as directories, checkpoints and recipes name it
@@ -530,10 +561,13 @@ def make_optimizers(models: nn.ModuleDict, peak: float) -> dict:
     }
 
 
-def set_rates(optimizers: dict, step: int, steps: int):
-    """Learning rates: a rise over 2 % of the steps, then half a cosine down to 0."""
-    rise = min(1, (step + 1) / (0.02 * steps + 1))
-    fall = (1 + math.cos(math.pi * step / steps)) / 2
+def set_rates(optimizers: dict, done: int, of: int):
+    """Learning rates after so many updates of so many.
+
+    They rise over 2 % of the updates, and then fall as half a cosine, to 0.
+    """
+    rise = min(1, (done + 1) / (0.02 * of + 1))
+    fall = (1 + math.cos(math.pi * done / of)) / 2
     for optimizer in optimizers.values():
         group = optimizer.param_groups[0]
         group["lr"] = group["peak"] * rise * fall
@@ -545,12 +579,13 @@ def seeded(*key: int) -> Generator:
     return Generator().manual_seed(int(seed))
 
 
-def draw_batch(task, B: int, step: int, progress: float, args: Namespace) -> Batch:
-    """The batch of a step: B sequences. Each process (rank) draws rows of its own.
+def draw_batch(task, B: int, index: int, progress: float, args: Namespace) -> Batch:
+    """The batch of an update: B sequences. Each process (rank) draws rows of its own.
 
-    All draws depend only on (seed, step, rank), so that a run can be resumed.
+    All draws depend only on (seed, index of the update, rank), so that a run can be
+    resumed.
     """
-    generator = seeded(args.seed, step, process_number())
+    generator = seeded(args.seed, index, process_number())
     x, y = task.batch(B // number_of_processes(), generator)
     asked = (y >= 0).any(0).tolist()
     first = asked.index(True) if True in asked else len(asked) - 1
@@ -615,7 +650,7 @@ def train_phase(phase: Phase, args, task, models: nn.ModuleDict, run: dict, cont
     state = run["state"]
     set_trained(models, phase.name)
     wrapped = distribute(models, args)  # as several processes need it
-    optimizers = make_optimizers(models, phase.peak)
+    optimizers = make_optimizers(models, phase.peak_rate)
     if state["step"] > phase.begin:
         if run["optimizers"].keys() != optimizers.keys():
             message = "a program with other optimisers made this run; resume it there"
@@ -625,34 +660,27 @@ def train_phase(phase: Phase, args, task, models: nn.ModuleDict, run: dict, cont
 
     several = number_of_processes() > 1
     bar = progress_bar(phase, args, state)
-    first_step = state["step"]
-    steps = phase.end - phase.begin
+    first = state["step"]
     depth = sequential_depth(phase.name, task.T, args)
     began = clock = time.perf_counter()  # clock: when the last evaluation ended
     parts = []  # of the loss, update by update since then
-    for step in range(first_step, phase.end):
-        done = step - phase.begin
-        progress = done / steps
-        set_rates(optimizers, done, steps)
-        batch = draw_batch(task, phase.batch_size, step, progress, args)
-        # With --compile only updates are compiled (see main), also what in_chunks runs
-        # again in the backward pass.
-        with torch.compiler.set_stance("default"):
-            parts.append(update(wrapped, optimizers, phase.loss_of, batch, args))
-        state["step"] = step + 1
+    for parts_now in updates(phase, first, wrapped, optimizers, task, args):
+        parts.append(parts_now)
+        state["step"] += 1
         state["depth"] += depth
         bar.update()
-        if step + 1 == first_step + 20:
-            parts[-1]["gradient_norm"].item()  # waits for the device
-            say_how_long(phase, phase.end - first_step, time.perf_counter() - began)
+        if state["step"] == first + 20:
+            parts_now["gradient_norm"].item()  # waits for the device
+            say_how_long(phase, phase.end - first, time.perf_counter() - began)
 
-        due = (done + 1) % args.eval_every == 0 or step + 1 == phase.end
+        done = state["step"] - phase.begin
+        due = done % args.eval_every == 0 or state["step"] == phase.end
         # Several processes have to stop at the same step, so they stop only when due.
         stop_early = control_c.pressed and not several
         if not (due or stop_early):
             continue
 
-        means = mean_parts(parts, phase.name, step + 1)  # it waits for the device
+        means = mean_parts(parts, phase.name, state["step"])  # it waits for the device
         state["seconds"] += time.perf_counter() - clock
         if due:
             figures = evaluate(models, task, "val", 256)

@@ -29,8 +29,8 @@ Glossary
   H          truncate        the most RNN steps that DMT's gradient passes through; 64
   B, T, V    sequences in an update, times in a sequence, size of the vocabulary
   K, d       tokens of a memory, numbers in each of them; 4 and 64
-  W          numbers in a token of the encoder; 128
-  N, S       any number of rows, any length
+  W, N, S    numbers in a token of the encoder, 128; any number of rows, any length
+  Numbers are defaults, and a task may set others.
   A step applies the RNN once. An update changes the weights once; --steps and
   --dmt-steps count updates.
 
@@ -49,7 +49,7 @@ Between the phases: rnn.empty_memory = m_∅, rnn.readout = a copy of readout
 
 DMT, the second phase. An update trains rnn.cell, rnn.embed and rnn.readout:
     _, m_0 .. m_{T-1} = encoder(x)
-    cuts = every H-th t, the first of them random; none if H >= T
+    cuts = every H-th t from a random one on; none if H >= T
     m̂_{-1} = rnn.empty_memory
     for t in 0 .. T - 1:
         if t in cuts: detach m̂_{t-1}
@@ -60,12 +60,12 @@ DMT, the second phase. An update trains rnn.cell, rnn.embed and rnn.readout:
 
     L_labels trains cell and embed, L_read the readout. With --attach-readout (ours),
     the default in stack, parity, text and pixels, L_read trains cell and embed, too,
-    and L_labels fades out (dmt_loss).
+    and L_labels has the weight 0.1 (1 - progress).
 """
 
 # The method needs these.
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -206,8 +206,8 @@ class Encoder(nn.Module):
         inputs = F.pad(x, (1, 0), value=self.start)  # (B, T + 1)
         h = self.embed(inputs)  # (B, T + 1, W)
         # A convolution shows each token the three before it, so that attention need
-        # not find them by their positions (ours). It lowers the loss of text's teacher
-        # by 0.025 nats (one seed).
+        # not find them by their positions (ours). In text it lowers the loss of the
+        # readout from labels by 0.025 nats (one seed).
         padded = F.pad(h.transpose(1, 2), (3, 0))  # (B, W, 3 + T + 1)
         h = h + self.short_conv(padded).transpose(1, 2)
         if self.timestamps is not None:
@@ -218,9 +218,9 @@ class Encoder(nn.Module):
 
     def write_labels(self, h: Tensor) -> Tensor:
         """The labels of all times: h (B, T + 1, W) -> (B, T + 1, K, d)."""
-        # By default a label has K*d = 256 numbers, the encoder's token W = 128 or 64.
-        # A linear map of the token tells no more than the token. So attention (ours)
-        # gathers more from the whole prefix, with K*d / HEAD_SIZE heads.
+        # A label has more numbers than the encoder's token, by default K*d = 256 and
+        # W = 128, and a linear map of the token holds no more than the token. So
+        # attention (ours) gathers more from the prefix, with K*d / HEAD_SIZE heads.
         qkv = self.label_qkv(h)  # (B, T + 1, 3*K*d)
         gathered = attention(qkv, causal=True)  # (B, T + 1, K*d)
         labels = self.label_from_token(h) + gathered
@@ -237,7 +237,7 @@ class Readout(nn.Module):
     """g: a small Transformer over the tokens of a memory.
 
     m_t (.., K, d) -> logits of y_t (.., V), read at the last memory token; .. are one
-    dimension or more.
+    dimension or more. in_chunks, below, computes many rows in parts, to save memory.
     """
 
     def __init__(self, args: Namespace, vocab: int):
@@ -304,7 +304,7 @@ class GRUCell(nn.Module):
 
 # The paper has cells of these three kinds. The MLP is the default here. A new one is a
 # class like those above, and it gets a name here. RNN.step embeds the input for it and
-# scales its result.
+# scales its result. If it ignores --cell-depth, name it where "gru" stands below.
 CELLS = {"mlp": MLPCell, "transformer": TransformerCell, "gru": GRUCell}
 
 
@@ -320,7 +320,10 @@ class RNN(nn.Module):
         self.empty_memory = nn.Parameter(torch.randn(args.memory_tokens, args.dim))
 
     def step(self, memory: Tensor, x_t: Tensor) -> Tensor:
-        """memory (N, K, d), x_t (N,) -> the next memory (N, K, d), tokens of RMS 1."""
+        """memory (N, K, d), x_t (N,) -> the next memory (N, K, d), tokens of RMS 1.
+
+        in_chunks, below, computes many rows in parts, to save memory.
+        """
         memory = self.cell(memory, self.embed(x_t))
         return F.rms_norm(memory.float(), memory.shape[-1:])  # in fp32, always
 
@@ -345,7 +348,7 @@ class Batch(NamedTuple):
 
     x: Tensor  # (B, T)
     y: Tensor  # (B, T)
-    first_target: int  # the first time at which any row has a target; T - 1 if none
+    first_target: int  # no row has a target before this time
     generator: Generator  # on the CPU; all that a loss draws comes from it
     progress: float  # share of the phase's updates that are done, 0 at first
 
@@ -360,11 +363,12 @@ def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
 
 
 def read_loss(readout: Readout, memories: Tensor, batch: Batch) -> Tensor:
-    """Mean cross-entropy of the readout, in nats, at all t from the first target on.
+    """Mean cross-entropy of the readout over all targets, in nats.
 
-    The mean is over targets. memories (B, T, K, d) are the RNN's, or labels. Leaving
-    out the times before the first target saves 15 to 30 % of an update of copy.
+    memories (B, T, K, d) are the RNN's, or labels.
     """
+    # The times before the first target have no loss. To leave them out saves 15 to 30 %
+    # of an update of copy.
     first = batch.first_target
     logits = readout(memories[:, first:])  # (B, T - first, V)
     return cross_entropy(logits, batch.y[:, first:])
@@ -424,7 +428,7 @@ def hand_over_to_rnn(models: nn.ModuleDict):
 def dmt_loss(
     models: nn.ModuleDict, batch: Batch, args: Namespace
 ) -> tuple[Tensor, dict]:
-    """The RNN runs alone and is pulled to the labels -> the loss, its parts by name.
+    """The RNN runs alone and is pulled to the labels: returns the loss, and its parts.
 
     The idea is DAgger's (Ross et al. 2011): a learner acts, and an expert, here the
     encoder, says what would have been right. A label depends on inputs only, so it
@@ -434,7 +438,7 @@ def dmt_loss(
     trained, its labels could become easy to follow by holding nothing.
 
     The gradient is cut every H steps. H = 1 is the paper's DMT. The default is H = 64
-    (ours), so that an error also trains the earlier steps that caused it.
+    (ours), so that an error's gradient also reaches the earlier steps that caused it.
 
     --attach-readout (ours) is for tasks that ask at half of the times or more. L_read
     also trains the cell then, and L_labels fades out. So DMT ends as BPTT on the
@@ -448,8 +452,8 @@ def dmt_loss(
     memories = rnn.rollout(batch.x, cuts)  # (B, T, K, d)
 
     if args.attach_readout:
-        # We think that L_labels at a weight of 1 would outweigh L_read in tasks such as
-        # pixels, whose labels change much with each input.
+        # At a weight of 1 L_labels would outweigh L_read, we think, in tasks such as
+        # pixels, whose labels change much with each input and so are hard to meet.
         labels_weight = 0.1 * (1 - batch.progress)
         read_from = memories
     else:
@@ -484,7 +488,7 @@ class Phase(NamedTuple):
     loss_of: Callable  # (models, batch, args) -> the loss, its parts by name
     begin: int
     end: int
-    peak: float  # AdamW's highest learning rate
+    peak_rate: float  # AdamW's learning rate is at most this
     batch_size: int
 
 
@@ -496,7 +500,7 @@ def phases(args: Namespace) -> list[Phase]:
             loss_of=nextlat_loss,
             begin=0,
             end=args.steps,
-            peak=args.lr,
+            peak_rate=args.lr,
             batch_size=args.batch_size,
         ),
         Phase(
@@ -504,7 +508,7 @@ def phases(args: Namespace) -> list[Phase]:
             loss_of=dmt_loss,
             begin=args.steps,
             end=args.steps + args.dmt_steps,
-            peak=args.dmt_lr,
+            peak_rate=args.dmt_lr,
             batch_size=args.dmt_batch_size,
         ),
     ]
@@ -556,20 +560,37 @@ def update(
     return {name: part.detach() for name, part in parts.items()}
 
 
-# The loop, in short; it is in train_phase, below:
-#     for phase in phases(args):
-#         set_trained(models, phase.name)
-#         for each update of the phase:
-#             batch = draw_batch(..)
-#             update(models, optimizers, phase.loss_of, batch, args)
-#         after NextLat: hand_over_to_rnn(models)
+def updates(
+    phase: Phase,
+    first: int,
+    models: nn.Module,
+    optimizers: dict,
+    task,
+    args: Namespace,
+) -> Iterator[dict]:
+    """Do the updates first .. end - 1 of a phase; yields the parts of each one's loss.
+
+    train(), below, goes through the phases, and train_phase() evaluates and saves
+    between updates.
+    """
+    for index in range(first, phase.end):
+        done = index - phase.begin
+        of = phase.end - phase.begin
+        progress = done / of
+        set_rates(optimizers, done, of)
+        batch = draw_batch(task, phase.batch_size, index, progress, args)
+        # With --compile only updates are compiled (see main), also what in_chunks runs
+        # again in the backward pass.
+        with torch.compiler.set_stance("default"):
+            parts = update(models, optimizers, phase.loss_of, batch, args)
+        yield parts
 
 
 # ======================================================================================
 # The method ends here. The rest is the program around it: evaluation, samples, the
-# optimisers Muon and AdamW, train_phase() with its loop of updates, several processes,
-# files, the command line. Some lines ask for 'not "dmt"' instead of "smt", or whether
-# an option exists, so that they are the same in bptt_baseline.py and nextlat.py.
+# optimisers Muon and AdamW, train_phase(), several processes, files, the command line.
+# It asks for 'not "dmt"' where one would expect "nextlat", and whether an option exists, so
+# that these lines are the same in smt.py and bptt_baseline.py.
 # ======================================================================================
 
 METHOD = "nextlat"  # as directories, checkpoints and recipes name it
@@ -766,10 +787,13 @@ def make_optimizers(models: nn.ModuleDict, peak: float) -> dict:
     }
 
 
-def set_rates(optimizers: dict, step: int, steps: int):
-    """Learning rates: a rise over 2 % of the steps, then half a cosine down to 0."""
-    rise = min(1, (step + 1) / (0.02 * steps + 1))
-    fall = (1 + math.cos(math.pi * step / steps)) / 2
+def set_rates(optimizers: dict, done: int, of: int):
+    """Learning rates after so many updates of so many.
+
+    They rise over 2 % of the updates, and then fall as half a cosine, to 0.
+    """
+    rise = min(1, (done + 1) / (0.02 * of + 1))
+    fall = (1 + math.cos(math.pi * done / of)) / 2
     for optimizer in optimizers.values():
         group = optimizer.param_groups[0]
         group["lr"] = group["peak"] * rise * fall
@@ -781,12 +805,13 @@ def seeded(*key: int) -> Generator:
     return Generator().manual_seed(int(seed))
 
 
-def draw_batch(task, B: int, step: int, progress: float, args: Namespace) -> Batch:
-    """The batch of a step: B sequences. Each process (rank) draws rows of its own.
+def draw_batch(task, B: int, index: int, progress: float, args: Namespace) -> Batch:
+    """The batch of an update: B sequences. Each process (rank) draws rows of its own.
 
-    All draws depend only on (seed, step, rank), so that a run can be resumed.
+    All draws depend only on (seed, index of the update, rank), so that a run can be
+    resumed.
     """
-    generator = seeded(args.seed, step, process_number())
+    generator = seeded(args.seed, index, process_number())
     x, y = task.batch(B // number_of_processes(), generator)
     asked = (y >= 0).any(0).tolist()
     first = asked.index(True) if True in asked else len(asked) - 1
@@ -854,7 +879,7 @@ def train_phase(phase: Phase, args, task, models: nn.ModuleDict, run: dict, cont
     state = run["state"]
     set_trained(models, phase.name)
     wrapped = distribute(models, args)  # as several processes need it
-    optimizers = make_optimizers(models, phase.peak)
+    optimizers = make_optimizers(models, phase.peak_rate)
     if state["step"] > phase.begin:
         if run["optimizers"].keys() != optimizers.keys():
             message = "a program with other optimisers made this run; resume it there"
@@ -864,34 +889,27 @@ def train_phase(phase: Phase, args, task, models: nn.ModuleDict, run: dict, cont
 
     several = number_of_processes() > 1
     bar = progress_bar(phase, args, state)
-    first_step = state["step"]
-    steps = phase.end - phase.begin
+    first = state["step"]
     depth = sequential_depth(phase.name, task.T, args)
     began = clock = time.perf_counter()  # clock: when the last evaluation ended
     parts = []  # of the loss, update by update since then
-    for step in range(first_step, phase.end):
-        done = step - phase.begin
-        progress = done / steps
-        set_rates(optimizers, done, steps)
-        batch = draw_batch(task, phase.batch_size, step, progress, args)
-        # With --compile only updates are compiled (see main), also what in_chunks runs
-        # again in the backward pass.
-        with torch.compiler.set_stance("default"):
-            parts.append(update(wrapped, optimizers, phase.loss_of, batch, args))
-        state["step"] = step + 1
+    for parts_now in updates(phase, first, wrapped, optimizers, task, args):
+        parts.append(parts_now)
+        state["step"] += 1
         state["depth"] += depth
         bar.update()
-        if step + 1 == first_step + 20:
-            parts[-1]["gradient_norm"].item()  # waits for the device
-            say_how_long(phase, phase.end - first_step, time.perf_counter() - began)
+        if state["step"] == first + 20:
+            parts_now["gradient_norm"].item()  # waits for the device
+            say_how_long(phase, phase.end - first, time.perf_counter() - began)
 
-        due = (done + 1) % args.eval_every == 0 or step + 1 == phase.end
+        done = state["step"] - phase.begin
+        due = done % args.eval_every == 0 or state["step"] == phase.end
         # Several processes have to stop at the same step, so they stop only when due.
         stop_early = control_c.pressed and not several
         if not (due or stop_early):
             continue
 
-        means = mean_parts(parts, phase.name, step + 1)  # it waits for the device
+        means = mean_parts(parts, phase.name, state["step"])  # it waits for the device
         state["seconds"] += time.perf_counter() - clock
         if phase.name != "dmt":
             hand_over_to_rnn(models)

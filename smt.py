@@ -9,19 +9,19 @@ weights of losses and settings of optimisers are ours, too, and bear no mark.
     python smt.py --task TASK --help   all options
 
 Backpropagation through time (BPTT) unrolls an RNN: its T steps run one after another,
-and the gradient has to pass back through all of them, in which it can fade. An RNN must
-learn what to remember, and how to update it. SMT asks the one of an encoder and the
-other of the RNN, and the gradient passes through one step.
+and the gradient has to pass back through all of them, in which it can fade. In SMT an
+encoder decides what to remember, and the RNN learns to update its memory in single
+steps, all at once. The gradient passes through one step.
 
 What to remember. The encoder, a Transformer, reads a prefix x_0 .. x_t and writes a
-memory of it, the label m_t. From m_t the decoder must predict the targets of Tf times,
-so m_t has to hold what these need of the prefix. One pass writes the labels of all
-prefixes (ours).
+memory of it, the label m_t. The decoder gets m_t and the inputs after x_t, and must
+predict the next Tf targets. So m_t has to hold what these need of the prefix. The
+encoder's attention is causal (ours), so one pass writes the labels of all prefixes.
 
 How to update it. From the label m_{t-1} and the input x_t the RNN's cell must make the
-label m_t. It starts from a label, and not from what it made before. So no step waits
-for another, and the steps of all T times are rows of one batch. Their loss also trains
-the encoder, to write labels that the cell can follow.
+label m_t. It starts from the encoder's label, and not from a memory that it made. So no
+step waits for another, and the steps of all T times are rows of one batch. The loss of
+these steps also trains the encoder, to write labels that the cell can follow.
 
 Running alone. In the end only the RNN is needed. Then each step starts from a memory
 that the RNN made itself, which is never exactly the label, and the error can grow: the
@@ -29,8 +29,9 @@ RNN drifts. So in a second phase, DAgger Memory Training (DMT), it runs on its o
 memories, and each is pulled to the label of the same prefix. This does unroll the RNN.
 The paper cuts the gradient at each step, and we at each 64th (ours).
 
-In the task copy 64 to 77 % of the RNN's answers are right after SMT, and 99.9 % after
-DMT. README.md has the results in all tasks, and says when to use BPTT.
+In the task copy (T = 48) 64 to 77 % of the RNN's answers are right after SMT (four
+seeds), and 99.9 % after DMT (three seeds), whose gradient is not cut there. With the
+paper's cuts it is 91 % (one seed). README.md has all tasks, and says when to use BPTT.
 
 Glossary
   paper      here            shape and meaning
@@ -50,16 +51,15 @@ Glossary
   D          decoder         m_t, x_{t+1} .. x_{t+Tf-1} -> logits of y_t .. y_{t+Tf-1}
   f          rnn.step        m_{t-1} or m̂_{t-1}, x_t -> a guess of m_t: embed x_t,
                              rnn.cell, scale to RMS 1
-  g          decoder.readout m_t -> logits of y_t: the same network as the decoder, but
-                             without inputs; DMT trains a copy of it, rnn.readout
-  Tf         future          times in a window, y_t .. y_{t+Tf-1}, which is decoded from
-                             m_t; fewer at the end of a sequence; by default 64
-  J          windows         windows of each sequence that are decoded in an update; 8
+  g          decoder.readout m_t -> logits of y_t: the part of the decoder that needs no
+                             inputs; DMT trains a copy of it, rnn.readout
+  Tf         future          targets in a window, y_t .. y_{t+Tf-1}; 64
+  J          windows         windows of a sequence that are decoded in an update; 8
   H          truncate        the most RNN steps that DMT's gradient passes through; 64
   B, T, V    sequences in an update, times in a sequence, size of the vocabulary
   K, d       tokens of a memory, numbers in each of them; 4 and 64
-  W          numbers in a token of the encoder; 128
-  N, S       any number of rows, any length
+  W, N, S    numbers in a token of the encoder, 128; any number of rows, any length
+  Numbers are defaults, and a task may set others.
   A step applies the RNN once. An update changes the weights once; --steps and
   --dmt-steps count updates.
 
@@ -71,21 +71,21 @@ SMT, the first phase. An update trains encoder, decoder, rnn.cell and rnn.embed:
     L_unif = log mean exp(-2 |u_a - u_b|^2)
     minimise L_dec + progress λ_dyn L_dyn + L_read + λ_unif L_unif
 
-    loss     trains                      so that                         at which t
-    L_dec    encoder, decoder            labels hold what targets need   J random t
-    L_dyn    encoder, cell, embed        the cell can follow the labels  all t
-    L_read   encoder, decoder.readout    the readout reads all labels    all with y_t
-    L_unif   encoder                     labels of sequences differ      those of L_dec
+    loss     at which t      trains                    so that
+    L_dec    J random ones   encoder, decoder          labels hold what targets need
+    L_dyn    all             encoder, cell, embed      the cell can follow the labels
+    L_read   all with y_t    encoder, decoder.readout  the readout reads all labels
+    L_unif   as in L_dec     encoder                   labels of sequences differ
 
     SMT's L_read and J > 1 are (ours). m_{-1} is m_∅. u_a and u_b are the same token of
-    two sequences' labels at one t, scaled to length 1. progress is the share of the
-    updates that are done, 0 at first: L_dyn's weight grows (ours).
+    two sequences' labels at one t, scaled to length 1. λ_dyn is 5 and λ_unif 0.1.
+    progress is the share of the updates that are done: L_dyn's weight grows (ours).
 
 Between the phases: rnn.empty_memory = m_∅, rnn.readout = a copy of decoder.readout
 
 DMT, the second phase. An update trains rnn.cell, rnn.embed and rnn.readout:
     _, m_0 .. m_{T-1} = encoder(x)
-    cuts = every H-th t, the first of them random; none if H >= T
+    cuts = every H-th t from a random one on; none if H >= T
     m̂_{-1} = rnn.empty_memory
     for t in 0 .. T - 1:
         if t in cuts: detach m̂_{t-1}
@@ -96,12 +96,12 @@ DMT, the second phase. An update trains rnn.cell, rnn.embed and rnn.readout:
 
     L_labels trains cell and embed, L_read the readout. With --attach-readout (ours),
     the default in stack, parity, text and pixels, L_read trains cell and embed, too,
-    and L_labels fades out (dmt_loss).
+    and L_labels has the weight 0.1 (1 - progress).
 """
 
 # The method needs these.
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -242,8 +242,8 @@ class Encoder(nn.Module):
         inputs = F.pad(x, (1, 0), value=self.start)  # (B, T + 1)
         h = self.embed(inputs)  # (B, T + 1, W)
         # A convolution shows each token the three before it, so that attention need
-        # not find them by their positions (ours). It lowers the loss of text's teacher
-        # by 0.025 nats (one seed).
+        # not find them by their positions (ours). In text it lowers the loss of the
+        # readout from labels by 0.025 nats (one seed).
         padded = F.pad(h.transpose(1, 2), (3, 0))  # (B, W, 3 + T + 1)
         h = h + self.short_conv(padded).transpose(1, 2)
         if self.timestamps is not None:
@@ -254,9 +254,9 @@ class Encoder(nn.Module):
 
     def write_labels(self, h: Tensor) -> Tensor:
         """The labels of all times: h (B, T + 1, W) -> (B, T + 1, K, d)."""
-        # By default a label has K*d = 256 numbers, the encoder's token W = 128 or 64.
-        # A linear map of the token tells no more than the token. So attention (ours)
-        # gathers more from the whole prefix, with K*d / HEAD_SIZE heads.
+        # A label has more numbers than the encoder's token, by default K*d = 256 and
+        # W = 128, and a linear map of the token holds no more than the token. So
+        # attention (ours) gathers more from the prefix, with K*d / HEAD_SIZE heads.
         qkv = self.label_qkv(h)  # (B, T + 1, 3*K*d)
         gathered = attention(qkv, causal=True)  # (B, T + 1, K*d)
         labels = self.label_from_token(h) + gathered
@@ -273,7 +273,7 @@ class Readout(nn.Module):
     """g: a small Transformer over the tokens of a memory.
 
     m_t (.., K, d) -> logits of y_t (.., V), read at the last memory token; .. are one
-    dimension or more.
+    dimension or more. in_chunks, below, computes many rows in parts, to save memory.
     """
 
     def __init__(self, args: Namespace, vocab: int):
@@ -308,9 +308,9 @@ class Decoder(nn.Module):
         self.embed = nn.Embedding(vocab, args.dim)  # of the inputs after x_t
         self.readout = Readout(args, vocab)
 
-    def forward(self, memory: Tensor, inputs: Tensor) -> Tensor:
-        K = memory.shape[1]
-        tokens = torch.cat([memory, self.embed(inputs)], 1)  # (N, K + S, d)
+    def forward(self, label: Tensor, later_inputs: Tensor) -> Tensor:
+        K = label.shape[1]
+        tokens = torch.cat([label, self.embed(later_inputs)], 1)  # (N, K + S, d)
         h = self.readout.body(tokens)  # (N, K + S, d)
         # From the last memory token on, each token answers.
         return self.readout.logits_of(h[:, K - 1 :])
@@ -362,7 +362,7 @@ class GRUCell(nn.Module):
 
 # The paper has cells of these three kinds. The MLP is the default here. A new one is a
 # class like those above, and it gets a name here. RNN.step embeds the input for it and
-# scales its result.
+# scales its result. If it ignores --cell-depth, name it where "gru" stands below.
 CELLS = {"mlp": MLPCell, "transformer": TransformerCell, "gru": GRUCell}
 
 
@@ -378,7 +378,10 @@ class RNN(nn.Module):
         self.empty_memory = nn.Parameter(torch.randn(args.memory_tokens, args.dim))
 
     def step(self, memory: Tensor, x_t: Tensor) -> Tensor:
-        """memory (N, K, d), x_t (N,) -> the next memory (N, K, d), tokens of RMS 1."""
+        """memory (N, K, d), x_t (N,) -> the next memory (N, K, d), tokens of RMS 1.
+
+        in_chunks, below, computes many rows in parts, to save memory.
+        """
         memory = self.cell(memory, self.embed(x_t))
         return F.rms_norm(memory.float(), memory.shape[-1:])  # in fp32, always
 
@@ -403,7 +406,7 @@ class Batch(NamedTuple):
 
     x: Tensor  # (B, T)
     y: Tensor  # (B, T)
-    first_target: int  # the first time at which any row has a target; T - 1 if none
+    first_target: int  # no row has a target before this time
     generator: Generator  # on the CPU; all that a loss draws comes from it
     progress: float  # share of the phase's updates that are done, 0 at first
 
@@ -418,11 +421,12 @@ def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
 
 
 def read_loss(readout: Readout, memories: Tensor, batch: Batch) -> Tensor:
-    """Mean cross-entropy of the readout, in nats, at all t from the first target on.
+    """Mean cross-entropy of the readout over all targets, in nats.
 
-    The mean is over targets. memories (B, T, K, d) are the RNN's, or labels. Leaving
-    out the times before the first target saves 15 to 30 % of an update of copy.
+    memories (B, T, K, d) are the RNN's, or labels.
     """
+    # The times before the first target have no loss. To leave them out saves 15 to 30 %
+    # of an update of copy.
     first = batch.first_target
     logits = readout(memories[:, first:])  # (B, T - first, V)
     return cross_entropy(logits, batch.y[:, first:])
@@ -432,12 +436,14 @@ def read_loss(readout: Readout, memories: Tensor, batch: Batch) -> Tensor:
 def smt_loss(
     models: nn.ModuleDict, batch: Batch, args: Namespace
 ) -> tuple[Tensor, dict]:
-    """The four losses of SMT on a batch -> their weighted sum, each by its name."""
+    """The four losses of SMT on a batch: returns their weighted sum, and each by name.
+
+    Nothing is detached. Each loss trains all networks that it passes through.
+    """
     decoder, rnn = models["decoder"], models["rnn"]
     labels = models["encoder"](batch.x)  # (B, T + 1, K, d)
     m = labels[:, 1:]  # m[:, t] is m_t; (B, T, K, d)
 
-    # Nothing is detached. Each loss trains all networks that it passes through.
     times = random_times(batch, args.windows, args.future)
     L_dec = decode_loss(decoder, m, batch, times, args.future)
     L_dyn = dynamics_loss(rnn, labels, batch.x)
@@ -447,8 +453,8 @@ def smt_loss(
 
     # L_dyn's weight grows from 0 to λ_dyn (ours). We think that an early L_dyn makes
     # the encoder write labels that hold little, as those are easy to predict. In copy
-    # 75 % of the answers are right after SMT. At a constant weight of 5, the value of
-    # λ_dyn, it is 27 %, and at one of 0.1 it is 57 % (one seed).
+    # 75 % of the answers are right after SMT. With a constant weight it is 27 % at 5,
+    # which is λ_dyn here, and 57 % at 0.1, which is the paper's (one seed).
     dynamics_weight = args.lambda_dyn * batch.progress
     loss = L_dec + dynamics_weight * L_dyn + L_read + args.lambda_unif * L_unif
     parts = {"decode": L_dec, "dynamics": L_dyn, "read": L_read, "uniformity": L_unif}
@@ -456,11 +462,11 @@ def smt_loss(
 
 
 def random_times(batch: Batch, J: int, Tf: int) -> list[int]:
-    """J random times t, the same in all rows; a time can come twice."""
+    """J random times t, the same in all rows (ours); a time can come twice."""
     T = batch.x.shape[1]
-    # A window that ends before the batch's first target would have no loss. So the last
-    # time in it, t + Tf - 1, must not be before the first target. Labels before the
-    # earliest t get no L_dec and no L_unif; only L_dyn asks anything of them.
+    # A window that ends before the first target has no loss, so it is never drawn: the
+    # last time in a window, t + Tf - 1, is the first target's or later. Labels before
+    # the earliest such t get no L_dec and no L_unif; only L_dyn asks anything of them.
     earliest = max(0, batch.first_target + 1 - Tf)
     times = torch.randint(earliest, T, (J,), generator=batch.generator)
     return times.tolist()
@@ -471,8 +477,8 @@ def decode_loss(
 ) -> Tensor:
     """L_dec: the decoder predicts y_t .. y_{t+Tf-1} from m_t, at some times t.
 
-    Each y_s of this window is predicted from m_t and x_{t+1} .. x_s. A window ends with
-    the sequence at the latest. Its loss is the mean over its targets, or 0 if it has
+    Each y_s of this window is predicted from m_t and x_{t+1} .. x_s. A window is cut
+    off where the sequence ends. Its loss is the mean over its targets, or 0 if it has
     none. L_dec is the mean over the windows.
     """
     x, y = batch.x, batch.y
@@ -487,17 +493,17 @@ def decode_loss(
 def dynamics_loss(rnn: RNN, labels: Tensor, x: Tensor) -> Tensor:
     """L_dyn: B*T single steps at once, each from a label m_{t-1} to the next, m_t.
 
-    A gradient passes through one step of the RNN at most. It reaches inputs far back
-    through the encoder, whose depth does not grow with T. So there is no chain of T
-    steps in which it could fade.
+    The gradient passes through one step of the RNN. It reaches inputs far back through
+    the encoder, whose depth does not grow with T. So there is no chain of T steps in
+    which it could fade.
 
     The gradient reaches the encoder through both labels, so the encoder learns to write
     labels that the cell can follow. That also brings an input into labels whose window
     ends before the target that needs it. An example: Tf = 2, and x_0 matters only for
     y_5. L_dec decodes y_5 from m_5 and m_4, so the encoder, which sees all of x_0 ..
-    x_4, puts x_0 into m_4. The cell must make m_4 from m_3 and x_4. So what m_4 holds
-    of x_0 raises L_dyn, unless m_3 holds it, too. Over many updates this demand can
-    move back in the same way, to m_2, m_1 and m_0.
+    x_4, has to put x_0 into m_4. The cell must make m_4 from m_3 and x_4, and can't
+    know x_0 unless m_3 holds it, too. So L_dyn teaches the encoder to put x_0 into m_3.
+    Over many updates this can go on in the same way, to m_2, m_1 and m_0.
     """
     before = labels[:, :-1].flatten(0, 1)  # every m_{t-1}, m_∅ first; (B*T, K, d)
     after = labels[:, 1:].flatten(0, 1)  # every m_t; (B*T, K, d)
@@ -514,9 +520,9 @@ def uniformity_loss(m: Tensor, times: list[int]) -> Tensor:
 
     L_dec alone allows labels that hardly differ, as the decoder can amplify small
     differences. Then L_dyn is small even for a cell that ignores its input. This loss
-    pushes labels apart, also those of sequences that need the same memory, so its
-    weight is small. Without it copy has 52 instead of 75 % right answers after SMT (one
-    seed). It is by Wang & Isola 2020, arXiv:2005.10242.
+    pushes labels apart. It has a small weight, as it does so even where two sequences
+    need the same memory. Without it copy has 52 instead of 75 % right answers after SMT
+    (one seed). It is by Wang & Isola 2020, arXiv:2005.10242.
     """
     B = len(m)
     if B == 1:  # there is no pair
@@ -525,7 +531,7 @@ def uniformity_loss(m: Tensor, times: list[int]) -> Tensor:
     u = F.normalize(chosen, dim=-1)
     # Every pair a < b once: a and b (pairs,)
     a, b = torch.triu_indices(B, B, offset=1, device=u.device)
-    # With several threads the gradient of u[a] would differ from run to run.
+    # u[a] would do as well, but with several threads its gradient is not repeatable.
     difference = u.index_select(0, a) - u.index_select(0, b)  # (pairs, J, K, d)
     squared_distance = difference.square().sum(-1)  # (pairs, J, K)
     return (-2 * squared_distance).exp().mean().log()
@@ -536,6 +542,7 @@ def uniformity_loss(m: Tensor, times: list[int]) -> Tensor:
 def hand_over_to_rnn(models: nn.ModuleDict):
     """Copy m_∅ and decoder.readout into the RNN, which then can run alone.
 
+    train_phase does so before each evaluation of SMT, the last one of which ends it.
     DMT trains the copy of the readout, and decoder.readout stays as it is.
     """
     rnn = models["rnn"]
@@ -549,7 +556,7 @@ def hand_over_to_rnn(models: nn.ModuleDict):
 def dmt_loss(
     models: nn.ModuleDict, batch: Batch, args: Namespace
 ) -> tuple[Tensor, dict]:
-    """The RNN runs alone and is pulled to the labels -> the loss, its parts by name.
+    """The RNN runs alone and is pulled to the labels: returns the loss, and its parts.
 
     The idea is DAgger's (Ross et al. 2011): a learner acts, and an expert, here the
     encoder, says what would have been right. A label depends on inputs only, so it
@@ -559,7 +566,7 @@ def dmt_loss(
     trained, its labels could become easy to follow by holding nothing.
 
     The gradient is cut every H steps. H = 1 is the paper's DMT. The default is H = 64
-    (ours), so that an error also trains the earlier steps that caused it.
+    (ours), so that an error's gradient also reaches the earlier steps that caused it.
 
     --attach-readout (ours) is for tasks that ask at half of the times or more. L_read
     also trains the cell then, and L_labels fades out. So DMT ends as BPTT on the
@@ -573,8 +580,8 @@ def dmt_loss(
     memories = rnn.rollout(batch.x, cuts)  # (B, T, K, d)
 
     if args.attach_readout:
-        # We think that L_labels at a weight of 1 would outweigh L_read in tasks such as
-        # pixels, whose labels change much with each input.
+        # At a weight of 1 L_labels would outweigh L_read, we think, in tasks such as
+        # pixels, whose labels change much with each input and so are hard to meet.
         labels_weight = 0.1 * (1 - batch.progress)
         read_from = memories
     else:
@@ -609,7 +616,7 @@ class Phase(NamedTuple):
     loss_of: Callable  # (models, batch, args) -> the loss, its parts by name
     begin: int
     end: int
-    peak: float  # AdamW's highest learning rate
+    peak_rate: float  # AdamW's learning rate is at most this
     batch_size: int
 
 
@@ -621,7 +628,7 @@ def phases(args: Namespace) -> list[Phase]:
             loss_of=smt_loss,
             begin=0,
             end=args.steps,
-            peak=args.lr,
+            peak_rate=args.lr,
             batch_size=args.batch_size,
         ),
         Phase(
@@ -629,7 +636,7 @@ def phases(args: Namespace) -> list[Phase]:
             loss_of=dmt_loss,
             begin=args.steps,
             end=args.steps + args.dmt_steps,
-            peak=args.dmt_lr,
+            peak_rate=args.dmt_lr,
             batch_size=args.dmt_batch_size,
         ),
     ]
@@ -681,20 +688,37 @@ def update(
     return {name: part.detach() for name, part in parts.items()}
 
 
-# The loop, in short; it is in train_phase, below:
-#     for phase in phases(args):
-#         set_trained(models, phase.name)
-#         for each update of the phase:
-#             batch = draw_batch(..)
-#             update(models, optimizers, phase.loss_of, batch, args)
-#         after SMT: hand_over_to_rnn(models)
+def updates(
+    phase: Phase,
+    first: int,
+    models: nn.Module,
+    optimizers: dict,
+    task,
+    args: Namespace,
+) -> Iterator[dict]:
+    """Do the updates first .. end - 1 of a phase; yields the parts of each one's loss.
+
+    train(), below, goes through the phases, and train_phase() evaluates and saves
+    between updates.
+    """
+    for index in range(first, phase.end):
+        done = index - phase.begin
+        of = phase.end - phase.begin
+        progress = done / of
+        set_rates(optimizers, done, of)
+        batch = draw_batch(task, phase.batch_size, index, progress, args)
+        # With --compile only updates are compiled (see main), also what in_chunks runs
+        # again in the backward pass.
+        with torch.compiler.set_stance("default"):
+            parts = update(models, optimizers, phase.loss_of, batch, args)
+        yield parts
 
 
 # ======================================================================================
 # The method ends here. The rest is the program around it: evaluation, samples, the
-# optimisers Muon and AdamW, train_phase() with its loop of updates, several processes,
-# files, the command line. Some lines ask for 'not "dmt"' instead of "smt", or whether
-# an option exists, so that they are the same in bptt_baseline.py and nextlat.py.
+# optimisers Muon and AdamW, train_phase(), several processes, files, the command line.
+# It asks for 'not "dmt"' where one would expect "smt", and whether an option exists, so
+# that these lines are the same in bptt_baseline.py and nextlat.py.
 # ======================================================================================
 
 METHOD = "smt"  # as directories, checkpoints and recipes name it
@@ -891,10 +915,13 @@ def make_optimizers(models: nn.ModuleDict, peak: float) -> dict:
     }
 
 
-def set_rates(optimizers: dict, step: int, steps: int):
-    """Learning rates: a rise over 2 % of the steps, then half a cosine down to 0."""
-    rise = min(1, (step + 1) / (0.02 * steps + 1))
-    fall = (1 + math.cos(math.pi * step / steps)) / 2
+def set_rates(optimizers: dict, done: int, of: int):
+    """Learning rates after so many updates of so many.
+
+    They rise over 2 % of the updates, and then fall as half a cosine, to 0.
+    """
+    rise = min(1, (done + 1) / (0.02 * of + 1))
+    fall = (1 + math.cos(math.pi * done / of)) / 2
     for optimizer in optimizers.values():
         group = optimizer.param_groups[0]
         group["lr"] = group["peak"] * rise * fall
@@ -906,12 +933,13 @@ def seeded(*key: int) -> Generator:
     return Generator().manual_seed(int(seed))
 
 
-def draw_batch(task, B: int, step: int, progress: float, args: Namespace) -> Batch:
-    """The batch of a step: B sequences. Each process (rank) draws rows of its own.
+def draw_batch(task, B: int, index: int, progress: float, args: Namespace) -> Batch:
+    """The batch of an update: B sequences. Each process (rank) draws rows of its own.
 
-    All draws depend only on (seed, step, rank), so that a run can be resumed.
+    All draws depend only on (seed, index of the update, rank), so that a run can be
+    resumed.
     """
-    generator = seeded(args.seed, step, process_number())
+    generator = seeded(args.seed, index, process_number())
     x, y = task.batch(B // number_of_processes(), generator)
     asked = (y >= 0).any(0).tolist()
     first = asked.index(True) if True in asked else len(asked) - 1
@@ -979,7 +1007,7 @@ def train_phase(phase: Phase, args, task, models: nn.ModuleDict, run: dict, cont
     state = run["state"]
     set_trained(models, phase.name)
     wrapped = distribute(models, args)  # as several processes need it
-    optimizers = make_optimizers(models, phase.peak)
+    optimizers = make_optimizers(models, phase.peak_rate)
     if state["step"] > phase.begin:
         if run["optimizers"].keys() != optimizers.keys():
             message = "a program with other optimisers made this run; resume it there"
@@ -989,34 +1017,27 @@ def train_phase(phase: Phase, args, task, models: nn.ModuleDict, run: dict, cont
 
     several = number_of_processes() > 1
     bar = progress_bar(phase, args, state)
-    first_step = state["step"]
-    steps = phase.end - phase.begin
+    first = state["step"]
     depth = sequential_depth(phase.name, task.T, args)
     began = clock = time.perf_counter()  # clock: when the last evaluation ended
     parts = []  # of the loss, update by update since then
-    for step in range(first_step, phase.end):
-        done = step - phase.begin
-        progress = done / steps
-        set_rates(optimizers, done, steps)
-        batch = draw_batch(task, phase.batch_size, step, progress, args)
-        # With --compile only updates are compiled (see main), also what in_chunks runs
-        # again in the backward pass.
-        with torch.compiler.set_stance("default"):
-            parts.append(update(wrapped, optimizers, phase.loss_of, batch, args))
-        state["step"] = step + 1
+    for parts_now in updates(phase, first, wrapped, optimizers, task, args):
+        parts.append(parts_now)
+        state["step"] += 1
         state["depth"] += depth
         bar.update()
-        if step + 1 == first_step + 20:
-            parts[-1]["gradient_norm"].item()  # waits for the device
-            say_how_long(phase, phase.end - first_step, time.perf_counter() - began)
+        if state["step"] == first + 20:
+            parts_now["gradient_norm"].item()  # waits for the device
+            say_how_long(phase, phase.end - first, time.perf_counter() - began)
 
-        due = (done + 1) % args.eval_every == 0 or step + 1 == phase.end
+        done = state["step"] - phase.begin
+        due = done % args.eval_every == 0 or state["step"] == phase.end
         # Several processes have to stop at the same step, so they stop only when due.
         stop_early = control_c.pressed and not several
         if not (due or stop_early):
             continue
 
-        means = mean_parts(parts, phase.name, step + 1)  # it waits for the device
+        means = mean_parts(parts, phase.name, state["step"])  # it waits for the device
         state["seconds"] += time.perf_counter() - clock
         if phase.name != "dmt":
             hand_over_to_rnn(models)

@@ -63,7 +63,7 @@ def make_update(name: str, options: list[str]) -> tuple:
     task, models = program.start(args, run, source)
     phase = next(p for p in program.phases(args) if p.name == name)
     program.set_trained(models, phase.name)
-    optimizers = program.make_optimizers(models, phase.peak)
+    optimizers = program.make_optimizers(models, phase.peak_rate)
     program.set_rates(optimizers, 1, 100)
 
     def update(step: int):

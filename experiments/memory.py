@@ -80,7 +80,7 @@ def peak_bytes(name: str, options: list[str]) -> tuple[int, smt.Phase]:
             with torch.device("meta"):
                 models = program.build(args, task)
             program.set_trained(models, name)
-            optimizers = program.make_optimizers(models, phase.peak)
+            optimizers = program.make_optimizers(models, phase.peak_rate)
             program.set_rates(optimizers, 1, 100)
             for _ in range(2):  # the second one finds the optimisers' state in place
                 memory.peak = memory.live

@@ -77,7 +77,7 @@ def test_a_gpu_has_all_operands_and_a_step_waits_for_none(program, name):
     models = program.build(args, task).to("meta")
     for phase in program.phases(args):
         program.set_trained(models, phase.name)
-        optimizers = program.make_optimizers(models, phase.peak)
+        optimizers = program.make_optimizers(models, phase.peak_rate)
         program.set_rates(optimizers, 1, 100)
         batch = program.draw_batch(task, 4, 0, 0.5, args)
         batch = batch._replace(x=batch.x.to("meta"), y=batch.y.to("meta"))
@@ -187,7 +187,7 @@ def test_in_bf16_norms_and_losses_are_in_fp32(program, cell):
     )
     for phase in program.phases(args):
         program.set_trained(models, phase.name)
-        optimizers = program.make_optimizers(models, phase.peak)
+        optimizers = program.make_optimizers(models, phase.peak_rate)
         program.set_rates(optimizers, 1, 100)
         batch = program.draw_batch(task, 4, 0, 0.5, args)
         with Precision() as precision:
@@ -321,7 +321,7 @@ def test_two_processes_train_on_the_mean_of_their_gradients(monkeypatch):
     args, task, models = made(*run[len(TINY_SMT) + len(COPY) :][:4])
     for phase in smt.phases(args):
         smt.set_trained(models, phase.name)
-        optimizers = smt.make_optimizers(models, phase.peak)
+        optimizers = smt.make_optimizers(models, phase.peak_rate)
         for step in range(phase.end - phase.begin):
             smt.set_rates(optimizers, step, phase.end - phase.begin)
             models.zero_grad()

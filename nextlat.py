@@ -589,8 +589,8 @@ def updates(
 # ======================================================================================
 # The method ends here. The rest is the program around it: evaluation, samples, the
 # optimisers Muon and AdamW, train_phase(), several processes, files, the command line.
-# It asks for 'not "dmt"' where one would expect "nextlat", and whether an option exists, so
-# that these lines are the same in smt.py and bptt_baseline.py.
+# It asks for 'not "dmt"' where one would expect "nextlat", and whether an option
+# exists, so that these lines are the same in smt.py and bptt_baseline.py.
 # ======================================================================================
 
 METHOD = "nextlat"  # as directories, checkpoints and recipes name it

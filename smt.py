@@ -676,7 +676,7 @@ def update(
     batch: Batch,
     args: Namespace,
 ) -> dict:
-    """An update by Muon and AdamW: returns the parts of the loss, the gradient's norm."""
+    """An update by Muon and AdamW: returns the loss's parts and the gradient's norm."""
     models.zero_grad()
     bf16 = args.precision == "bf16"
     with torch.autocast(args.device, torch.bfloat16, enabled=bf16):

@@ -999,7 +999,7 @@ def train(args: Namespace, task, models: nn.ModuleDict, run: dict, longer: dict)
         state["finished"] = True
         record(args, state, "final", figures)
         save(args, models, {}, state)
-        report(state)
+    report(state)
 
 
 def train_phase(phase: Phase, args, task, models: nn.ModuleDict, run: dict, control_c):
@@ -1026,9 +1026,10 @@ def train_phase(phase: Phase, args, task, models: nn.ModuleDict, run: dict, cont
         state["step"] += 1
         state["depth"] += depth
         bar.update()
-        if state["step"] == first + 20:
+        made = state["step"] - first
+        if made in (1, 20):
             parts_now["gradient_norm"].item()  # waits for the device
-            say_how_long(phase, phase.end - first, time.perf_counter() - began)
+            say_how_long(phase, made, phase.end - first, time.perf_counter() - began)
 
         done = state["step"] - phase.begin
         due = done % args.eval_every == 0 or state["step"] == phase.end
@@ -1048,7 +1049,10 @@ def train_phase(phase: Phase, args, task, models: nn.ModuleDict, run: dict, cont
             report(state)
         save(args, models, optimizers, state)
         if in_any_process(control_c.pressed, args):
-            raise KeyboardInterrupt
+            out = shlex.quote(args.out)
+            command = f"python {Path(__file__).name} --resume --out {out}"
+            message = f"saved after step {state['step']}; go on with: {command}"
+            raise KeyboardInterrupt(message)
         clock = time.perf_counter()
         parts = []
     bar.close()
@@ -1066,10 +1070,11 @@ def show_in_bar(bar: tqdm, figures: dict):
     bar.set_postfix({name: f"{value:.3g}" for name, value in figures.items()})
 
 
-def say_how_long(phase: Phase, updates: int, seconds_of_20: float):
-    """Print how long these updates take if all are as fast as the first 20."""
-    seconds = updates * seconds_of_20 / 20
-    say(f"{phase.name}: {updates} updates, about {seconds:.0f} s")
+def say_how_long(phase: Phase, made: int, updates: int, seconds: float):
+    """Print how long these updates take if all are as fast as those that are made."""
+    each = seconds / made
+    if made > 1 or each > 5:  # the first one may be slow, so only if that matters
+        say(f"{phase.name}: {updates} updates, about {updates * each:.0f} s")
 
 
 def mean_parts(parts: list[dict], phase: str, step: int) -> dict:
@@ -1080,8 +1085,10 @@ def mean_parts(parts: list[dict], phase: str, step: int) -> dict:
         for at, value in enumerate(values, step + 1 - len(values)):
             if not math.isfinite(value):
                 message = f"{name} became {value} at step {at}, in phase {phase}"
-                advice = "begin anew with a lower rate and another --out"
                 option = "--dmt-lr" if phase == "dmt" else "--lr"
+                advice = "begin anew with a lower rate"
+                if at == 1:  # no rate has been used yet
+                    option, advice = "--cell", "take another cell or shorter sequences"
                 raise WrongInput(f"{option}: {message}; {advice}")
         means[name] = sum(values) / len(values)
     return means
@@ -1114,7 +1121,9 @@ def announce(args: Namespace, task, models: nn.ModuleDict, state: dict):
         say(f"Set for this task: {', '.join(shown)}")
     if task.about():
         say(task.about())
-    if state["step"] > 0:
+    if state["finished"]:
+        say("The run is finished.")
+    elif state["step"] > 0:
         say(f"The run goes on after step {state['step']}.")
 
 
@@ -1289,7 +1298,8 @@ def check_directory(args: Namespace, run: dict):
         return
     metrics = Path(args.out) / "metrics.jsonl"
     if found["step"] > 0 or found["finished"]:
-        message = "holds a run; --resume it, or give another --out"
+        how = "give" if args.init else "--resume it, or give"
+        message = f"holds a run; {how} another --out"
         raise WrongInput(f"--out {args.out}: {message}")
     if not holds_a_run and metrics.exists() and metrics.stat().st_size > 0:
         message = "holds the metrics of a run; give another --out"
@@ -1305,7 +1315,7 @@ def read_run(directory: str, option: str) -> dict:
     try:
         run = torch.load(file, map_location="cpu", weights_only=True)
         known = run["format"] == FORMAT and set(run["state"]) == set(new_state())
-    except OSError as error:
+    except PermissionError as error:
         raise WrongInput(f"{option}: can't read {file}: {error.strerror}") from None
     except Exception:  # damaged files make torch raise errors of many kinds
         message = f"{file} is damaged, or another program wrote it"
@@ -1690,7 +1700,8 @@ def start(args: Namespace, run: dict, source: dict | None) -> tuple:
         identity = task.identity()
         if (args.resume or args.sample) and identity != args.data_identity:
             was = args.data_identity or "no file"
-            raise WrongInput(f"--data {args.data}: the run began with {was}; give that")
+            message = f"is not what the run began with ({was}); give that"
+            raise WrongInput(f"--data {args.data}: {message}")
         args.data_identity = identity
     if not args.sample:
         check_memory(args, task)
@@ -1780,6 +1791,9 @@ def main(argv: list[str] | None = None) -> int:
                 with claim(args, run):
                     announce(args, task, models, run["state"])
                     train(args, task, models, run, longer)
+            elif not run["state"]["finished"]:
+                made = run["state"]["step"]
+                say(f"This run is not finished. It has made {made} steps.")
             if process_number() == 0:
                 say(show(models["rnn"], task, args.sample or 4, args))
             if not args.sample:
@@ -1796,9 +1810,9 @@ def main(argv: list[str] | None = None) -> int:
             reason = str(error).splitlines()[0]
             make_parser({}).error(f"--compile: the compiler failed: {reason}")
         raise
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         message = "stopped; --resume goes on from the last checkpoint, if there is one"
-        print(message, file=sys.stderr)
+        print(str(stop) or message, file=sys.stderr)
         return 130
     return 0
 

@@ -15,7 +15,6 @@ install matplotlib. A method has one colour in all pictures.
 """
 
 import argparse
-import itertools
 import json
 import math
 import sys
@@ -203,6 +202,10 @@ def draw_dmt(axes):
         arrow(axes, (begin, 1.45), (end, 1.45), COLOURS["bptt"], 0.4, True, 2)
     axes.text(0.85, 2.3, "pulled", color=colour, fontsize=12)
     axes.text(2.72, 1.8, "gradient", color=COLOURS["bptt"], ha="center", fontsize=12)
+    arrow(axes, (5.1, 0.8), (4.45, -0.8), bend=-0.45)
+    box(axes, 3.75, -0.8, "readout", colour, width=1.3, height=0.5)
+    arrow(axes, (3.05, -0.8), (2.6, -0.8))
+    axes.text(2.5, -0.8, "answer $y_{t+2}$", ha="right", va="center")
 
 
 def method(_, path: Path, title: str):
@@ -439,18 +442,16 @@ def retrieval(_, path: Path, title: str):
     runs = results.read_runs()
     figure, axes = plt.subplots(figsize=(9, 4.5))
     for called, (name, phase, style) in RETRIEVAL.items():
-        own, before = [], {"seconds": 0, "rnn_acc": 0.125}
-        for line in runs[name]["metrics"]:
-            if line["phase"] == phase:
-                own.append(line)
-            elif not own:
-                before = line  # the curve begins where the phase before ended
-        seconds = [line["seconds"] for line in [before, *own]]
-        right = [100 * line["rnn_acc"] for line in [before, *own]]
+        metrics = [line for line in runs[name]["metrics"] if line["phase"] != "final"]
+        own = [line for line in metrics if line["phase"] == phase]
+        before = metrics[: metrics.index(own[0])]
+        curve = before[-1:] + own  # it begins where the phase before ended
+        seconds = [line["seconds"] for line in curve]
+        right = [100 * line["rnn_acc"] for line in curve]
         axes.plot(seconds, right, style, color=COLOURS[phase], lw=3, label=called)
     axes.axhline(12.5, color="#777777", ls=":", lw=2, label="chance")
     axes.set(xlabel="seconds on one core", ylabel="right answers, %", ylim=(0, 103))
-    finding = "Retrieval: an RNN without gates learns by SMT → DMT, a GRU by BPTT"
+    finding = "Retrieval, seed 2: an RNN without gates learns it by SMT → DMT alone"
     axes.set(title=title or finding)
     axes.legend(fontsize=11, loc="center right", bbox_to_anchor=(1, 0.45))
     figure.tight_layout()
@@ -506,58 +507,27 @@ def delay(_, path: Path, title: str):
 LONG = "pixels 28 x 28"  # the name of the task in the table of runs
 
 
-def reached(runs: dict[str, dict], method: str, cost: str) -> list[tuple]:
-    """The lowest loss that the RNN alone reached within each depth, or seconds.
-
-    It is the best of all runs and evaluations on validation: [(cost, nats), ..].
-    """
-    before = runs[f"smt, {LONG}"]["final"][cost] if method == "smt" else 0
-    points = []
-    for name, run in runs.items():
-        if name.startswith(f"{method}, {LONG}, "):
-            lines = [line for line in run["metrics"] if line["phase"] != "final"]
-            points += [(before + line[cost], line["rnn_loss"]) for line in lines]
-    best = []
-    for spent, nats in sorted(points):
-        if not best or nats < best[-1][1]:
-            best.append((spent, nats))
-    return best
-
-
-def times_more(ours: list[tuple], theirs: list[tuple]) -> str:
-    """How many times the cost the others need for our losses, as far as they do.
-
-    Between two of their points the loss is taken to fall on a straight line.
-    """
-    found = []
-    for spent, nats in ours:
-        for (before, high), (after, low) in itertools.pairwise(theirs):
-            if low <= nats < high:
-                enough = before + (after - before) * (high - nats) / (high - low)
-                found.append(round(enough / spent))
-    if not found:
-        raise smt.WrongInput(f"layers: {results.RUNS} has too few runs of {LONG}")
-    return f"{min(found)} to {max(found)}"
-
-
 def layers(_, path: Path, title: str):
     """Nats of long sequences against sequential depth, and against seconds."""
     runs = results.read_runs()
     figure, panels = plt.subplots(1, 2, figsize=(13, 5), sharey=True)
     for axes, cost in zip(panels, ("depth", "seconds")):
-        smts, bptts = (reached(runs, method, cost) for method in ("smt", "bptt"))
+        smts = results.reached(runs, "smt", LONG, cost)
+        bptts = results.reached(runs, "bptt", LONG, cost)
         called = "SMT, then DMT in segments"
         axes.plot(*zip(*smts), "o-", color=COLOURS["smt"], lw=3, label=called)
         axes.plot(*zip(*bptts), "o-", color=COLOURS["bptt"], lw=3, label="BPTT")
         axes.set(xscale="log")
         axes.legend()
         if cost == "depth":
-            axes.set_title(f"BPTT needs {times_more(smts, bptts)} times the depth ..")
+            axes.set_title(
+                f"BPTT needs {results.times_more(smts, bptts)} times the depth .."
+            )
             depth = "sequential depth: layers one after another, in all updates"
             axes.set(xlabel=depth)
             axes.set(ylabel="nats of a pixel, RNN alone")
         else:
-            times = times_more(bptts, smts)
+            times = results.times_more(bptts, smts)
             axes.set_title(f".. and SMT → DMT {times} times the seconds")
             axes.set(xlabel="seconds of training, on one core")
     finding = "digits of 28 x 28 need less depth by SMT → DMT, and far more seconds"

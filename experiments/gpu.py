@@ -155,6 +155,8 @@ def main(argv: list[str] | None = None):
     parser.add_argument("out", type=Path, help="a new directory")
     parser.add_argument("--small", action="store_true", help="tiny, also on a CPU")
     args = parser.parse_args(argv)
+    if not (args.small or torch.cuda.is_available()):
+        parser.error("there is no GPU here; --small works on a CPU")
     args.out.mkdir(parents=True)
     tiny = SMALL if args.small else []
     tiny_smt = [*tiny, *SMALL_SMT] if args.small else []

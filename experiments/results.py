@@ -11,6 +11,7 @@ what only training needs: --sample and smt.load take it.
 """
 
 import argparse
+import itertools
 import json
 import subprocess
 import sys
@@ -290,6 +291,69 @@ def table_of_parts(runs: dict[str, dict]) -> str:
     return table(["without", "RNN alone, before DMT", "drift"], rows)
 
 
+# What long sequences are called here, and in the names of their runs.
+LONG = {
+    "digits, T = 784": "pixels 28 x 28",
+    "digits, T = 196": "pixels 14 x 14",
+    "text, T = 512": "text 512",
+}
+
+
+def reached(runs: dict[str, dict], method: str, task: str, cost: str) -> list[tuple]:
+    """The lowest loss that the RNN alone reached within each depth, or seconds.
+
+    It is the best of all runs and evaluations on validation: [(cost, nats), ..].
+    """
+    before = runs[f"smt, {task}"]["final"][cost] if method == "smt" else 0
+    points = []
+    for name, run in runs.items():
+        if name.startswith(f"{method}, {task}, "):
+            lines = [line for line in run["metrics"] if line["phase"] != "final"]
+            points += [(before + line[cost], line["rnn_loss"]) for line in lines]
+    best = []
+    for spent, nats in sorted(points):
+        if not best or nats < best[-1][1]:
+            best.append((spent, nats))
+    return best
+
+
+def times_more(ours: list[tuple], theirs: list[tuple]) -> str:
+    """How many times the cost the others need for our losses, as far as they do.
+
+    Between two of their points the loss is taken to fall on a straight line.
+    """
+    found = []
+    for spent, nats in ours:
+        for (before, high), (after, low) in itertools.pairwise(theirs):
+            if low <= nats < high:
+                enough = before + (after - before) * (high - nats) / (high - low)
+                found.append(round(enough / spent))
+    if not found:
+        raise smt.WrongInput(f"{RUNS.name} has too few runs of long sequences")
+    return f"{min(found)} to {max(found)}"
+
+
+def table_of_long(runs: dict[str, dict]) -> str:
+    """What BPTT and SMT -> DMT in segments need for the same loss."""
+    columns = (
+        "task|lowest loss of SMT → DMT|of BPTT|"
+        "BPTT needs .. times the depth|SMT → DMT needs .. times the seconds"
+    )
+    rows = []
+    for called, task in LONG.items():
+        row = [called]
+        for method in ("smt", "bptt"):
+            row.append(f"{reached(runs, method, task, 'depth')[-1][1]:.3f} nats")
+        for cost, (ours, theirs) in {
+            "depth": ("smt", "bptt"),
+            "seconds": ("bptt", "smt"),
+        }.items():
+            curves = (reached(runs, method, task, cost) for method in (ours, theirs))
+            row.append(times_more(*curves))
+        rows.append(row)
+    return table(columns.split("|"), rows)
+
+
 def table_of_speed(_) -> str:
     """An update against T, as speed.py measured it."""
     found = json.loads((ROOT / "results/speed.json").read_text())["growth"]
@@ -343,6 +407,7 @@ TABLES = {
     "finetuning": table_of_finetuning,
     "methods": table_of_methods,
     "nextlat": table_of_nextlat,
+    "long": table_of_long,
 }
 
 
@@ -389,6 +454,7 @@ def main(argv: list[str] | None = None):
             add(args.name, args.run, args.command, args.machine)
         elif args.what == "export":
             export(args.run, args.dir)
+            print(f"The RNN of {args.run} is in {args.dir}.")
         else:
             for page in PAGES:
                 page.write_text(with_tables(page.read_text(), read_runs()))

@@ -27,7 +27,8 @@ def test_a_picture_is_drawn(what, tmp_path, monkeypatch):
         argv.append("run")
     line = {"phase": "smt", "step": 1, "seconds": 1.0, "rnn_acc": 0.5}
     line |= {"rnn_loss": 0.5, "depth": 9}
-    run = {"metrics": [line], "final": line}
+    all_phases = [line | {"phase": phase} for phase in ("smt", "dmt", "bptt")]
+    run = {"metrics": all_phases, "final": line}
     names = []
     for at_32, other in figures.BY_DELAY.values():
         names += [at_32, *(f"{other}, delay {D}" for D in figures.DELAYS)]
@@ -69,12 +70,6 @@ def test_an_input_that_is_forgotten_gets_no_gradient():
     found = figures.gradient_of_inputs(rnn.embed, memories_of, readout, x, x)
     assert (found[:4] == 0).all()
     assert torch.allclose(found[5], 2 * found[4])
-
-
-def test_times_more_counts_the_layers_to_the_same_loss():
-    ours, theirs = [(10, 0.5), (20, 0.4)], [(20, 0.7), (40, 0.5), (90, 0.41)]
-    assert figures.times_more(ours, theirs) == "4 to 4"  # theirs do not get to 0.4
-    assert figures.times_more(ours, [(20, 0.7), (40, 0.4)]) == "2 to 3"
 
 
 @pytest.mark.parametrize("what", figures.OF_TABLE)

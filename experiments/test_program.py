@@ -413,7 +413,7 @@ def test_data_may_move_but_not_change(capsys):
     with pytest.raises(SystemExit) as stop:
         smt.main([*again, "moved"])
     assert stop.value.code == 2
-    assert "--data moved: the run began with" in capsys.readouterr().err
+    assert "--data moved: is not what the run began with" in capsys.readouterr().err
 
 
 def test_a_notebook_or_a_thread_can_train():

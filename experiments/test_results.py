@@ -52,3 +52,9 @@ def test_an_exported_run_is_small_and_can_be_used(tmp_path, monkeypatch, capsys)
     capsys.readouterr()
     assert smt.main(["--sample", "2", "--out", "small"]) == 0
     assert capsys.readouterr().out.count("RNN:") == 2
+
+
+def test_times_more_counts_the_layers_to_the_same_loss():
+    ours, theirs = [(10, 0.5), (20, 0.4)], [(20, 0.7), (40, 0.5), (90, 0.41)]
+    assert results.times_more(ours, theirs) == "4 to 4"  # theirs do not get to 0.4
+    assert results.times_more(ours, [(20, 0.7), (40, 0.4)]) == "2 to 3"

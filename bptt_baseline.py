@@ -17,7 +17,8 @@ Glossary
   f          rnn.step        m̂_{t-1}, x_t -> m̂_t, by rnn.cell
   g          readout         m̂_t -> logits of y_t
   H          truncate        the most RNN steps that the gradient passes through
-  B, T, V    sequences in an update, times in a sequence, size of the vocabulary
+  B, T       sequences in an update, times in a sequence
+  V          size of the vocabulary
   K, d       tokens of a memory, numbers in each of them; 4 and 64
   N, S       any number of rows, any length
   Numbers are defaults, and a task may set others.
@@ -36,7 +37,6 @@ An update of BPTT: train the RNN
     L_read is at all t with a target, and trains f, rnn.readout and rnn.empty_memory.
 """
 
-# The method needs these.
 from argparse import Namespace
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -44,32 +44,6 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
-
-# The program around it needs these, too.
-import argparse
-import difflib
-import functools
-import importlib.util
-import json
-import math
-import os
-import shlex
-import signal
-import sys
-import threading
-import time
-from contextlib import contextmanager, nullcontext
-from pathlib import Path
-
-import filelock
-import numpy as np
-import torch.distributed as distributed
-from torch.nn.parallel import DistributedDataParallel
-from torch.overrides import TorchFunctionMode
-from torch.utils.checkpoint import checkpoint
-from tqdm import tqdm
-
-from data import TASKS, WrongInput, filename, list_tasks, number, whole
 
 HEAD_SIZE = 16  # numbers in an attention head
 
@@ -104,7 +78,7 @@ def attention(qkv: Tensor, causal: bool) -> Tensor:
 
 
 def mlp(width: int, hidden: int, out: int) -> nn.Module:
-    """An MLP after a norm, for residual branches: (.., width) -> (.., out)."""
+    """An MLP after a norm, for residual branches: (..., width) -> (..., out)."""
     return nn.Sequential(
         nn.RMSNorm(width),
         nn.Linear(width, hidden),
@@ -148,8 +122,9 @@ class Transformer(nn.Module):
 class Readout(nn.Module):
     """g: a small Transformer over the tokens of a memory.
 
-    m_t (.., K, d) -> logits of y_t (.., V), read at the last memory token; .. are one
-    dimension or more. in_chunks, below, computes many rows in parts, to save memory.
+    m_t (..., K, d) -> logits of y_t (..., V), read at the last memory token.
+
+    To save memory in_chunks, below, computes many rows in parts.
     """
 
     def __init__(self, args: Namespace, vocab: int):
@@ -166,7 +141,7 @@ class Readout(nn.Module):
         return logits.unflatten(0, leading)
 
     def logits_of(self, h: Tensor) -> Tensor:
-        """The last layer: h (.., d) -> (.., V)."""
+        """The last layer: h (..., d) -> (..., V)."""
         return self.to_logits(self.norm(h))
 
 
@@ -216,7 +191,7 @@ class GRUCell(nn.Module):
 
 # The paper has cells of these three kinds. The MLP is the default here. A new one is a
 # class like those above, and it gets a name here. RNN.step embeds the input for it and
-# scales its result. If it ignores --cell-depth, name it where "gru" stands below.
+# scales its result. sequential_depth and idle_options name those without --cell-depth.
 CELLS = {"mlp": MLPCell, "transformer": TransformerCell, "gru": GRUCell}
 
 
@@ -234,7 +209,7 @@ class RNN(nn.Module):
     def step(self, memory: Tensor, x_t: Tensor) -> Tensor:
         """memory (N, K, d), x_t (N,) -> the next memory (N, K, d), tokens of RMS 1.
 
-        in_chunks, below, computes many rows in parts, to save memory.
+        To save memory in_chunks, below, computes many rows in parts.
         """
         memory = self.cell(memory, self.embed(x_t))
         return F.rms_norm(memory.float(), memory.shape[-1:])  # in fp32, always
@@ -267,7 +242,7 @@ class Batch(NamedTuple):
 
 # ---------------------------------------------------------------- the loss of a readout
 def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
-    """Mean nats of the targets y >= 0; 0 if there is none. logits (.., V), y (..)."""
+    """Mean nats of the targets y >= 0; 0 if there is none. logits (..., V), y (...)."""
     logits = logits.flatten(0, -2).float()  # (N, V)
     y = y.flatten()  # (N,)
     nats = F.cross_entropy(logits, y, ignore_index=-1, reduction="sum")
@@ -326,7 +301,13 @@ class Phase(NamedTuple):
 
 
 def phases(args: Namespace) -> list[Phase]:
-    """The phases of a run, in order."""
+    """The phases of a run, in order. In short, train(), below, does this:
+
+    for phase in phases(args):
+        set_trained(models, phase.name)
+        optimizers = make_optimizers(models, phase.peak_rate)
+        run_updates(phase, phase.begin, models, optimizers, task, args)
+    """
     return [
         Phase(
             name="bptt",
@@ -344,17 +325,6 @@ def set_trained(models: nn.ModuleDict, phase: str):
     models.requires_grad_(True)
 
 
-class Models(nn.ModuleDict):
-    """The networks by name. models(loss_of, batch, args) computes a loss.
-
-    The loss is passed in, as several processes share their gradients only if it is
-    computed inside forward (DistributedDataParallel).
-    """
-
-    def forward(self, loss_of: Callable, batch: Batch, args: Namespace):
-        return loss_of(self, batch, args)
-
-
 def update(
     models: nn.Module,
     optimizers: dict,
@@ -366,7 +336,7 @@ def update(
     models.zero_grad()
     bf16 = args.precision == "bf16"
     with torch.autocast(args.device, torch.bfloat16, enabled=bf16):
-        loss, parts = models(loss_of, batch, args)
+        loss, parts = models(loss_of, batch, args)  # loss_of(models, batch, args)
     loss.backward()
     parts["gradient_norm"] = nn.utils.clip_grad_norm_(models.parameters(), 1.0)
     for optimizer in optimizers.values():
@@ -374,7 +344,7 @@ def update(
     return {name: part.detach() for name, part in parts.items()}
 
 
-def updates(
+def run_updates(
     phase: Phase,
     first: int,
     models: nn.Module,
@@ -384,21 +354,45 @@ def updates(
 ) -> Iterator[dict]:
     """Do the updates first .. end - 1 of a phase; yields the parts of each one's loss.
 
-    train(), below, goes through the phases, and train_phase() evaluates and saves
-    between updates.
+    Between updates train_phase(), below, evaluates the RNN and saves the run.
     """
     for index in range(first, phase.end):
         done = index - phase.begin
-        of = phase.end - phase.begin
-        progress = done / of
-        set_rates(optimizers, done, of)
+        total = phase.end - phase.begin
+        progress = done / total
+        set_rates(optimizers, done, total)
         batch = draw_batch(task, phase.batch_size, index, progress, args)
-        # With --compile only updates are compiled (see main), also what in_chunks runs
-        # again in the backward pass.
+        # With --compile only updates are compiled; see main.
         with torch.compiler.set_stance("default"):
             parts = update(models, optimizers, phase.loss_of, batch, args)
         yield parts
 
+
+# The method needs none of these.
+import argparse
+import difflib
+import functools
+import importlib.util
+import json
+import math
+import os
+import shlex
+import signal
+import sys
+import threading
+import time
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+
+import filelock
+import numpy as np
+import torch.distributed as distributed
+from torch.nn.parallel import DistributedDataParallel
+from torch.overrides import TorchFunctionMode
+from torch.utils.checkpoint import checkpoint
+from tqdm import tqdm
+
+from data import TASKS, WrongInput, filename, list_tasks, number, whole
 
 METHOD = "bptt"  # as directories, checkpoints and recipes name it
 
@@ -411,8 +405,8 @@ MAX_NUMBERS = 2**22  # in the memories that a network takes at once
 def in_chunks(network: Callable) -> Callable:
     """A method that does the same as network(self, memory, *inputs), in chunks.
 
-    memory (N, K, d), or (.., K, d) if there are no inputs, are labels or memories.
-    inputs (N, ..) are what else the network takes. A chunk has at most MAX_ROWS rows
+    memory (N, K, d), or (..., K, d) if there are no inputs, are labels or memories.
+    inputs (N, ...) are what else the network takes. A chunk has at most MAX_ROWS rows
     and MAX_NUMBERS numbers, but at least one row. Usually one chunk is enough.
     Otherwise activations are not kept, and the backward pass computes them again
     (checkpointing). At the authors' sizes that saves 130 GiB in SMT (B = 128, T = 256,
@@ -561,13 +555,13 @@ def make_optimizers(models: nn.ModuleDict, peak: float) -> dict:
     }
 
 
-def set_rates(optimizers: dict, done: int, of: int):
-    """Learning rates after so many updates of so many.
+def set_rates(optimizers: dict, done: int, total: int):
+    """Set the learning rates when this many of all updates are done.
 
     They rise over 2 % of the updates, and then fall as half a cosine, to 0.
     """
-    rise = min(1, (done + 1) / (0.02 * of + 1))
-    fall = (1 + math.cos(math.pi * done / of)) / 2
+    rise = min(1, (done + 1) / (0.02 * total + 1))
+    fall = (1 + math.cos(math.pi * done / total)) / 2
     for optimizer in optimizers.values():
         group = optimizer.param_groups[0]
         group["lr"] = group["peak"] * rise * fall
@@ -664,7 +658,7 @@ def train_phase(phase: Phase, args, task, models: nn.ModuleDict, run: dict, cont
     depth = sequential_depth(phase.name, task.T, args)
     began = clock = time.perf_counter()  # clock: when the last evaluation ended
     parts = []  # of the loss, update by update since then
-    for parts_now in updates(phase, first, wrapped, optimizers, task, args):
+    for parts_now in run_updates(phase, first, wrapped, optimizers, task, args):
         parts.append(parts_now)
         state["step"] += 1
         state["depth"] += depth
@@ -845,6 +839,17 @@ def in_any_process(flag: bool, args: Namespace) -> bool:
     flags = torch.tensor(float(flag), device=args.device)
     distributed.all_reduce(flags)
     return flags.item() > 0
+
+
+class Models(nn.ModuleDict):
+    """The networks by name. models(loss_of, batch, args) computes a loss.
+
+    The loss is passed in, as several processes share their gradients only if it is
+    computed inside forward (DistributedDataParallel).
+    """
+
+    def forward(self, loss_of: Callable, batch: Batch, args: Namespace):
+        return loss_of(self, batch, args)
 
 
 def distribute(models: nn.ModuleDict, args: Namespace) -> nn.Module:

@@ -27,9 +27,11 @@ Glossary
   g          readout         m_t -> logits of y_t; DMT trains its copy, rnn.readout
   A          horizon         steps ahead that the RNN makes from a label
   H          truncate        the most RNN steps that DMT's gradient passes through; 64
-  B, T, V    sequences in an update, times in a sequence, size of the vocabulary
+  B, T       sequences in an update, times in a sequence
+  V          size of the vocabulary
   K, d       tokens of a memory, numbers in each of them; 4 and 64
-  W, N, S    numbers in a token of the encoder, 128; any number of rows, any length
+  W          numbers in a token of the encoder; 128
+  N, S       any number of rows, any length
   Numbers are defaults, and a task may set others.
   A step applies the RNN once. An update changes the weights once; --steps and
   --dmt-steps count updates.
@@ -63,7 +65,6 @@ DMT, the second phase. An update trains rnn.cell, rnn.embed and rnn.readout:
     and L_labels has the weight 0.1 (1 - progress).
 """
 
-# The method needs these.
 from argparse import Namespace
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -71,32 +72,6 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
-
-# The program around it needs these, too.
-import argparse
-import difflib
-import functools
-import importlib.util
-import json
-import math
-import os
-import shlex
-import signal
-import sys
-import threading
-import time
-from contextlib import contextmanager, nullcontext
-from pathlib import Path
-
-import filelock
-import numpy as np
-import torch.distributed as distributed
-from torch.nn.parallel import DistributedDataParallel
-from torch.overrides import TorchFunctionMode
-from torch.utils.checkpoint import checkpoint
-from tqdm import tqdm
-
-from data import TASKS, WrongInput, filename, list_tasks, number, whole
 
 HEAD_SIZE = 16  # numbers in an attention head
 
@@ -131,7 +106,7 @@ def attention(qkv: Tensor, causal: bool) -> Tensor:
 
 
 def mlp(width: int, hidden: int, out: int) -> nn.Module:
-    """An MLP after a norm, for residual branches: (.., width) -> (.., out)."""
+    """An MLP after a norm, for residual branches: (..., width) -> (..., out)."""
     return nn.Sequential(
         nn.RMSNorm(width),
         nn.Linear(width, hidden),
@@ -178,11 +153,10 @@ class Encoder(nn.Module):
     The Transformer is causal (ours), so one pass makes the labels of all prefixes. The
     paper's is bidirectional over x_0 .. x_t and needs a pass for each label.
 
-    fixed_T is T in tasks where a time means the same in all sequences; in copy, for
-    example, the delimiter always comes at the same t. There each token also gets a
-    learned embedding of its time, the paper's timestamp. In other tasks (text, parity,
-    modular) fixed_T is None: positions are rotary only, and longer sequences can be
-    encoded, too.
+    fixed_T is T in tasks whose sequences all have one form; in copy, for example, the
+    question always comes at the same t. There each token also gets a learned embedding
+    of its time, the paper's timestamp. In other tasks (text, parity, modular) fixed_T
+    is None: positions are rotary only, and longer sequences can be encoded, too.
     """
 
     def __init__(self, args: Namespace, vocab: int, fixed_T: int | None):
@@ -236,8 +210,9 @@ class Encoder(nn.Module):
 class Readout(nn.Module):
     """g: a small Transformer over the tokens of a memory.
 
-    m_t (.., K, d) -> logits of y_t (.., V), read at the last memory token; .. are one
-    dimension or more. in_chunks, below, computes many rows in parts, to save memory.
+    m_t (..., K, d) -> logits of y_t (..., V), read at the last memory token.
+
+    To save memory in_chunks, below, computes many rows in parts.
     """
 
     def __init__(self, args: Namespace, vocab: int):
@@ -254,7 +229,7 @@ class Readout(nn.Module):
         return logits.unflatten(0, leading)
 
     def logits_of(self, h: Tensor) -> Tensor:
-        """The last layer: h (.., d) -> (.., V)."""
+        """The last layer: h (..., d) -> (..., V)."""
         return self.to_logits(self.norm(h))
 
 
@@ -304,7 +279,7 @@ class GRUCell(nn.Module):
 
 # The paper has cells of these three kinds. The MLP is the default here. A new one is a
 # class like those above, and it gets a name here. RNN.step embeds the input for it and
-# scales its result. If it ignores --cell-depth, name it where "gru" stands below.
+# scales its result. sequential_depth and idle_options name those without --cell-depth.
 CELLS = {"mlp": MLPCell, "transformer": TransformerCell, "gru": GRUCell}
 
 
@@ -322,7 +297,7 @@ class RNN(nn.Module):
     def step(self, memory: Tensor, x_t: Tensor) -> Tensor:
         """memory (N, K, d), x_t (N,) -> the next memory (N, K, d), tokens of RMS 1.
 
-        in_chunks, below, computes many rows in parts, to save memory.
+        To save memory in_chunks, below, computes many rows in parts.
         """
         memory = self.cell(memory, self.embed(x_t))
         return F.rms_norm(memory.float(), memory.shape[-1:])  # in fp32, always
@@ -355,7 +330,7 @@ class Batch(NamedTuple):
 
 # ---------------------------------------------------------------- the loss of a readout
 def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
-    """Mean nats of the targets y >= 0; 0 if there is none. logits (.., V), y (..)."""
+    """Mean nats of the targets y >= 0; 0 if there is none. logits (..., V), y (...)."""
     logits = logits.flatten(0, -2).float()  # (N, V)
     y = y.flatten()  # (N,)
     nats = F.cross_entropy(logits, y, ignore_index=-1, reduction="sum")
@@ -441,8 +416,8 @@ def dmt_loss(
     (ours), so that an error's gradient also reaches the earlier steps that caused it.
 
     --attach-readout (ours) is for tasks that ask at half of the times or more. L_read
-    also trains the cell then, and L_labels fades out. So DMT ends as BPTT on the
-    targets, cut every H steps.
+    also trains the cell then, and L_labels fades out. So towards its end DMT is almost
+    BPTT on the targets, cut every H steps.
     """
     with torch.no_grad():
         m = models["encoder"](batch.x)[:, 1:]  # (B, T, K, d)
@@ -452,7 +427,7 @@ def dmt_loss(
     memories = rnn.rollout(batch.x, cuts)  # (B, T, K, d)
 
     if args.attach_readout:
-        # At a weight of 1 L_labels would outweigh L_read, we think, in tasks such as
+        # With a weight of 1, L_labels would outweigh L_read, we think, in tasks such as
         # pixels, whose labels change much with each input and so are hard to meet.
         labels_weight = 0.1 * (1 - batch.progress)
         read_from = memories
@@ -493,7 +468,15 @@ class Phase(NamedTuple):
 
 
 def phases(args: Namespace) -> list[Phase]:
-    """The phases of a run, in order."""
+    """The phases of a run, in order. In short, train(), below, does this:
+
+    for phase in phases(args):
+        set_trained(models, phase.name)
+        optimizers = make_optimizers(models, phase.peak_rate)
+        run_updates(phase, phase.begin, models, optimizers, task, args)
+        if phase.name != "dmt":
+            hand_over_to_rnn(models)
+    """
     return [
         Phase(
             name="nextlat",
@@ -530,17 +513,6 @@ def set_trained(models: nn.ModuleDict, phase: str):
     rnn.empty_memory.requires_grad_(False)
 
 
-class Models(nn.ModuleDict):
-    """The networks by name. models(loss_of, batch, args) computes a loss.
-
-    The loss is passed in, as several processes share their gradients only if it is
-    computed inside forward (DistributedDataParallel).
-    """
-
-    def forward(self, loss_of: Callable, batch: Batch, args: Namespace):
-        return loss_of(self, batch, args)
-
-
 def update(
     models: nn.Module,
     optimizers: dict,
@@ -552,7 +524,7 @@ def update(
     models.zero_grad()
     bf16 = args.precision == "bf16"
     with torch.autocast(args.device, torch.bfloat16, enabled=bf16):
-        loss, parts = models(loss_of, batch, args)
+        loss, parts = models(loss_of, batch, args)  # loss_of(models, batch, args)
     loss.backward()
     parts["gradient_norm"] = nn.utils.clip_grad_norm_(models.parameters(), 1.0)
     for optimizer in optimizers.values():
@@ -560,7 +532,7 @@ def update(
     return {name: part.detach() for name, part in parts.items()}
 
 
-def updates(
+def run_updates(
     phase: Phase,
     first: int,
     models: nn.Module,
@@ -570,17 +542,15 @@ def updates(
 ) -> Iterator[dict]:
     """Do the updates first .. end - 1 of a phase; yields the parts of each one's loss.
 
-    train(), below, goes through the phases, and train_phase() evaluates and saves
-    between updates.
+    Between updates train_phase(), below, evaluates the RNN and saves the run.
     """
     for index in range(first, phase.end):
         done = index - phase.begin
-        of = phase.end - phase.begin
-        progress = done / of
-        set_rates(optimizers, done, of)
+        total = phase.end - phase.begin
+        progress = done / total
+        set_rates(optimizers, done, total)
         batch = draw_batch(task, phase.batch_size, index, progress, args)
-        # With --compile only updates are compiled (see main), also what in_chunks runs
-        # again in the backward pass.
+        # With --compile only updates are compiled; see main.
         with torch.compiler.set_stance("default"):
             parts = update(models, optimizers, phase.loss_of, batch, args)
         yield parts
@@ -593,6 +563,32 @@ def updates(
 # exists, so that these lines are the same in smt.py and bptt_baseline.py.
 # ======================================================================================
 
+# The method needs none of these.
+import argparse
+import difflib
+import functools
+import importlib.util
+import json
+import math
+import os
+import shlex
+import signal
+import sys
+import threading
+import time
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+
+import filelock
+import numpy as np
+import torch.distributed as distributed
+from torch.nn.parallel import DistributedDataParallel
+from torch.overrides import TorchFunctionMode
+from torch.utils.checkpoint import checkpoint
+from tqdm import tqdm
+
+from data import TASKS, WrongInput, filename, list_tasks, number, whole
+
 METHOD = "nextlat"  # as directories, checkpoints and recipes name it
 
 
@@ -604,8 +600,8 @@ MAX_NUMBERS = 2**22  # in the memories that a network takes at once
 def in_chunks(network: Callable) -> Callable:
     """A method that does the same as network(self, memory, *inputs), in chunks.
 
-    memory (N, K, d), or (.., K, d) if there are no inputs, are labels or memories.
-    inputs (N, ..) are what else the network takes. A chunk has at most MAX_ROWS rows
+    memory (N, K, d), or (..., K, d) if there are no inputs, are labels or memories.
+    inputs (N, ...) are what else the network takes. A chunk has at most MAX_ROWS rows
     and MAX_NUMBERS numbers, but at least one row. Usually one chunk is enough.
     Otherwise activations are not kept, and the backward pass computes them again
     (checkpointing). At the authors' sizes that saves 130 GiB in SMT (B = 128, T = 256,
@@ -787,13 +783,13 @@ def make_optimizers(models: nn.ModuleDict, peak: float) -> dict:
     }
 
 
-def set_rates(optimizers: dict, done: int, of: int):
-    """Learning rates after so many updates of so many.
+def set_rates(optimizers: dict, done: int, total: int):
+    """Set the learning rates when this many of all updates are done.
 
     They rise over 2 % of the updates, and then fall as half a cosine, to 0.
     """
-    rise = min(1, (done + 1) / (0.02 * of + 1))
-    fall = (1 + math.cos(math.pi * done / of)) / 2
+    rise = min(1, (done + 1) / (0.02 * total + 1))
+    fall = (1 + math.cos(math.pi * done / total)) / 2
     for optimizer in optimizers.values():
         group = optimizer.param_groups[0]
         group["lr"] = group["peak"] * rise * fall
@@ -893,7 +889,7 @@ def train_phase(phase: Phase, args, task, models: nn.ModuleDict, run: dict, cont
     depth = sequential_depth(phase.name, task.T, args)
     began = clock = time.perf_counter()  # clock: when the last evaluation ended
     parts = []  # of the loss, update by update since then
-    for parts_now in updates(phase, first, wrapped, optimizers, task, args):
+    for parts_now in run_updates(phase, first, wrapped, optimizers, task, args):
         parts.append(parts_now)
         state["step"] += 1
         state["depth"] += depth
@@ -1076,6 +1072,17 @@ def in_any_process(flag: bool, args: Namespace) -> bool:
     flags = torch.tensor(float(flag), device=args.device)
     distributed.all_reduce(flags)
     return flags.item() > 0
+
+
+class Models(nn.ModuleDict):
+    """The networks by name. models(loss_of, batch, args) computes a loss.
+
+    The loss is passed in, as several processes share their gradients only if it is
+    computed inside forward (DistributedDataParallel).
+    """
+
+    def forward(self, loss_of: Callable, batch: Batch, args: Namespace):
+        return loss_of(self, batch, args)
 
 
 def distribute(models: nn.ModuleDict, args: Namespace) -> nn.Module:

@@ -1,8 +1,9 @@
 """Supervised Memory Training (SMT): pretrain an RNN without unrolling it.
 
 After Kumar & Isola, Pretraining Recurrent Networks without Recurrence,
-arXiv:2606.06479. What we changed or added is marked (ours). Sizes of networks, constant
-weights of losses and settings of optimisers are ours, too, and bear no mark.
+arXiv:2606.06479. What is marked (ours) is not the paper's: that one pass makes all
+labels, two parts of the encoder, changes of SMT's losses, DMT's H = 64 and
+--attach-readout, and Muon. Sizes, constant weights and rates are ours, too.
 
     python smt.py                      the task copy, some three minutes on two cores
     python smt.py --task list          all tasks
@@ -27,11 +28,15 @@ Running alone. In the end only the RNN is needed. Then each step starts from a m
 that the RNN made itself, which is never exactly the label, and the error can grow: the
 RNN drifts. So in a second phase, DAgger Memory Training (DMT), it runs on its own
 memories, and each is pulled to the label of the same prefix. This does unroll the RNN.
-The paper cuts the gradient at each step, and we at each 64th (ours).
+The paper cuts this gradient at each step. We cut it at each 64th (ours), so that DMT is
+BPTT towards the labels in sequences up to there.
 
-In the task copy (T = 48) 64 to 77 % of the RNN's answers are right after SMT (four
-seeds), and 99.9 % after DMT (three seeds), whose gradient is not cut there. With the
-paper's cuts it is 91 % (one seed). README.md has all tasks, and says when to use BPTT.
+In the task copy, where T = 48, so many of the RNN's answers are right:
+    after SMT                         64 to 77 %   (four seeds)
+    after DMT                         99.9 %       (three seeds)
+    after DMT, cut at each step       91 %         (one seed)
+    by BPTT                           99.9 %       (three seeds)
+README.md has all tasks, and says when to use SMT and when BPTT.
 
 Glossary
   paper      here            shape and meaning
@@ -56,9 +61,11 @@ Glossary
   Tf         future          targets in a window, y_t .. y_{t+Tf-1}; 64
   J          windows         windows of a sequence that are decoded in an update; 8
   H          truncate        the most RNN steps that DMT's gradient passes through; 64
-  B, T, V    sequences in an update, times in a sequence, size of the vocabulary
+  B, T       sequences in an update, times in a sequence
+  V          size of the vocabulary
   K, d       tokens of a memory, numbers in each of them; 4 and 64
-  W, N, S    numbers in a token of the encoder, 128; any number of rows, any length
+  W          numbers in a token of the encoder; 128
+  N, S       any number of rows, any length
   Numbers are defaults, and a task may set others.
   A step applies the RNN once. An update changes the weights once; --steps and
   --dmt-steps count updates.
@@ -99,7 +106,6 @@ DMT, the second phase. An update trains rnn.cell, rnn.embed and rnn.readout:
     and L_labels has the weight 0.1 (1 - progress).
 """
 
-# The method needs these.
 from argparse import Namespace
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -107,32 +113,6 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
-
-# The program around it needs these, too.
-import argparse
-import difflib
-import functools
-import importlib.util
-import json
-import math
-import os
-import shlex
-import signal
-import sys
-import threading
-import time
-from contextlib import contextmanager, nullcontext
-from pathlib import Path
-
-import filelock
-import numpy as np
-import torch.distributed as distributed
-from torch.nn.parallel import DistributedDataParallel
-from torch.overrides import TorchFunctionMode
-from torch.utils.checkpoint import checkpoint
-from tqdm import tqdm
-
-from data import TASKS, WrongInput, filename, list_tasks, number, whole
 
 HEAD_SIZE = 16  # numbers in an attention head
 
@@ -167,7 +147,7 @@ def attention(qkv: Tensor, causal: bool) -> Tensor:
 
 
 def mlp(width: int, hidden: int, out: int) -> nn.Module:
-    """An MLP after a norm, for residual branches: (.., width) -> (.., out)."""
+    """An MLP after a norm, for residual branches: (..., width) -> (..., out)."""
     return nn.Sequential(
         nn.RMSNorm(width),
         nn.Linear(width, hidden),
@@ -214,11 +194,10 @@ class Encoder(nn.Module):
     The Transformer is causal (ours), so one pass makes the labels of all prefixes. The
     paper's is bidirectional over x_0 .. x_t and needs a pass for each label.
 
-    fixed_T is T in tasks where a time means the same in all sequences; in copy, for
-    example, the delimiter always comes at the same t. There each token also gets a
-    learned embedding of its time, the paper's timestamp. In other tasks (text, parity,
-    modular) fixed_T is None: positions are rotary only, and longer sequences can be
-    encoded, too.
+    fixed_T is T in tasks whose sequences all have one form; in copy, for example, the
+    question always comes at the same t. There each token also gets a learned embedding
+    of its time, the paper's timestamp. In other tasks (text, parity, modular) fixed_T
+    is None: positions are rotary only, and longer sequences can be encoded, too.
     """
 
     def __init__(self, args: Namespace, vocab: int, fixed_T: int | None):
@@ -272,8 +251,9 @@ class Encoder(nn.Module):
 class Readout(nn.Module):
     """g: a small Transformer over the tokens of a memory.
 
-    m_t (.., K, d) -> logits of y_t (.., V), read at the last memory token; .. are one
-    dimension or more. in_chunks, below, computes many rows in parts, to save memory.
+    m_t (..., K, d) -> logits of y_t (..., V), read at the last memory token.
+
+    To save memory in_chunks, below, computes many rows in parts.
     """
 
     def __init__(self, args: Namespace, vocab: int):
@@ -290,7 +270,7 @@ class Readout(nn.Module):
         return logits.unflatten(0, leading)
 
     def logits_of(self, h: Tensor) -> Tensor:
-        """The last layer: h (.., d) -> (.., V)."""
+        """The last layer: h (..., d) -> (..., V)."""
         return self.to_logits(self.norm(h))
 
 
@@ -362,7 +342,7 @@ class GRUCell(nn.Module):
 
 # The paper has cells of these three kinds. The MLP is the default here. A new one is a
 # class like those above, and it gets a name here. RNN.step embeds the input for it and
-# scales its result. If it ignores --cell-depth, name it where "gru" stands below.
+# scales its result. sequential_depth and idle_options name those without --cell-depth.
 CELLS = {"mlp": MLPCell, "transformer": TransformerCell, "gru": GRUCell}
 
 
@@ -380,7 +360,7 @@ class RNN(nn.Module):
     def step(self, memory: Tensor, x_t: Tensor) -> Tensor:
         """memory (N, K, d), x_t (N,) -> the next memory (N, K, d), tokens of RMS 1.
 
-        in_chunks, below, computes many rows in parts, to save memory.
+        To save memory in_chunks, below, computes many rows in parts.
         """
         memory = self.cell(memory, self.embed(x_t))
         return F.rms_norm(memory.float(), memory.shape[-1:])  # in fp32, always
@@ -413,7 +393,7 @@ class Batch(NamedTuple):
 
 # ---------------------------------------------------------------- the loss of a readout
 def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
-    """Mean nats of the targets y >= 0; 0 if there is none. logits (.., V), y (..)."""
+    """Mean nats of the targets y >= 0; 0 if there is none. logits (..., V), y (...)."""
     logits = logits.flatten(0, -2).float()  # (N, V)
     y = y.flatten()  # (N,)
     nats = F.cross_entropy(logits, y, ignore_index=-1, reduction="sum")
@@ -520,8 +500,8 @@ def uniformity_loss(m: Tensor, times: list[int]) -> Tensor:
 
     L_dec alone allows labels that hardly differ, as the decoder can amplify small
     differences. Then L_dyn is small even for a cell that ignores its input. This loss
-    pushes labels apart. It has a small weight, as it does so even where two sequences
-    need the same memory. Without it copy has 52 instead of 75 % right answers after SMT
+    pushes labels apart, also where two sequences need the same memory. So its weight is
+    small. Without it copy has 52 instead of 75 % right answers after SMT
     (one seed). It is by Wang & Isola 2020, arXiv:2005.10242.
     """
     B = len(m)
@@ -542,7 +522,7 @@ def uniformity_loss(m: Tensor, times: list[int]) -> Tensor:
 def hand_over_to_rnn(models: nn.ModuleDict):
     """Copy m_∅ and decoder.readout into the RNN, which then can run alone.
 
-    train_phase does so before each evaluation of SMT, the last one of which ends it.
+    train_phase does so before it evaluates SMT's RNN, and so also at the end of SMT.
     DMT trains the copy of the readout, and decoder.readout stays as it is.
     """
     rnn = models["rnn"]
@@ -569,8 +549,8 @@ def dmt_loss(
     (ours), so that an error's gradient also reaches the earlier steps that caused it.
 
     --attach-readout (ours) is for tasks that ask at half of the times or more. L_read
-    also trains the cell then, and L_labels fades out. So DMT ends as BPTT on the
-    targets, cut every H steps.
+    also trains the cell then, and L_labels fades out. So towards its end DMT is almost
+    BPTT on the targets, cut every H steps.
     """
     with torch.no_grad():
         m = models["encoder"](batch.x)[:, 1:]  # (B, T, K, d)
@@ -580,7 +560,7 @@ def dmt_loss(
     memories = rnn.rollout(batch.x, cuts)  # (B, T, K, d)
 
     if args.attach_readout:
-        # At a weight of 1 L_labels would outweigh L_read, we think, in tasks such as
+        # With a weight of 1, L_labels would outweigh L_read, we think, in tasks such as
         # pixels, whose labels change much with each input and so are hard to meet.
         labels_weight = 0.1 * (1 - batch.progress)
         read_from = memories
@@ -621,7 +601,15 @@ class Phase(NamedTuple):
 
 
 def phases(args: Namespace) -> list[Phase]:
-    """The phases of a run, in order."""
+    """The phases of a run, in order. In short, train(), below, does this:
+
+    for phase in phases(args):
+        set_trained(models, phase.name)
+        optimizers = make_optimizers(models, phase.peak_rate)
+        run_updates(phase, phase.begin, models, optimizers, task, args)
+        if phase.name != "dmt":
+            hand_over_to_rnn(models)
+    """
     return [
         Phase(
             name="smt",
@@ -658,17 +646,6 @@ def set_trained(models: nn.ModuleDict, phase: str):
     rnn.empty_memory.requires_grad_(False)
 
 
-class Models(nn.ModuleDict):
-    """The networks by name. models(loss_of, batch, args) computes a loss.
-
-    The loss is passed in, as several processes share their gradients only if it is
-    computed inside forward (DistributedDataParallel).
-    """
-
-    def forward(self, loss_of: Callable, batch: Batch, args: Namespace):
-        return loss_of(self, batch, args)
-
-
 def update(
     models: nn.Module,
     optimizers: dict,
@@ -680,7 +657,7 @@ def update(
     models.zero_grad()
     bf16 = args.precision == "bf16"
     with torch.autocast(args.device, torch.bfloat16, enabled=bf16):
-        loss, parts = models(loss_of, batch, args)
+        loss, parts = models(loss_of, batch, args)  # loss_of(models, batch, args)
     loss.backward()
     parts["gradient_norm"] = nn.utils.clip_grad_norm_(models.parameters(), 1.0)
     for optimizer in optimizers.values():
@@ -688,7 +665,7 @@ def update(
     return {name: part.detach() for name, part in parts.items()}
 
 
-def updates(
+def run_updates(
     phase: Phase,
     first: int,
     models: nn.Module,
@@ -698,17 +675,15 @@ def updates(
 ) -> Iterator[dict]:
     """Do the updates first .. end - 1 of a phase; yields the parts of each one's loss.
 
-    train(), below, goes through the phases, and train_phase() evaluates and saves
-    between updates.
+    Between updates train_phase(), below, evaluates the RNN and saves the run.
     """
     for index in range(first, phase.end):
         done = index - phase.begin
-        of = phase.end - phase.begin
-        progress = done / of
-        set_rates(optimizers, done, of)
+        total = phase.end - phase.begin
+        progress = done / total
+        set_rates(optimizers, done, total)
         batch = draw_batch(task, phase.batch_size, index, progress, args)
-        # With --compile only updates are compiled (see main), also what in_chunks runs
-        # again in the backward pass.
+        # With --compile only updates are compiled; see main.
         with torch.compiler.set_stance("default"):
             parts = update(models, optimizers, phase.loss_of, batch, args)
         yield parts
@@ -721,6 +696,32 @@ def updates(
 # that these lines are the same in bptt_baseline.py and nextlat.py.
 # ======================================================================================
 
+# The method needs none of these.
+import argparse
+import difflib
+import functools
+import importlib.util
+import json
+import math
+import os
+import shlex
+import signal
+import sys
+import threading
+import time
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+
+import filelock
+import numpy as np
+import torch.distributed as distributed
+from torch.nn.parallel import DistributedDataParallel
+from torch.overrides import TorchFunctionMode
+from torch.utils.checkpoint import checkpoint
+from tqdm import tqdm
+
+from data import TASKS, WrongInput, filename, list_tasks, number, whole
+
 METHOD = "smt"  # as directories, checkpoints and recipes name it
 
 
@@ -732,8 +733,8 @@ MAX_NUMBERS = 2**22  # in the memories that a network takes at once
 def in_chunks(network: Callable) -> Callable:
     """A method that does the same as network(self, memory, *inputs), in chunks.
 
-    memory (N, K, d), or (.., K, d) if there are no inputs, are labels or memories.
-    inputs (N, ..) are what else the network takes. A chunk has at most MAX_ROWS rows
+    memory (N, K, d), or (..., K, d) if there are no inputs, are labels or memories.
+    inputs (N, ...) are what else the network takes. A chunk has at most MAX_ROWS rows
     and MAX_NUMBERS numbers, but at least one row. Usually one chunk is enough.
     Otherwise activations are not kept, and the backward pass computes them again
     (checkpointing). At the authors' sizes that saves 130 GiB in SMT (B = 128, T = 256,
@@ -915,13 +916,13 @@ def make_optimizers(models: nn.ModuleDict, peak: float) -> dict:
     }
 
 
-def set_rates(optimizers: dict, done: int, of: int):
-    """Learning rates after so many updates of so many.
+def set_rates(optimizers: dict, done: int, total: int):
+    """Set the learning rates when this many of all updates are done.
 
     They rise over 2 % of the updates, and then fall as half a cosine, to 0.
     """
-    rise = min(1, (done + 1) / (0.02 * of + 1))
-    fall = (1 + math.cos(math.pi * done / of)) / 2
+    rise = min(1, (done + 1) / (0.02 * total + 1))
+    fall = (1 + math.cos(math.pi * done / total)) / 2
     for optimizer in optimizers.values():
         group = optimizer.param_groups[0]
         group["lr"] = group["peak"] * rise * fall
@@ -1021,7 +1022,7 @@ def train_phase(phase: Phase, args, task, models: nn.ModuleDict, run: dict, cont
     depth = sequential_depth(phase.name, task.T, args)
     began = clock = time.perf_counter()  # clock: when the last evaluation ended
     parts = []  # of the loss, update by update since then
-    for parts_now in updates(phase, first, wrapped, optimizers, task, args):
+    for parts_now in run_updates(phase, first, wrapped, optimizers, task, args):
         parts.append(parts_now)
         state["step"] += 1
         state["depth"] += depth
@@ -1204,6 +1205,17 @@ def in_any_process(flag: bool, args: Namespace) -> bool:
     flags = torch.tensor(float(flag), device=args.device)
     distributed.all_reduce(flags)
     return flags.item() > 0
+
+
+class Models(nn.ModuleDict):
+    """The networks by name. models(loss_of, batch, args) computes a loss.
+
+    The loss is passed in, as several processes share their gradients only if it is
+    computed inside forward (DistributedDataParallel).
+    """
+
+    def forward(self, loss_of: Callable, batch: Batch, args: Namespace):
+        return loss_of(self, batch, args)
 
 
 def distribute(models: nn.ModuleDict, args: Namespace) -> nn.Module:

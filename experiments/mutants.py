@@ -44,7 +44,7 @@ MUTANTS = [
     ("nextlat_loss", "m[:, a:].detach()", "m[:, a:]"),
     ("nextlat_loss", "batch.x[:, a:]", "batch.x[:, :T - a]"),
     ("draw_batch", "seeded(args.seed, index, ", "seeded(args.seed, "),
-    ("updates", "progress = done / of", "progress = index / of"),
+    ("run_updates", "progress = done / total", "progress = index / total"),
     ("make_optimizers", "5 * peak", "peak"),
     ("score", "ignore_index=-1", "ignore_index=0"),
     ("Copy", "answer[:, :-1]", "answer[:, 1:]"),

@@ -29,6 +29,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import torch
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
+from matplotlib.ticker import ScalarFormatter
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
@@ -286,13 +287,22 @@ def draw_parts(axes, phase: str, own: list[dict]):
     room = 0.5 * (steps[-1] - steps[0] + 1)  # for the names
     axes.set_xlim(steps[0] - room / 8, steps[-1] + room)
     axes.set_xticks([step for step in axes.get_xticks() if 0 < step <= steps[-1]])
+    ends = []
     for name, called in PARTS.items():
         if name in own[0]:
             values = [line[name] for line in own]
             if name == "uniformity":  # the logarithm of a mean
                 values = [math.exp(value) for value in values]
             axes.plot(steps, values, color=COLOURS[phase], lw=2)
-            axes.annotate(f" {called}", (steps[-1], values[-1]), va="center")
+            ends.append((values[-1], called))
+    low, high = axes.get_ylim()
+    y = 0
+    for value, called in sorted(ends):
+        y = max(value, y * (high / low) ** 0.08)  # names do not overlap
+        axes.annotate(f" {called}", (steps[-1], y), va="center")
+    if high < 10 * low:  # there may be no power of ten to name
+        axes.yaxis.set_major_formatter(ScalarFormatter())
+        axes.yaxis.set_minor_formatter(ScalarFormatter())
 
 
 # ------------------------------------------------------------------------------ digits

@@ -28,8 +28,8 @@ Running alone. In the end only the RNN is needed. Then each step starts from a m
 that the RNN made itself, which is never exactly the label, and the error can grow: the
 RNN drifts. So in a second phase, DAgger Memory Training (DMT), it runs on its own
 memories, and each is pulled to the label of the same prefix. This does unroll the RNN.
-The paper cuts this gradient at each step. We cut it at each 64th (ours), so that DMT is
-BPTT towards the labels in sequences up to there.
+The paper cuts this gradient at each step. We cut it at each 64th (ours), so in shorter
+sequences DMT is BPTT towards the labels.
 
 In the task copy, where T = 48, so many of the RNN's answers are right:
     after SMT                         64 to 77 %   (four seeds)

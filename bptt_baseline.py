@@ -10,7 +10,7 @@ Glossary
   x, y       x, y            (B, T) inputs and targets; y_t is to be predicted from
                              x_0 .. x_t; y_t = -1: nothing is asked there. In copy,
                              with . for a blank, | for the question and - for -1:
-                                 x  5 1 7 . . | 5 1    (it shows earlier answers)
+                                 x  5 1 7 . . | 5 1    (5 and 1: earlier answers)
                                  y  - - - - - 5 1 7
   m_∅        rnn.empty_memory       (K, d) the memory at the start; it is learnt
   m̂_t        memory          (B, K, d) what the RNN made; memories (B, T, K, d)
@@ -21,7 +21,7 @@ Glossary
   V          size of the vocabulary
   K, d       tokens of a memory, numbers in each of them; 4 and 64
   N, S       any number of rows, any length
-  Numbers are defaults, and a task may set others.
+  Values are defaults; a task may set others.
   A step applies the RNN once. An update changes the weights once; --steps counts
   updates.
 
@@ -124,7 +124,7 @@ class Readout(nn.Module):
 
     m_t (..., K, d) -> logits of y_t (..., V), read at the last memory token.
 
-    To save memory in_chunks, below, computes many rows in parts.
+    in_chunks, below, wraps this, to compute many rows in parts.
     """
 
     def __init__(self, args: Namespace, vocab: int):
@@ -191,7 +191,8 @@ class GRUCell(nn.Module):
 
 # The paper has cells of these three kinds. The MLP is the default here. A new one is a
 # class like those above, and it gets a name here. RNN.step embeds the input for it and
-# scales its result. sequential_depth and idle_options name those without --cell-depth.
+# scales its result. If it ignores --cell-depth, add it where sequential_depth and
+# idle_options, below, have "gru".
 CELLS = {"mlp": MLPCell, "transformer": TransformerCell, "gru": GRUCell}
 
 
@@ -209,7 +210,7 @@ class RNN(nn.Module):
     def step(self, memory: Tensor, x_t: Tensor) -> Tensor:
         """memory (N, K, d), x_t (N,) -> the next memory (N, K, d), tokens of RMS 1.
 
-        To save memory in_chunks, below, computes many rows in parts.
+        in_chunks, below, wraps this, to compute many rows in parts.
         """
         memory = self.cell(memory, self.embed(x_t))
         return F.rms_norm(memory.float(), memory.shape[-1:])  # in fp32, always
@@ -235,7 +236,7 @@ class Batch(NamedTuple):
 
     x: Tensor  # (B, T)
     y: Tensor  # (B, T)
-    first_target: int  # no row has a target before this time
+    first_target: int  # the first time at which any row has a target
     generator: Generator  # on the CPU; all that a loss draws comes from it
     progress: float  # share of the phase's updates that are done, 0 at first
 
@@ -306,7 +307,8 @@ def phases(args: Namespace) -> list[Phase]:
     for phase in phases(args):
         set_trained(models, phase.name)
         optimizers = make_optimizers(models, phase.peak_rate)
-        run_updates(phase, phase.begin, models, optimizers, task, args)
+        for _ in run_updates(phase, phase.begin, models, optimizers, task, args):
+            pass
     """
     return [
         Phase(
@@ -320,7 +322,7 @@ def phases(args: Namespace) -> list[Phase]:
     ]
 
 
-def set_trained(models: nn.ModuleDict, phase: str):
+def set_trained(models: nn.ModuleDict, phase_name: str):
     """BPTT trains all of the RNN."""
     models.requires_grad_(True)
 
@@ -336,7 +338,8 @@ def update(
     models.zero_grad()
     bf16 = args.precision == "bf16"
     with torch.autocast(args.device, torch.bfloat16, enabled=bf16):
-        loss, parts = models(loss_of, batch, args)  # loss_of(models, batch, args)
+        # Models.forward, below, calls loss_of(models, batch, args).
+        loss, parts = models(loss_of, batch, args)
     loss.backward()
     parts["gradient_norm"] = nn.utils.clip_grad_norm_(models.parameters(), 1.0)
     for optimizer in optimizers.values():
@@ -346,17 +349,17 @@ def update(
 
 def run_updates(
     phase: Phase,
-    first: int,
+    first_update: int,
     models: nn.Module,
     optimizers: dict,
     task,
     args: Namespace,
 ) -> Iterator[dict]:
-    """Do the updates first .. end - 1 of a phase; yields the parts of each one's loss.
+    """Do updates of a phase, from this one on; yields the parts of each one's loss.
 
     Between updates train_phase(), below, evaluates the RNN and saves the run.
     """
-    for index in range(first, phase.end):
+    for index in range(first_update, phase.end):
         done = index - phase.begin
         total = phase.end - phase.begin
         progress = done / total

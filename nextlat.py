@@ -12,7 +12,7 @@ Glossary
   x, y       x, y            (B, T) inputs and targets; y_t is to be predicted from
                              x_0 .. x_t; y_t = -1: nothing is asked there. In copy,
                              with . for a blank, | for the question and - for -1:
-                                 x  5 1 7 . . | 5 1    (it shows earlier answers)
+                                 x  5 1 7 . . | 5 1    (5 and 1: earlier answers)
                                  y  - - - - - 5 1 7
   m_∅, m_t   labels          (B, T + 1, K, d); labels[:, 0] is m_∅, the label of the
                              empty prefix; labels[:, t + 1] is m_t, the label of
@@ -22,9 +22,9 @@ Glossary
                              network takes a memory, a label fits, too.
              memories        (B, T, K, d) those of all times: memories[:, t] is m̂_t
   E          encoder         x -> labels
-  f          rnn.step        m_{t-1} or m̂_{t-1}, x_t -> a guess of m_t: embed x_t,
-                             rnn.cell, scale to RMS 1
-  g          readout         m_t -> logits of y_t; DMT trains its copy, rnn.readout
+  f          rnn.step        m_{t-1} or m̂_{t-1}, x_t -> a guess of m_t: it embeds x_t,
+                             applies rnn.cell and scales to RMS 1
+  g          readout         m_t -> logits of y_t
   A          horizon         steps ahead that the RNN makes from a label
   H          truncate        the most RNN steps that DMT's gradient passes through; 64
   B, T       sequences in an update, times in a sequence
@@ -32,7 +32,7 @@ Glossary
   K, d       tokens of a memory, numbers in each of them; 4 and 64
   W          numbers in a token of the encoder; 128
   N, S       any number of rows, any length
-  Numbers are defaults, and a task may set others.
+  Values are defaults; a task may set others.
   A step applies the RNN once. An update changes the weights once; --steps and
   --dmt-steps count updates.
 
@@ -217,7 +217,7 @@ class Readout(nn.Module):
 
     m_t (..., K, d) -> logits of y_t (..., V), read at the last memory token.
 
-    To save memory in_chunks, below, computes many rows in parts.
+    in_chunks, below, wraps this, to compute many rows in parts.
     """
 
     def __init__(self, args: Namespace, vocab: int):
@@ -284,7 +284,8 @@ class GRUCell(nn.Module):
 
 # The paper has cells of these three kinds. The MLP is the default here. A new one is a
 # class like those above, and it gets a name here. RNN.step embeds the input for it and
-# scales its result. sequential_depth and idle_options name those without --cell-depth.
+# scales its result. If it ignores --cell-depth, add it where sequential_depth and
+# idle_options, below, have "gru".
 CELLS = {"mlp": MLPCell, "transformer": TransformerCell, "gru": GRUCell}
 
 
@@ -302,7 +303,7 @@ class RNN(nn.Module):
     def step(self, memory: Tensor, x_t: Tensor) -> Tensor:
         """memory (N, K, d), x_t (N,) -> the next memory (N, K, d), tokens of RMS 1.
 
-        To save memory in_chunks, below, computes many rows in parts.
+        in_chunks, below, wraps this, to compute many rows in parts.
         """
         memory = self.cell(memory, self.embed(x_t))
         return F.rms_norm(memory.float(), memory.shape[-1:])  # in fp32, always
@@ -328,7 +329,7 @@ class Batch(NamedTuple):
 
     x: Tensor  # (B, T)
     y: Tensor  # (B, T)
-    first_target: int  # no row has a target before this time
+    first_target: int  # the first time at which any row has a target
     generator: Generator  # on the CPU; all that a loss draws comes from it
     progress: float  # share of the phase's updates that are done, 0 at first
 
@@ -420,9 +421,9 @@ def dmt_loss(
     The gradient is cut every H steps. H = 1 is the paper's DMT. The default is H = 64
     (ours), so that an error's gradient also reaches the earlier steps that caused it.
 
-    --attach-readout (ours) is for tasks that ask at half of the times or more. L_read
-    also trains the cell then, and L_labels fades out. So towards its end DMT is almost
-    BPTT on the targets, cut every H steps.
+    --attach-readout (ours) is set in tasks that ask at half of the times or more. Then
+    L_read also trains the cell, and L_labels fades out. So towards its end DMT is
+    almost BPTT on the targets, cut every H steps.
     """
     with torch.no_grad():
         m = models["encoder"](batch.x)[:, 1:]  # (B, T, K, d)
@@ -478,7 +479,8 @@ def phases(args: Namespace) -> list[Phase]:
     for phase in phases(args):
         set_trained(models, phase.name)
         optimizers = make_optimizers(models, phase.peak_rate)
-        run_updates(phase, phase.begin, models, optimizers, task, args)
+        for _ in run_updates(phase, phase.begin, models, optimizers, task, args):
+            pass
         if phase.name != "dmt":
             hand_over_to_rnn(models)
     """
@@ -502,13 +504,13 @@ def phases(args: Namespace) -> list[Phase]:
     ]
 
 
-def set_trained(models: nn.ModuleDict, phase: str):
+def set_trained(models: nn.ModuleDict, phase_name: str):
     """Let gradients reach only what a phase trains.
 
     DMT trains rnn.cell, rnn.embed and rnn.readout. SMT trains all but rnn.readout and
     rnn.empty_memory, which hand_over_to_rnn overwrites.
     """
-    in_dmt = phase == "dmt"
+    in_dmt = phase_name == "dmt"
     models["encoder"].requires_grad_(not in_dmt)
     models["readout"].requires_grad_(not in_dmt)
     rnn = models["rnn"]
@@ -529,7 +531,8 @@ def update(
     models.zero_grad()
     bf16 = args.precision == "bf16"
     with torch.autocast(args.device, torch.bfloat16, enabled=bf16):
-        loss, parts = models(loss_of, batch, args)  # loss_of(models, batch, args)
+        # Models.forward, below, calls loss_of(models, batch, args).
+        loss, parts = models(loss_of, batch, args)
     loss.backward()
     parts["gradient_norm"] = nn.utils.clip_grad_norm_(models.parameters(), 1.0)
     for optimizer in optimizers.values():
@@ -539,17 +542,17 @@ def update(
 
 def run_updates(
     phase: Phase,
-    first: int,
+    first_update: int,
     models: nn.Module,
     optimizers: dict,
     task,
     args: Namespace,
 ) -> Iterator[dict]:
-    """Do the updates first .. end - 1 of a phase; yields the parts of each one's loss.
+    """Do updates of a phase, from this one on; yields the parts of each one's loss.
 
     Between updates train_phase(), below, evaluates the RNN and saves the run.
     """
-    for index in range(first, phase.end):
+    for index in range(first_update, phase.end):
         done = index - phase.begin
         total = phase.end - phase.begin
         progress = done / total

@@ -17,6 +17,7 @@ A task is a class with
   samples_need_data  whether samples begin with something of a file
   identity()                 length and hash of the data, "" if all is generated
   about()                    a sentence about the data, "" if all is generated
+  answers     how many answers there are, all as likely; None in text and pixels
   show(x, y, answers)        a text that shows sequences with the answers of the RNN
 x and y are int64 (B, T). y[b, t] is the answer asked for after x[b, : t + 1].
 y[b, t] = -1 means that nothing is asked there. A file is read when it is first needed.
@@ -182,6 +183,7 @@ class Copy(Task):
     y asks for the symbols, from the delimiter on. T = 2 L + delay.
     """
 
+    answers = 8
     options = [
         ("length", 8, LENGTH, "L, symbols to repeat"),
         ("delay", 32, whole(0, 100_000), "blanks before the answer"),
@@ -219,6 +221,7 @@ class Retrieval(Task):
     Loss on the one answer. T = length.
     """
 
+    answers = 8
     options = [
         ("length", 64, LENGTH, "symbols in a sequence"),
         ("distractors", 0, whole(0, 25_000), "marked symbols that must be forgotten"),
@@ -260,6 +263,7 @@ class Stack(Task):
     lies deep in the stack, and then labels do not keep it. T = length.
     """
 
+    answers = 4
     options = [
         ("length", 32, whole(2, 100_000), "pushes and pops"),
         ("depth", 8, LENGTH, "symbols on the stack, at most"),
@@ -302,6 +306,7 @@ class Recall(Task):
     sequence tells little about what a memory lacks. T = 2 pairs + 1.
     """
 
+    answers = 8
     options = [("pairs", 8, whole(1, 26), "pairs of a key and a value")]
     sizes = {"memory_tokens": 16, "dim": 16}  # the decoder looks pairs up by attention
     recipe = {
@@ -349,6 +354,7 @@ class Modular(Task):
     training from the third pair on. T = 2 pairs.
     """
 
+    answers = 7
     options = [
         ("pairs", 16, LENGTH, "pairs in a sequence"),
         ("modulus", 7, whole(2, 61), "V, a prime"),
@@ -390,6 +396,7 @@ class Modular(Task):
 class Parity(Task):
     """Bits; the answer at each is 1 if the number of ones so far is odd."""
 
+    answers = 2
     options = [("length", 32, LENGTH, "bits in a sequence")]
     recipe = {
         "smt": {"steps": 400, "dmt_steps": 300, "attach_readout": True, "dmt_lr": 1e-3},
@@ -417,6 +424,7 @@ class Text:
     "val" reads the even ones, "test" the odd ones.
     """
 
+    answers = None
     options = [
         (
             "data",
@@ -496,10 +504,11 @@ class Text:
     def draw(self, tokens: Tensor) -> str:
         """A written sequence (S,) as text."""
         written = bytes(t for t in tokens.tolist() if t < self.start)
-        text = written.decode(errors="replace")
-        # Control characters could change the terminal, so they are shown as this, too.
-        readable = (c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text)
-        return "".join(readable)
+        text = written.decode(errors="backslashreplace")
+        # Control characters could change the terminal. They are shown by number, too.
+        return "".join(
+            c if c.isprintable() or c in "\n\t" else f"\\x{ord(c):02x}" for c in text
+        )
 
 
 class Pixels:
@@ -511,6 +520,7 @@ class Pixels:
     Without a file, each image is drawn anew: an arc, and a line from its end.
     """
 
+    answers = None
     options = [
         (
             "data",

@@ -986,6 +986,8 @@ def record(args: Namespace, state: dict, phase: str, figures: dict):
 def announce(args: Namespace, task, models: nn.ModuleDict, state: dict):
     """Print what the run is: its task, sizes and settings."""
     say(f"{args.task}: T = {task.T}, V = {task.vocab}, {args.device}, {args.precision}")
+    if task.answers:
+        say(f"A guess is right with probability {1 / task.answers:.4f}.")
     for name, network in models.items():
         numbers = sum(p.numel() for p in network.parameters())
         say(f"{name}: {numbers:,} parameters")
@@ -1319,10 +1321,12 @@ MACHINE = {"device", "compile", "out", "resume", "sample"}
 MACHINE |= {"prompt", "write", "temperature"}  # options of samples
 
 
-def make_parser(groups: dict[str, list], task=None) -> argparse.ArgumentParser:
+def make_parser(
+    groups: dict[str, list], special: dict | None = None
+) -> argparse.ArgumentParser:
     """A parser of groups of options. Its result holds only those that are given.
 
-    With a task, --help tells that task's defaults.
+    special are the defaults that the task and the preset set; --help shows them.
     """
     parser = argparse.ArgumentParser(
         prog=Path(__file__).name,
@@ -1331,11 +1335,10 @@ def make_parser(groups: dict[str, list], task=None) -> argparse.ArgumentParser:
         epilog="--task NAME --help shows options and defaults of another task.",
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
-        add_help=task is not None,
+        add_help=special is not None,
     )
     tasks = f"{', '.join(TASKS)}; --task list describes them (default: copy)"
     parser.add_argument("--task", metavar="NAME", help=tasks)
-    special = {} if task is None else special_defaults(task)
     for title, options in groups.items():
         group = parser.add_argument_group(title)
         for name, default, kind, meaning in options:
@@ -1344,7 +1347,7 @@ def make_parser(groups: dict[str, list], task=None) -> argparse.ArgumentParser:
                 how = {"action": argparse.BooleanOptionalAction}  # also --no-NAME
             if isinstance(kind, list):
                 how = {"choices": kind, "type": type(kind[0])}
-            default = special.get(python_name(name), default)
+            default = (special or {}).get(python_name(name), default)
             has_default = default is not None and default is not False and default != ""
             text = f"{meaning} (default: {default})" if has_default else meaning
             group.add_argument(f"--{name}", help=text, **how)
@@ -1413,7 +1416,10 @@ def settings(argv: list[str] | None) -> tuple[Namespace, dict, dict | None]:
 
     task = TASKS[task_name]
     groups = {f"the task {task_name}": task.options} | groups
-    given, unknown = make_parser(groups, task).parse_known_args(argv)
+    shown = special_defaults(task)
+    if hasattr(first_look, "preset"):
+        shown |= PAPER
+    given, unknown = make_parser(groups, shown).parse_known_args(argv)
     if unknown:
         refuse_unknown(unknown[0].split("=")[0], task_name, groups)
     given = vars(given)
@@ -1444,7 +1450,8 @@ def earlier_run(first_look: Namespace, task: str) -> tuple[dict, dict, dict | No
         option = "--resume" if getattr(first_look, "resume", False) else "--sample"
         run = read_run(out, option)
         if run["config"]["method"] != METHOD:
-            message = f"{run['config']['method']} made this run, not {METHOD}"
+            made_by = run["config"]["method"]
+            message = f"{made_by} made this run, not {METHOD}; use its program"
             raise WrongInput(f"--out {out}: {message}")
         kept = {k: v for k, v in run["config"].items() if k not in MACHINE}
         return kept, run, None
@@ -1474,7 +1481,7 @@ def keep_what_was(given: dict, earlier: dict):
             shown = f"--{option.replace('_', '-')} {value}"
             was = "none" if earlier[option] is None else earlier[option]
             message = f"the earlier run has {was}, and that can't change"
-            raise WrongInput(f"{shown}: {message}; leave it out")
+            raise WrongInput(f"{shown}: {message}; leave it out, or --init a new run")
 
 
 def default_out(first_look: Namespace, task: str) -> str:

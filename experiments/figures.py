@@ -29,12 +29,13 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import torch
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
-from matplotlib.ticker import ScalarFormatter
+from matplotlib.ticker import MaxNLocator, ScalarFormatter
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
 import bptt_baseline
+import data
 import nextlat
 import results
 import smt
@@ -246,15 +247,19 @@ def run(directories: list[str], path: Path, title: str):
     config = smt.read_run(directory, "run")["config"]
     name = f"{config['task']}, seed {config['seed']}"
     answers.set_title(title or f"{name}: answers on held-out sequences")
-    chance = {task: share for task, *_, share in results.TASKS}[config["task"]]
-    if chance.endswith("%"):
-        share = float(chance.removesuffix(" %"))
-        answers.axhline(share, color="#777777", ls=":", lw=2, label="chance")
-        answers.legend(fontsize=12, loc="center right")
-    axes = None
+    possible = data.TASKS[config["task"]].answers
+    if possible:
+        chance = 100 / possible
+        answers.axhline(chance, color="#777777", ls=":", lw=2, label="chance")
+    answers.legend(fontsize=12, loc="center right")
+    axes, panels = None, []
     for column, (phase, own) in enumerate(phases.items()):
         axes = figure.add_subplot(grid[1, column], sharey=axes)
-        draw_parts(axes, phase, own)
+        panels.append((axes, draw_parts(axes, phase, own)))
+    low, high = axes.get_ylim()  # of all panels
+    axes.set_ylim(low, high * (high / low) ** 0.1)  # room for names
+    for axes, ends in panels:
+        name_parts(axes, ends)
     figure.tight_layout()
     figure.savefig(path, dpi=110)
 
@@ -262,6 +267,7 @@ def run(directories: list[str], path: Path, title: str):
 def draw_answers(axes, metrics: list[dict], phases: dict[str, list]):
     """The share of right answers of the RNN alone, and of its teacher."""
     axes.set(ylabel="right answers in %", ylim=(0, 103))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     if "teacher_acc" in metrics[0]:
         steps = [line["step"] for line in metrics]
         teacher = [100 * line["teacher_acc"] for line in metrics]
@@ -273,33 +279,44 @@ def draw_answers(axes, metrics: list[dict], phases: dict[str, list]):
         steps = [line["step"] for line in curve]
         alone = [100 * line["rnn_acc"] for line in curve]
         label = f"RNN alone, in {phase.upper()}"
-        axes.plot(steps, alone, color=COLOURS[phase], lw=3, label=label)
+        axes.plot(steps, alone, few(curve), color=COLOURS[phase], lw=3, label=label)
         if before:
             axes.axvline(before[0]["step"], color="black", lw=1)
             axes.text(before[0]["step"], 3, f"  {phase.upper()} begins")
         before = own[-1:]
 
 
-def draw_parts(axes, phase: str, own: list[dict]):
-    """The parts of a phase's loss against updates, each with its name at its end."""
+def draw_parts(axes, phase: str, own: list[dict]) -> list[tuple]:
+    """The parts of a phase's loss against updates: where each ends, and its name."""
     axes.set(xlabel="updates", title=f"{phase.upper()}'s losses", yscale="log")
     steps = [line["step"] for line in own]
-    room = 0.5 * (steps[-1] - steps[0] + 1)  # for the names
+    room = 0.5 * (steps[-1] - steps[0]) or 10  # for the names
     axes.set_xlim(steps[0] - room / 8, steps[-1] + room)
-    axes.set_xticks([step for step in axes.get_xticks() if 0 < step <= steps[-1]])
+    ticks = [step for step in axes.get_xticks() if 0 < step <= steps[-1]]
+    axes.set_xticks(ticks if len(steps) > 3 else steps)
     ends = []
     for name, called in PARTS.items():
         if name in own[0]:
             values = [line[name] for line in own]
             if name == "uniformity":  # the logarithm of a mean
                 values = [math.exp(value) for value in values]
-            axes.plot(steps, values, color=COLOURS[phase], lw=2)
-            ends.append((values[-1], called))
+            axes.plot(steps, values, few(own), color=COLOURS[phase], lw=2)
+            ends.append((values[-1], steps[-1], called))
+    return ends
+
+
+def few(own: list[dict]) -> str:
+    """The style of a line: with dots where there are few."""
+    return "-" if len(own) > 3 else "o-"
+
+
+def name_parts(axes, ends: list[tuple]):
+    """Write the name of each part at the end of its line, none over another."""
     low, high = axes.get_ylim()
     y = 0
-    for value, called in sorted(ends):
-        y = max(value, y * (high / low) ** 0.08)  # names do not overlap
-        axes.annotate(f" {called}", (steps[-1], y), va="center")
+    for value, step, called in sorted(ends):
+        y = max(value, y * (high / low) ** 0.08)
+        axes.annotate(f"  {called}", (step, y), va="center", annotation_clip=False)
     if high < 10 * low:  # there may be no power of ten to name
         axes.yaxis.set_major_formatter(ScalarFormatter())
         axes.yaxis.set_minor_formatter(ScalarFormatter())
@@ -461,7 +478,7 @@ def retrieval(_, path: Path, title: str):
         axes.plot(seconds, right, style, color=COLOURS[phase], lw=3, label=called)
     axes.axhline(12.5, color="#777777", ls=":", lw=2, label="chance")
     axes.set(xlabel="seconds on one core", ylabel="right answers, %", ylim=(0, 103))
-    finding = "Retrieval, seed 2: an RNN without gates learns it by SMT → DMT alone"
+    finding = "Retrieval, seed 2: the MLP learns by SMT → DMT only, a GRU by BPTT"
     axes.set(title=title or finding)
     axes.legend(fontsize=11, loc="center right", bbox_to_anchor=(1, 0.45))
     figure.tight_layout()
@@ -555,8 +572,8 @@ def main(argv: list[str]) -> int:
     """Draw a picture; the exit status is 2 for wrong input."""
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser("figures.py", None, __doc__, formatter_class=raw)
-    parser.add_argument("what", choices=PICTURES)
-    parser.add_argument("runs", nargs="*", metavar="RUN")
+    parser.add_argument("what", choices=PICTURES, metavar="PICTURE")
+    parser.add_argument("runs", nargs="*", metavar="RUN", default=[])
     parser.add_argument("--out", metavar="DIR")
     parser.add_argument("--title", default="")
     args = parser.parse_args(argv)

@@ -95,7 +95,7 @@ def test_text_is_shifted_behind_a_start_token_and_held_out(tmp_path):
     assert splits[0][0] == list(content[:10]) and splits[1][0] == list(content[10:20])
     assert len(splits[0]) == len(splits[1]) == 5
     assert task.draw(torch.tensor([256, 72, 105])) == "Hi"
-    assert task.draw(torch.tensor([27, 91, 10, 9, 255])) == "\ufffd[\n\t\ufffd"
+    assert task.draw(torch.tensor([27, 91, 10, 9, 255])) == "\\x1b[\n\t\\xff"
 
 
 def images_for_a_test(count=40, size=8):

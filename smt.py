@@ -437,8 +437,8 @@ def smt_loss(
     times = random_times(batch, args.windows, args.future)
     L_dec = decode_loss(decoder, m, batch, times, args.future)
     L_dyn = dynamics_loss(rnn, labels, batch.x)
-    # L_dec has y_t, too, but only at J times. L_read has it at all times (ours). Without
-    # it text's readout of the labels has 2.09 instead of 1.63 nats (one seed).
+    # L_dec has y_t, too, but only at J times. L_read has it at all times (ours).
+    # Without it text's readout of the labels has 2.09 instead of 1.63 nats (one seed).
     L_read = read_loss(decoder.readout, m, batch)
     L_unif = uniformity_loss(m, times)
 

@@ -17,10 +17,11 @@ Glossary
   f          rnn.step        m̂_{t-1}, x_t -> m̂_t, by rnn.cell
   g          readout         m̂_t -> logits of y_t
   H          truncate        the most RNN steps that the gradient passes through
-  B, T       sequences in an update, times in a sequence
-  V          size of the vocabulary
-  K, d       tokens of a memory, numbers in each of them; 4 and 64
-  N, S       any number of rows, any length
+  B, T       batch_size, T   sequences in an update, times in a sequence
+  V          vocab           size of the vocabulary
+  K          memory_tokens   tokens of a memory; 4
+  d          dim             numbers in a memory token; 64
+  N, S                       any number of rows, any length
   Values are defaults; a task may set others.
   A step applies the RNN once. An update changes the weights once; --steps counts
   updates.

@@ -1,10 +1,7 @@
 """Supervised Memory Training (SMT): pretrain an RNN without unrolling it.
 
 After Kumar & Isola, Pretraining Recurrent Networks without Recurrence,
-arXiv:2606.06479. What is not the paper's is marked (ours): one causal pass for all
-labels; the encoder's convolution and label attention; in SMT L_read, J > 1, times that
-rows share, pairs of the same token and L_dyn's growing weight; in DMT H = 64 and
---attach-readout; Muon. Sizes, rates and constant weights of losses are ours, too.
+arXiv:2606.06479. What is not the paper's is marked (ours).
 
     python smt.py                      the task copy, some three minutes on two cores
     python smt.py --task list          all tasks
@@ -16,10 +13,10 @@ encoder decides what to remember, and the RNN learns to update its memory in sin
 steps, all at once. The gradient passes through one step of the RNN.
 
 What to remember. The encoder, a Transformer, reads a prefix x_0 .. x_t and writes a
-memory of it, the label m_t. From m_t the decoder must predict y_t, and from m_t and the
-inputs that follow also the later targets of a window, y_{t+1} and so on. So m_t has to
-hold what these targets need of the prefix. The encoder's attention is causal (ours), so
-one pass writes the labels of all prefixes.
+memory of it, the label m_t. From m_t the decoder must predict y_t and, as it is shown
+the inputs after x_t, also the targets of the next times. So m_t has to hold what these
+targets need of the prefix. The encoder's attention is causal (ours), so one pass writes
+the labels of all prefixes.
 
 How to update it. From the label m_{t-1} and the input x_t the RNN's cell must make the
 label m_t. The cell starts from the encoder's label, and not from a memory that it made.
@@ -30,7 +27,7 @@ Running alone. In the end only the RNN is needed. Then each step starts from a m
 that the RNN made itself, which is never exactly the label, and the error can grow: the
 RNN drifts. So in a second phase, DAgger Memory Training (DMT), it runs on its own
 memories, and each is pulled to the label of the same prefix. This unrolls the RNN. The
-paper cuts the gradient between all steps. We cut it at each H-th, and H is 64 (ours).
+paper cuts the gradient at each step. We cut it at each H-th step, and H is 64 (ours).
 
     right answers of the RNN alone         copy            retrieval
     SMT                                    64 to 77 %      72 to 91 %
@@ -38,9 +35,9 @@ paper cuts the gradient between all steps. We cut it at each H-th, and H is 64 (
     SMT, then the paper's DMT (H = 1)      91 %            99.9 %
     BPTT                                   99.9 %          11 to 13 %
 
-    Chance is 12.5 %. SMT has four seeds, H = 1 one, and the others three. In both tasks
-    T <= 64, so here H = 64 cuts nothing. README.md has all tasks, and says when to use
-    SMT.
+    Chance is 12.5 %. The first row has four seeds, H = 1 one, and the others three.
+    BPTT has the same RNN and optimisers, and no more seconds. In both tasks T <= 64, so
+    here H = 64 cuts nothing. README.md has all tasks, and says when to use SMT.
 
 Glossary
   paper      here            shape and meaning
@@ -65,11 +62,12 @@ Glossary
   Tf         future          targets in a window, y_t .. y_{t+Tf-1}; 64
   J          windows         windows of a sequence that are decoded in an update; 8
   H          truncate        the most RNN steps that DMT's gradient passes through; 64
-  B, T       sequences in an update, times in a sequence
-  V          size of the vocabulary
-  K, d       tokens of a memory, numbers in each of them; 4 and 64
-  W          numbers in a token of the encoder; 128
-  N, S       any number of rows, any length
+  B, T       batch_size, T   sequences in an update, times in a sequence
+  V          vocab           size of the vocabulary
+  K          memory_tokens   tokens of a memory; 4
+  d          dim             numbers in a memory token; 64
+  W          width           numbers in a token of the encoder; 128
+  N, S                       any number of rows, any length
   Values are defaults; a task may set others.
   A step applies the RNN once. An update changes the weights once; --steps and
   --dmt-steps count updates.
@@ -79,8 +77,8 @@ SMT, the first phase. An update trains encoder, decoder, rnn.cell and rnn.embed:
     L_dec  = mean cross_entropy(decoder(m_t, x_{t+1} .. x_{t+Tf-1}), y_t .. y_{t+Tf-1})
     L_dyn  = mean square of step(m_{t-1}, x_t) - m_t, where m_{-1} = m_∅
     L_read = mean cross_entropy(decoder.readout(m_t), y_t)
-    L_unif = log mean exp(-2 |u_a - u_b|^2), where u_a and u_b are the same token in the
-             labels of two sequences at one t, scaled to length 1
+    L_unif = log mean exp(-2 |u_a - u_b|^2), where u_a and u_b are the same memory token
+             in the labels of two sequences at one t, scaled to length 1
     minimise L_dec + progress λ_dyn L_dyn + L_read + λ_unif L_unif
 
     progress is the share of the updates that are done, so that L_dyn's weight grows.
@@ -88,9 +86,9 @@ SMT, the first phase. An update trains encoder, decoder, rnn.cell and rnn.embed:
 
     loss     at which t           trains                    so that
     L_dec    J random ones        encoder, decoder          labels hold what is needed
-    L_dyn    all                  encoder, cell, embed      the cell can follow them
-    L_read   all with a target    encoder, decoder.readout  the readout reads them all
-    L_unif   those of L_dec       encoder                   they differ
+    L_dyn    all                  encoder, cell, embed      the cell can follow labels
+    L_read   all with a target    encoder, decoder.readout  the readout reads all labels
+    L_unif   those of L_dec       encoder                   sequences' labels differ
 
 Between the phases: rnn.empty_memory = m_∅, rnn.readout = a copy of decoder.readout
 
@@ -108,6 +106,11 @@ DMT, the second phase. An update trains rnn.cell, rnn.embed and rnn.readout:
     L_labels trains cell and embed, L_read the readout. With --attach-readout (ours),
     the default in stack, parity, text and pixels, L_read trains cell and embed, too,
     and L_labels has the weight 0.1 (1 - progress).
+
+What is ours: one causal pass for all labels; the encoder's convolution and label
+attention; in SMT L_read, J > 1, times t that all rows share, pairs of the same memory
+token only, and L_dyn's growing weight; in DMT H = 64 and --attach-readout; Muon. Sizes,
+rates and the constant weights of losses are ours, too.
 """
 
 from argparse import Namespace
@@ -235,7 +238,7 @@ class Encoder(nn.Module):
         """Show each token itself and the three before it: h (B, T + 1, W) -> the same.
 
         So attention need not find these three by their positions (ours). In text it
-        lowers the loss of the readout from labels by 0.025 nats (one seed).
+        lowers the loss of the readout from labels by 0.03 nats (two seeds).
         """
         padded = F.pad(h.transpose(1, 2), (3, 0))  # (B, W, 3 + T + 1)
         return self.short_conv(padded).transpose(1, 2)
@@ -444,7 +447,7 @@ def smt_loss(
 
     # L_dyn's weight grows from 0 to λ_dyn (ours). We think that an early L_dyn makes
     # the encoder write labels that hold little, as those are easy to predict. In copy
-    # 66 to 75 % of the answers are right after SMT (three seeds). At a constant weight
+    # 66 to 75 % of the answers are right after SMT (seeds 1 to 3). At a constant weight
     # of 5 it is 25 to 35 %, at 2.5, the mean, 33 to 37 %, and at 0.1, which the paper
     # has, 47 to 59 %.
     dynamics_weight = args.lambda_dyn * batch.progress
@@ -456,8 +459,9 @@ def smt_loss(
 def random_times(batch: Batch, J: int, Tf: int) -> list[int]:
     """J random times t, the same in all rows (ours); a time can come twice."""
     T = batch.x.shape[1]
-    # Only windows with a target are drawn: t + Tf - 1 >= first_target. Labels before
-    # the earliest such t get no L_dec and no L_unif; only L_dyn asks anything of them.
+    # No window is drawn that ends before the first target: t + Tf - 1 >= first_target.
+    # Labels before the earliest t get no L_dec and no L_unif, and L_dyn alone trains
+    # them.
     earliest = max(0, batch.first_target + 1 - Tf)
     times = torch.randint(earliest, T, (J,), generator=batch.generator)
     return times.tolist()
@@ -489,13 +493,14 @@ def dynamics_loss(rnn: RNN, labels: Tensor, x: Tensor) -> Tensor:
     which it could fade.
 
     The gradient reaches the encoder through both labels, so the encoder learns to write
-    labels that the cell can follow. That also brings an input into labels whose window
-    ends before the target that needs it. An example: Tf = 2, and x_0 matters only for
-    y_5. L_dec decodes y_5 from m_5 and m_4, so the encoder, which sees all of x_0 ..
-    x_4, has to put x_0 into m_4. The cell must make m_4 from m_3 and x_4, and can't
-    know x_0 unless m_3 holds it, too. So L_dyn teaches the encoder to put x_0 into m_3,
-    as to leave it out of m_4 would raise L_dec. Over many updates this can go on in the
-    same way, to m_2, m_1 and m_0.
+    labels that the cell can follow.
+
+    This also brings an input into labels whose window ends before the target that needs
+    it. An example: Tf = 2, and x_0 matters only for y_5. L_dec decodes y_5 from m_5 and
+    m_4, so the encoder, which sees all of x_0 .. x_4, has to put x_0 into m_4. The cell
+    must make m_4 from m_3 and x_4, and can't know x_0 unless m_3 holds it, too. So
+    L_dyn teaches the encoder to put x_0 into m_3, as to leave it out of m_4 would raise
+    L_dec. Over many updates this can go on in the same way, to m_2, m_1 and m_0.
     """
     before = labels[:, :-1].flatten(0, 1)  # every m_{t-1}, m_∅ first; (B*T, K, d)
     after = labels[:, 1:].flatten(0, 1)  # every m_t; (B*T, K, d)
@@ -514,7 +519,7 @@ def uniformity_loss(m: Tensor, times: list[int]) -> Tensor:
     differences. Then L_dyn is small even for a cell that ignores its input. This loss
     pushes labels apart, also where two sequences need the same memory. So its weight is
     small. Without it copy has 40 to 61 instead of 66 to 75 % right answers after SMT
-    (three seeds). It is by Wang & Isola 2020, arXiv:2005.10242.
+    (seeds 1 to 3). It is by Wang & Isola 2020, arXiv:2005.10242.
     """
     B = len(m)
     if B == 1:  # there is no pair

@@ -354,7 +354,6 @@ class Modular(Task):
     training from the third pair on. T = 2 pairs.
     """
 
-    answers = 7
     options = [
         ("pairs", 16, LENGTH, "pairs in a sequence"),
         ("modulus", 7, whole(2, 61), "V, a prime"),
@@ -365,6 +364,10 @@ class Modular(Task):
     }
     has_timestamps = False
     length_option = "pairs"
+
+    @property
+    def answers(self) -> int:
+        return self.modulus
 
     @property
     def letters(self) -> str:

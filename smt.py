@@ -399,7 +399,7 @@ class Batch(NamedTuple):
 
     x: Tensor  # (B, T)
     y: Tensor  # (B, T)
-    first_target: int  # the first time at which any row has a target
+    first_target: int  # the first time at which any row has a target, or T - 1
     generator: Generator  # on the CPU; all that a loss draws comes from it
     progress: float  # share of the phase's updates that are done, 0 at first
 
@@ -728,7 +728,7 @@ import signal
 import sys
 import threading
 import time
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 import filelock
@@ -1047,7 +1047,7 @@ def train_phase(phase: Phase, args, task, models: nn.ModuleDict, run: dict, cont
         state["depth"] += depth
         bar.update()
         made = state["step"] - first
-        if made in (1, 20):
+        if made == 20 or (made == 1 and not args.compile):
             parts_now["gradient_norm"].item()  # waits for the device
             say_how_long(phase, made, phase.end - first, time.perf_counter() - began)
 
@@ -1069,9 +1069,10 @@ def train_phase(phase: Phase, args, task, models: nn.ModuleDict, run: dict, cont
             report(state)
         save(args, models, optimizers, state)
         if in_any_process(control_c.pressed, args):
-            out = shlex.quote(args.out)
-            command = f"python {Path(__file__).name} --resume --out {out}"
-            message = f"saved after step {state['step']}; go on with: {command}"
+            how = f"python {Path(__file__).name} --resume --out {shlex.quote(args.out)}"
+            if several:
+                how = "--resume, and as many processes"
+            message = f"saved after step {state['step']}; go on with: {how}"
             raise KeyboardInterrupt(message)
         clock = time.perf_counter()
         parts = []
@@ -1181,6 +1182,13 @@ def has_terminal() -> bool:
         return False
 
 
+def warn(text: str):
+    """Print on stderr in the first process. If nobody can read it, the run goes on."""
+    if process_number() == 0:
+        with suppress(OSError, ValueError, AttributeError):
+            print(text, file=sys.stderr)
+
+
 class ControlC:
     """Inside this context Ctrl-C only sets pressed, so that the step can end.
 
@@ -1198,8 +1206,11 @@ class ControlC:
 
     def press(self, *_):
         self.pressed = True
-        print("stopping after this step; Ctrl-C again stops at once", file=sys.stderr)
         signal.signal(signal.SIGINT, self.usual)
+        when = "after this step"
+        if number_of_processes() > 1:
+            when = "at the next evaluation"
+        warn(f"stopping {when}; Ctrl-C again stops at once")
 
     def __exit__(self, *_):
         if self.main:
@@ -1630,7 +1641,11 @@ def keep_what_was(given: dict, earlier: dict):
             shown = f"--{option.replace('_', '-')} {value}"
             was = "none" if earlier[option] is None else earlier[option]
             message = f"the earlier run has {was}, and that can't change"
-            raise WrongInput(f"{shown}: {message}; leave it out, or --init a new run")
+            advice = "leave it out"
+            trains = option in [python_name(name) for name, *_ in TRAINING_OPTIONS]
+            if trains and given.get("resume"):
+                advice += ", or begin a new run by --init in the place of --resume"
+            raise WrongInput(f"{shown}: {message}; {advice}")
 
 
 def default_out(first_look: Namespace, task: str) -> str:
@@ -1850,7 +1865,7 @@ def main(argv: list[str] | None = None) -> int:
         raise
     except KeyboardInterrupt as stop:
         message = "stopped; --resume goes on from the last checkpoint, if there is one"
-        print(str(stop) or message, file=sys.stderr)
+        warn(str(stop) or message)
         return 130
     return 0
 

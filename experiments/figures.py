@@ -35,7 +35,6 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
 import bptt_baseline
-import data
 import nextlat
 import results
 import smt
@@ -247,7 +246,7 @@ def run(directories: list[str], path: Path, title: str):
     config = smt.read_run(directory, "run")["config"]
     name = f"{config['task']}, seed {config['seed']}"
     answers.set_title(title or f"{name}: answers on held-out sequences")
-    possible = data.TASKS[config["task"]].answers
+    possible = smt.make_task(argparse.Namespace(**config)).answers
     if possible:
         chance = 100 / possible
         answers.axhline(chance, color="#777777", ls=":", lw=2, label="chance")
@@ -267,12 +266,13 @@ def run(directories: list[str], path: Path, title: str):
 def draw_answers(axes, metrics: list[dict], phases: dict[str, list]):
     """The share of right answers of the RNN alone, and of its teacher."""
     axes.set(ylabel="right answers in %", ylim=(0, 103))
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     if "teacher_acc" in metrics[0]:
         steps = [line["step"] for line in metrics]
         teacher = [100 * line["teacher_acc"] for line in metrics]
         called = "teacher: readout of the labels"
-        axes.plot(steps, teacher, "--", color="#777777", lw=2, label=called)
+        style = few(metrics) + "-"  # dashed
+        axes.plot(steps, teacher, style, color="#777777", lw=2, label=called)
     before = []  # the last line of the phase before: its curve goes on from there
     for phase, own in phases.items():
         curve = before + own
@@ -301,7 +301,8 @@ def draw_parts(axes, phase: str, own: list[dict]) -> list[tuple]:
             if name == "uniformity":  # the logarithm of a mean
                 values = [math.exp(value) for value in values]
             axes.plot(steps, values, few(own), color=COLOURS[phase], lw=2)
-            ends.append((values[-1], steps[-1], called))
+            if values[-1] > 0:  # 0 has no place on this axis
+                ends.append((values[-1], steps[-1], called))
     return ends
 
 
@@ -611,7 +612,7 @@ def check_run(what: str, directory: str):
         message = "holds no metrics.jsonl; an exported run has none"
         raise smt.WrongInput(f"run: {directory} {message}")
     evaluated = [line["phase"] for line in run["state"]["metrics"]]
-    if what in ("run", "digits") and evaluated in ([], ["final"]):
+    if what in ("run", "digits") and {*evaluated} <= {"final"}:
         raise smt.WrongInput(f"{what}: {directory} has no evaluation in training")
 
 

@@ -105,13 +105,21 @@ def spread(texts: list[str]) -> str:
     return least if least == most else f"{least.split()[0]}–{most}"
 
 
+def of_default_size(name: str) -> data.Task:
+    """A generated task with its default options."""
+    task = data.TASKS[name]
+    return task(**{option: default for option, default, *_ in task.options})
+
+
 def table_of_tasks(runs: dict[str, dict]) -> str:
     """The RNN alone in all tasks, by three methods: the figures of the test split."""
     columns = "task|the RNN must say|chance|SMT → DMT|its teacher|BPTT|NextLat → DMT"
     rows = []
     for task, asks in TASKS:
-        answers = data.TASKS[task].answers
-        chance = f"{100 / answers:.3g} %" if answers else ENTROPY[task]
+        if task in ENTROPY:
+            chance = ENTROPY[task]
+        else:
+            chance = f"{100 / of_default_size(task).answers:.3g} %"
         names = (task, f"bptt, {task}, mlp", f"nextlat, {task}")
         methods = [of_seeds(runs, name) for name in names]
         ours = methods[0]
@@ -439,8 +447,13 @@ def export(directory: str, goal: str):
         for name, value in run["models"].items()
         if name.startswith("rnn.")
     }
-    Path(goal).mkdir(parents=True, exist_ok=True)
-    torch.save(run, Path(goal) / "checkpoint.pt")
+    if (Path(goal) / "checkpoint.pt").exists():
+        raise smt.WrongInput(f"export: {goal} holds a run; name another directory")
+    try:
+        Path(goal).mkdir(parents=True, exist_ok=True)
+        torch.save(run, Path(goal) / "checkpoint.pt")
+    except OSError as error:
+        raise smt.WrongInput(f"export: can't write {goal}: {error}") from None
 
 
 def main(argv: list[str] | None = None):

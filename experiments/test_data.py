@@ -67,6 +67,7 @@ def test_the_answers_of_the_generated_tasks(name):
     assert x.shape == y.shape == (50, task.T) and x.dtype == y.dtype == torch.int64
     assert 0 <= x.min() and x.max() < task.vocab and y.max() < task.vocab
     assert y.tolist() == [answers(row) for row in x.tolist()]
+    assert len(y[y >= 0].unique()) == task.answers
     if name == "copy":  # the answers before are shown, and no later one
         assert torch.equal(x[:, -7:], y[:, -8:-1])
     again, _ = task.held_out("test", 50)

@@ -104,6 +104,7 @@ def test_wrong_input_gets_no_traceback(argv, tmp_path, monkeypatch, capsys):
     if "empty" in argv:
         nothing = "--dim 16 --steps 0 --dmt-steps 0 --device cpu --out empty"
         assert smt.main(nothing.split()) == 0
+        assert smt.main("--resume --out empty --eval-length 2".split()) == 0
     if "pixels" in argv:
         for side, out in ((4, "pixels"), (6, "other")):
             task = f"--task pixels --side {side} --steps 1 --dmt-steps 1"

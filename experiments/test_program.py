@@ -243,9 +243,17 @@ def test_ctrl_c_saves_after_the_step_and_the_run_goes_on(monkeypatch, capsys):
     monkeypatch.setattr(smt, "update", update)
     assert smt.main([*run, "--out", "parts"]) == 130
     assert smt.read_run("parts", "test")["state"]["step"] == 3
-    assert "--resume" in capsys.readouterr().err
+    assert "saved after step 3; go on with: python smt.py --resume --out parts" in (
+        capsys.readouterr().err
+    )
     assert smt.main(["--resume", "--out", "parts"]) == 0
     assert same(weights("whole"), weights("parts"))
+    taken.clear()
+    closed = open("closed", "w")
+    closed.close()
+    monkeypatch.setattr(sys, "stderr", closed)  # nobody can read what Ctrl-C says
+    assert smt.main([*run, "--out", "again"]) == 130
+    assert smt.read_run("again", "test")["state"]["step"] == 3
 
 
 @pytest.mark.parametrize("kill_at", range(2, 8))

@@ -52,6 +52,10 @@ def test_an_exported_run_is_small_and_can_be_used(tmp_path, monkeypatch, capsys)
     capsys.readouterr()
     assert smt.main(["--sample", "2", "--out", "small"]) == 0
     assert capsys.readouterr().out.count("RNN:") == 2
+    for goal in ("run", "small", "small/checkpoint.pt"):
+        with pytest.raises(SystemExit) as stopped:
+            results.main(["export", "run", goal])
+        assert stopped.value.code == 2
 
 
 def test_times_more_counts_the_layers_to_the_same_loss():

@@ -11,12 +11,13 @@ import random
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import torch
 
 ROOT = Path(__file__).parent.parent
-SMALL = "--task copy --delay 3 --dim 16 --device cpu --eval-every 10 --steps 60"
+SMALL = "--task copy --delay 3 --dim 16 --device cpu --eval-every 10 --steps 200"
 
 
 def weights(directory: str) -> dict:
@@ -36,7 +37,9 @@ def main(argv: list[str]) -> int:
     draws = random.Random(0)
     with tempfile.TemporaryDirectory() as folder:
         whole, killed = f"{folder}/whole", f"{folder}/killed"
+        begin = time.perf_counter()
         first = subprocess.run([*train, "--out", whole], capture_output=True, text=True)
+        seconds = time.perf_counter() - begin
         if first.returncode:
             parser.error(first.stderr.strip().splitlines()[-1])
         kills = 0
@@ -48,9 +51,9 @@ def main(argv: list[str]) -> int:
                     [*call, *more, "--out", killed],
                     check=True,
                     capture_output=True,
-                    # The process is killed when it is over. It grows, so that slow
-                    # machines get to the end, too.
-                    timeout=draws.uniform(2, 6 + kills / 4),
+                    # The process is killed when it is over. It grows, so that the run
+                    # gets to its end, too.
+                    timeout=seconds * draws.uniform(0.3, 0.4 + kills / 20),
                 )
                 break
             except subprocess.TimeoutExpired:

@@ -356,7 +356,7 @@ def run_updates(
     task,
     args: Namespace,
 ) -> Iterator[dict]:
-    """Do updates of a phase, from this one on; yields the parts of each one's loss.
+    """Do the updates of a phase from first_update on; yields the parts of each loss.
 
     Between updates train_phase(), below, evaluates the RNN and saves the run.
     """
@@ -560,7 +560,7 @@ def make_optimizers(models: nn.ModuleDict, peak: float) -> dict:
 
 
 def set_rates(optimizers: dict, done: int, total: int):
-    """Set the learning rates when this many of all updates are done.
+    """Set the learning rates of the update that comes after done of total updates.
 
     They rise over 2 % of the updates, and then fall as half a cosine, to 0.
     """

@@ -549,7 +549,7 @@ def run_updates(
     task,
     args: Namespace,
 ) -> Iterator[dict]:
-    """Do updates of a phase, from this one on; yields the parts of each one's loss.
+    """Do the updates of a phase from first_update on; yields the parts of each loss.
 
     Between updates train_phase(), below, evaluates the RNN and saves the run.
     """
@@ -568,8 +568,8 @@ def run_updates(
 # ======================================================================================
 # The method ends here. The rest is the program around it: evaluation, samples, the
 # optimisers Muon and AdamW, train_phase(), several processes, files, the command line.
-# It asks for 'not "dmt"' where one would expect "nextlat", and whether an option
-# exists, so that these lines are the same in smt.py and bptt_baseline.py.
+# Where phase == "nextlat" would do, it says phase != "dmt", so that such lines are the
+# same in smt.py and bptt_baseline.py.
 # ======================================================================================
 
 # The method needs none of these.
@@ -793,7 +793,7 @@ def make_optimizers(models: nn.ModuleDict, peak: float) -> dict:
 
 
 def set_rates(optimizers: dict, done: int, total: int):
-    """Set the learning rates when this many of all updates are done.
+    """Set the learning rates of the update that comes after done of total updates.
 
     They rise over 2 % of the updates, and then fall as half a cosine, to 0.
     """

@@ -36,8 +36,9 @@ paper cuts the gradient at each step. We cut it at each H-th step, and H is 64 (
     BPTT                                   99.9 %          11 to 13 %
 
     Chance is 12.5 %. The first row has four seeds, H = 1 one, and the others three.
-    BPTT has the same RNN and optimisers, and no more seconds. In both tasks T <= 64, so
-    here H = 64 cuts nothing. README.md has all tasks, and says when to use SMT.
+    BPTT has the same RNN and optimisers, and about as many seconds. In both tasks T is
+    at most 64, so here H = 64 cuts nothing. README.md has all tasks, and says when to
+    use SMT.
 
 Glossary
   paper      here            shape and meaning
@@ -692,7 +693,7 @@ def run_updates(
     task,
     args: Namespace,
 ) -> Iterator[dict]:
-    """Do updates of a phase, from this one on; yields the parts of each one's loss.
+    """Do the updates of a phase from first_update on; yields the parts of each loss.
 
     Between updates train_phase(), below, evaluates the RNN and saves the run.
     """
@@ -711,8 +712,8 @@ def run_updates(
 # ======================================================================================
 # The method ends here. The rest is the program around it: evaluation, samples, the
 # optimisers Muon and AdamW, train_phase(), several processes, files, the command line.
-# It asks for 'not "dmt"' where one would expect "smt", and whether an option exists, so
-# that these lines are the same in bptt_baseline.py and nextlat.py.
+# Where phase == "smt" would do, it says phase != "dmt", so that such lines are the
+# same in bptt_baseline.py and nextlat.py.
 # ======================================================================================
 
 # The method needs none of these.
@@ -936,7 +937,7 @@ def make_optimizers(models: nn.ModuleDict, peak: float) -> dict:
 
 
 def set_rates(optimizers: dict, done: int, total: int):
-    """Set the learning rates when this many of all updates are done.
+    """Set the learning rates of the update that comes after done of total updates.
 
     They rise over 2 % of the updates, and then fall as half a cosine, to 0.
     """

@@ -81,6 +81,9 @@ def test_the_answers_of_the_generated_tasks(name):
         else:
             assert y.tolist() == [answers(row) for row in x.tolist()]
     assert torch.equal(*batches[:2]) and not torch.equal(*batches[1:])
+    if name == "modular":
+        options = {option: default for option, default, *_ in kind.options}
+        assert kind(**options | {"modulus": 11}).answers == 11
     longer = task.longer(4)
     assert longer is None or longer.T >= 3 * task.T
 

@@ -59,7 +59,8 @@ def rotary(h: Tensor) -> Tensor:
     S, head_size = h.shape[-2:]
     position = torch.arange(S, device=h.device)
     exponent = torch.arange(0, head_size, 2, device=h.device) / head_size
-    angle = position[:, None] / 10000.0**exponent  # (S, head size / 2)
+    frequency = 10000.0**-exponent  # (head size / 2,)
+    angle = position[:, None] * frequency  # (S, head size / 2)
     cos, sin = angle.cos(), angle.sin()
     first, second = h.chunk(2, -1)  # each (N, heads, S, head size / 2)
     turned_first = first * cos - second * sin
@@ -150,19 +151,20 @@ class Readout(nn.Module):
 class MLPCell(nn.Module):
     """The cell as MLPs over the flat memory.
 
-    memory (N, K, d) and e (N, d), the embedding of the next input -> (N, K, d).
+    memory (N, K, d), embedded_input (N, d) -> the next memory (N, K, d).
     """
 
     def __init__(self, args: Namespace):
         super().__init__()
-        d, Kd = args.dim, args.memory_tokens * args.dim
+        d = args.dim
+        Kd = args.memory_tokens * args.dim  # numbers in a memory
         blocks = [mlp(Kd + d, 2 * Kd, Kd) for _ in range(args.cell_depth)]
         self.blocks = nn.ModuleList(blocks)
 
-    def forward(self, memory: Tensor, e: Tensor) -> Tensor:
+    def forward(self, memory: Tensor, embedded_input: Tensor) -> Tensor:
         h = memory.flatten(1)  # (N, K*d)
         for block in self.blocks:
-            h = h + block(torch.cat([h, e], 1))
+            h = h + block(torch.cat([h, embedded_input], 1))
         return h.view_as(memory)
 
 
@@ -173,8 +175,8 @@ class TransformerCell(nn.Module):
         super().__init__()
         self.body = Transformer(args.dim, args.cell_depth, causal=False)
 
-    def forward(self, memory: Tensor, e: Tensor) -> Tensor:
-        h = torch.cat([memory, e[:, None]], 1)  # (N, K + 1, d)
+    def forward(self, memory: Tensor, embedded_input: Tensor) -> Tensor:
+        h = torch.cat([memory, embedded_input[:, None]], 1)  # (N, K + 1, d)
         h = self.body(h)
         return h[:, :-1]  # all but the token of the input
 
@@ -186,8 +188,8 @@ class GRUCell(nn.Module):
         super().__init__()
         self.gru = nn.GRUCell(args.dim, args.memory_tokens * args.dim)
 
-    def forward(self, memory: Tensor, e: Tensor) -> Tensor:
-        return self.gru(e, memory.flatten(1)).view_as(memory)
+    def forward(self, memory: Tensor, embedded_input: Tensor) -> Tensor:
+        return self.gru(embedded_input, memory.flatten(1)).view_as(memory)
 
 
 # The paper has cells of these three kinds. The MLP is the default here. A new one is a
@@ -248,7 +250,8 @@ def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
     logits = logits.flatten(0, -2).float()  # (N, V)
     y = y.flatten()  # (N,)
     nats = F.cross_entropy(logits, y, ignore_index=-1, reduction="sum")
-    return nats / (y >= 0).sum().clamp(min=1)
+    targets = (y >= 0).sum()
+    return nats / targets.clamp(min=1)
 
 
 def read_loss(readout: Readout, memories: Tensor, batch: Batch) -> Tensor:
@@ -303,13 +306,11 @@ class Phase(NamedTuple):
 
 
 def phases(args: Namespace) -> list[Phase]:
-    """The phases of a run, in order. In short, train(), below, does this:
+    """The phases of a run, in order. In words, train(), below, does this:
 
     for phase in phases(args):
-        set_trained(models, phase.name)
-        optimizers = make_optimizers(models, phase.peak_rate)
-        for _ in run_updates(phase, phase.begin, models, optimizers, task, args):
-            pass
+        set what the phase trains, and make its optimisers
+        do its updates, by run_updates()
     """
     return [
         Phase(

@@ -14,14 +14,13 @@ Glossary
                              with . for a blank, | for the question and - for -1:
                                  x  5 1 7 . . | 5 1    (5 and 1: earlier answers)
                                  y  - - - - - 5 1 7
-  m_∅, m_t   labels          (B, T + 1, K, d); labels[:, 0] is m_∅, the label of the
-                             empty prefix; labels[:, t + 1] is m_t, the label of
-                             x_0 .. x_t
-             m               (B, T, K, d) labels[:, 1:], so that m[:, t] is m_t
+  m_t        labels          (B, T, K, d) labels[:, t] is m_t, the label of x_0 .. x_t
+  m_∅, m_t   all_labels      (B, T + 1, K, d) the label of the empty prefix, m_∅, and
+                             then labels
   m̂_t        memory          (B, K, d) the RNN's own memory of x_0 .. x_t. Where a
                              network takes a memory, a label fits, too.
              memories        (B, T, K, d) those of all times: memories[:, t] is m̂_t
-  E          encoder         x -> labels
+  E          encoder         x -> all_labels
   f          rnn.step        m_{t-1} or m̂_{t-1}, x_t -> a guess of m_t: it embeds x_t,
                              applies rnn.cell and scales to RMS 1
   g          readout         m_t -> logits of y_t
@@ -87,7 +86,8 @@ def rotary(h: Tensor) -> Tensor:
     S, head_size = h.shape[-2:]
     position = torch.arange(S, device=h.device)
     exponent = torch.arange(0, head_size, 2, device=h.device) / head_size
-    angle = position[:, None] / 10000.0**exponent  # (S, head size / 2)
+    frequency = 10000.0**-exponent  # (head size / 2,)
+    angle = position[:, None] * frequency  # (S, head size / 2)
     cos, sin = angle.cos(), angle.sin()
     first, second = h.chunk(2, -1)  # each (N, heads, S, head size / 2)
     turned_first = first * cos - second * sin
@@ -149,10 +149,10 @@ class Transformer(nn.Module):
 
 # --------------------------------------------- encoder: the labels of all times at once
 class Encoder(nn.Module):
-    """E: x (B, T) -> labels (B, T + 1, K, d).
+    """E: x (B, T) -> all_labels (B, T + 1, K, d).
 
-    The Transformer is causal (ours), so one pass makes the labels of all prefixes. The
-    paper's is bidirectional over x_0 .. x_t and needs a pass for each label.
+    The Transformer is causal (ours). The paper's is bidirectional over x_0 .. x_t, and
+    needs a pass for each label.
 
     fixed_T is T in tasks whose sequences all have one form; in copy, for example, the
     question always comes at the same t. There each token also gets a learned embedding
@@ -162,9 +162,10 @@ class Encoder(nn.Module):
 
     def __init__(self, args: Namespace, vocab: int, fixed_T: int | None):
         super().__init__()
-        W, Kd = args.width, args.memory_tokens * args.dim
+        W = args.width
+        Kd = args.memory_tokens * args.dim  # numbers in a label
         self.K = args.memory_tokens
-        self.start = vocab  # the token before x_0
+        self.start_token = vocab  # it comes before x_0
         self.embed = nn.Embedding(vocab + 1, W)
         self.timestamps = nn.Embedding(fixed_T + 1, W) if fixed_T else None
         self.short_conv = nn.Conv1d(W, W, 4, groups=W, bias=False)
@@ -178,7 +179,7 @@ class Encoder(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         # The start token comes before x_0. It sees no input, so its label is m_∅.
-        inputs = F.pad(x, (1, 0), value=self.start)  # (B, T + 1)
+        inputs = F.pad(x, (1, 0), value=self.start_token)  # (B, T + 1)
         h = self.embed(inputs)  # (B, T + 1, W)
         h = h + self.convolve(h)
         if self.timestamps is not None:
@@ -243,19 +244,20 @@ class Readout(nn.Module):
 class MLPCell(nn.Module):
     """The cell as MLPs over the flat memory.
 
-    memory (N, K, d) and e (N, d), the embedding of the next input -> (N, K, d).
+    memory (N, K, d), embedded_input (N, d) -> the next memory (N, K, d).
     """
 
     def __init__(self, args: Namespace):
         super().__init__()
-        d, Kd = args.dim, args.memory_tokens * args.dim
+        d = args.dim
+        Kd = args.memory_tokens * args.dim  # numbers in a memory
         blocks = [mlp(Kd + d, 2 * Kd, Kd) for _ in range(args.cell_depth)]
         self.blocks = nn.ModuleList(blocks)
 
-    def forward(self, memory: Tensor, e: Tensor) -> Tensor:
+    def forward(self, memory: Tensor, embedded_input: Tensor) -> Tensor:
         h = memory.flatten(1)  # (N, K*d)
         for block in self.blocks:
-            h = h + block(torch.cat([h, e], 1))
+            h = h + block(torch.cat([h, embedded_input], 1))
         return h.view_as(memory)
 
 
@@ -266,8 +268,8 @@ class TransformerCell(nn.Module):
         super().__init__()
         self.body = Transformer(args.dim, args.cell_depth, causal=False)
 
-    def forward(self, memory: Tensor, e: Tensor) -> Tensor:
-        h = torch.cat([memory, e[:, None]], 1)  # (N, K + 1, d)
+    def forward(self, memory: Tensor, embedded_input: Tensor) -> Tensor:
+        h = torch.cat([memory, embedded_input[:, None]], 1)  # (N, K + 1, d)
         h = self.body(h)
         return h[:, :-1]  # all but the token of the input
 
@@ -279,8 +281,8 @@ class GRUCell(nn.Module):
         super().__init__()
         self.gru = nn.GRUCell(args.dim, args.memory_tokens * args.dim)
 
-    def forward(self, memory: Tensor, e: Tensor) -> Tensor:
-        return self.gru(e, memory.flatten(1)).view_as(memory)
+    def forward(self, memory: Tensor, embedded_input: Tensor) -> Tensor:
+        return self.gru(embedded_input, memory.flatten(1)).view_as(memory)
 
 
 # The paper has cells of these three kinds. The MLP is the default here. A new one is a
@@ -341,7 +343,8 @@ def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
     logits = logits.flatten(0, -2).float()  # (N, V)
     y = y.flatten()  # (N,)
     nats = F.cross_entropy(logits, y, ignore_index=-1, reduction="sum")
-    return nats / (y >= 0).sum().clamp(min=1)
+    targets = (y >= 0).sum()
+    return nats / targets.clamp(min=1)
 
 
 def read_loss(readout: Readout, memories: Tensor, batch: Batch) -> Tensor:
@@ -362,25 +365,25 @@ def nextlat_loss(
 ) -> tuple[Tensor, dict]:
     """The loss of NextLat on a batch -> the loss, and its parts by name."""
     readout, rnn = models["readout"], models["rnn"]
-    labels = models["encoder"](batch.x)  # (B, T + 1, K, d)
-    m = labels[:, 1:]  # m[:, t] is m_t; (B, T, K, d)
+    all_labels = models["encoder"](batch.x)  # m_∅ first; (B, T + 1, K, d)
+    labels = all_labels[:, 1:]  # labels[:, t] is m_t; (B, T, K, d)
 
     T = batch.x.shape[1]
     asked = slice(batch.first_target - T, None)  # the times from the first target on
-    logits = readout(m[:, asked]).float()  # (B, asked, V)
+    logits = readout(labels[:, asked]).float()  # (B, asked, V)
     L_read = cross_entropy(logits, batch.y[:, asked])
 
     rnn.readout.load_state_dict(readout.state_dict())  # a copy that L_kl can't train
     p = logits.detach().log_softmax(-1)
     dynamics, kl = [], []
-    guess = labels[:, :-1]  # guess[:, t] is m_{t-1}; guess[:, 0] is m_∅
+    guess = all_labels[:, :-1]  # guess[:, t] is m_{t-1}; guess[:, 0] is m_∅
     for a in range(min(args.horizon, T)):
         # From here on guess[:, t] is a guess of m_{t+a}, made from m_{t-1}.
         before = guess[:, : T - a]  # (B, T - a, K, d)
         inputs = batch.x[:, a:]  # (B, T - a)
         guess = rnn.step(before.flatten(0, 1), inputs.flatten())
         guess = guess.view_as(before)  # (B, T - a, K, d)
-        dynamics.append(F.smooth_l1_loss(guess, m[:, a:].detach()))
+        dynamics.append(F.smooth_l1_loss(guess, labels[:, a:].detach()))
         q = rnn.readout(guess[:, asked]).float().log_softmax(-1)  # (B, S, V)
         S = q.shape[1]
         nats = F.kl_div(q, p[:, -S:], log_target=True, reduction="none").sum(-1)
@@ -401,8 +404,8 @@ def hand_over_to_rnn(models: nn.ModuleDict):
     """
     rnn = models["rnn"]
     empty_prefix = torch.zeros(1, 0, dtype=torch.long, device=rnn.empty_memory.device)
-    labels = models["encoder"](empty_prefix)  # (1, 1, K, d)
-    rnn.empty_memory.copy_(labels[0, 0])
+    all_labels = models["encoder"](empty_prefix)  # m_∅ alone; (1, 1, K, d)
+    rnn.empty_memory.copy_(all_labels[0, 0])
     rnn.readout.load_state_dict(models["readout"].state_dict())
 
 
@@ -427,7 +430,7 @@ def dmt_loss(
     almost BPTT on the targets, cut every H steps.
     """
     with torch.no_grad():
-        m = models["encoder"](batch.x)[:, 1:]  # (B, T, K, d)
+        labels = models["encoder"](batch.x)[:, 1:]  # (B, T, K, d)
 
     rnn = models["rnn"]
     cuts = random_cuts(batch, args.truncate)
@@ -437,14 +440,14 @@ def dmt_loss(
         # With a weight of 1, L_labels would outweigh L_read, we think, in tasks such as
         # pixels, whose labels change much with each input and so are hard to meet.
         labels_weight = 0.1 * (1 - batch.progress)
-        read_from = memories
+        memories_to_read = memories
     else:
         # L_read trains the readout on memories. The labels alone train the cell.
         labels_weight = 1.0
-        read_from = memories.detach()
+        memories_to_read = memories.detach()
 
-    L_labels = F.mse_loss(memories, m)
-    L_read = read_loss(rnn.readout, read_from, batch)
+    L_labels = F.mse_loss(memories, labels)
+    L_read = read_loss(rnn.readout, memories_to_read, batch)
     loss = labels_weight * L_labels + L_read
     return loss, {"labels": L_labels, "read": L_read}
 
@@ -475,15 +478,12 @@ class Phase(NamedTuple):
 
 
 def phases(args: Namespace) -> list[Phase]:
-    """The phases of a run, in order. In short, train(), below, does this:
+    """The phases of a run, in order. In words, train(), below, does this:
 
     for phase in phases(args):
-        set_trained(models, phase.name)
-        optimizers = make_optimizers(models, phase.peak_rate)
-        for _ in run_updates(phase, phase.begin, models, optimizers, task, args):
-            pass
-        if phase.name != "dmt":
-            hand_over_to_rnn(models)
+        set what the phase trains, and make its optimisers
+        do its updates, by run_updates()
+        after the first phase: hand over to the RNN
     """
     return [
         Phase(
@@ -658,13 +658,13 @@ def per_answer(who: str, scores: list[Tensor]) -> dict:
     }
 
 
-def drift_moments(memories: Tensor, m: Tensor) -> Tensor:
+def drift_moments(memories: Tensor, labels: Tensor) -> Tensor:
     """What drift() needs of memories and labels (B, T, K, d) -> (3, B, K, d).
 
     It is the squared error, the label and the squared label, each as a mean over times.
     """
-    error = (memories - m).square()
-    moments = torch.stack([error, m, m.square()])  # (3, B, T, K, d)
+    error = (memories - labels).square()
+    moments = torch.stack([error, labels, labels.square()])  # (3, B, T, K, d)
     return moments.mean(2).cpu().double()
 
 
@@ -695,9 +695,9 @@ def evaluate(models: nn.ModuleDict, task, split: str, rows: int) -> dict:
         # The encoder has timestamps for the times of training only.
         encoder_takes_it = stamps is None or x.shape[1] < stamps.num_embeddings
         if encoder_takes_it:
-            m = encoder(x)[:, 1:]  # (B, T, K, d)
-            teacher_scores.append(score(teacher(m), y))
-            moments.append(drift_moments(memories, m))
+            labels = encoder(x)[:, 1:]  # (B, T, K, d)
+            teacher_scores.append(score(teacher(labels), y))
+            moments.append(drift_moments(memories, labels))
     figures = per_answer("rnn", rnn_scores)
     if teacher_scores:
         figures |= per_answer("teacher", teacher_scores)

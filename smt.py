@@ -29,13 +29,13 @@ RNN drifts. So in a second phase, DAgger Memory Training (DMT), it runs on its o
 memories, and each is pulled to the label of the same prefix. This unrolls the RNN. The
 paper cuts the gradient at each step. We cut it at each H-th step, and H is 64 (ours).
 
-    right answers of the RNN alone         copy            retrieval
-    SMT                                    64 to 77 %      72 to 91 %
-    SMT, then DMT                          99.9 %          100 %
-    SMT, then the paper's DMT (H = 1)      91 %            99.9 %
-    BPTT                                   99.9 %          11 to 13 %
+    right answers of the RNN alone       seeds   copy            retrieval
+    SMT                                  4       64 to 77 %      72 to 91 %
+    SMT, then DMT                        3       99.9 %          100 %
+    SMT, then the paper's DMT (H = 1)    1       91 %            99.9 %
+    BPTT                                 3       99.9 %          11 to 13 %
+    chance                                       12.5 %          12.5 %
 
-    Chance is 12.5 %. The first row has four seeds, H = 1 one, and the others three.
     BPTT has the same RNN and optimisers, and about as many seconds. In both tasks T is
     at most 64, so here H = 64 cuts nothing. README.md has all tasks, and says when to
     use SMT.
@@ -47,14 +47,13 @@ Glossary
                              with . for a blank, | for the question and - for -1:
                                  x  5 1 7 . . | 5 1    (5 and 1: earlier answers)
                                  y  - - - - - 5 1 7
-  m_∅, m_t   labels          (B, T + 1, K, d); labels[:, 0] is m_∅, the label of the
-                             empty prefix; labels[:, t + 1] is m_t, the label of
-                             x_0 .. x_t
-             m               (B, T, K, d) labels[:, 1:], so that m[:, t] is m_t
+  m_t        labels          (B, T, K, d) labels[:, t] is m_t, the label of x_0 .. x_t
+  m_∅, m_t   all_labels      (B, T + 1, K, d) the label of the empty prefix, m_∅, and
+                             then labels
   m̂_t        memory          (B, K, d) the RNN's own memory of x_0 .. x_t. Where a
                              network takes a memory, a label fits, too.
              memories        (B, T, K, d) those of all times: memories[:, t] is m̂_t
-  E          encoder         x -> labels
+  E          encoder         x -> all_labels
   D          decoder         m_t, x_{t+1} .. x_{t+Tf-1} -> logits of y_t .. y_{t+Tf-1}
   f          rnn.step        m_{t-1} or m̂_{t-1}, x_t -> a guess of m_t: it embeds x_t,
                              applies rnn.cell and scales to RMS 1
@@ -135,7 +134,8 @@ def rotary(h: Tensor) -> Tensor:
     S, head_size = h.shape[-2:]
     position = torch.arange(S, device=h.device)
     exponent = torch.arange(0, head_size, 2, device=h.device) / head_size
-    angle = position[:, None] / 10000.0**exponent  # (S, head size / 2)
+    frequency = 10000.0**-exponent  # (head size / 2,)
+    angle = position[:, None] * frequency  # (S, head size / 2)
     cos, sin = angle.cos(), angle.sin()
     first, second = h.chunk(2, -1)  # each (N, heads, S, head size / 2)
     turned_first = first * cos - second * sin
@@ -197,10 +197,10 @@ class Transformer(nn.Module):
 
 # --------------------------------------------- encoder: the labels of all times at once
 class Encoder(nn.Module):
-    """E: x (B, T) -> labels (B, T + 1, K, d).
+    """E: x (B, T) -> all_labels (B, T + 1, K, d).
 
-    The Transformer is causal (ours), so one pass makes the labels of all prefixes. The
-    paper's is bidirectional over x_0 .. x_t and needs a pass for each label.
+    The Transformer is causal (ours). The paper's is bidirectional over x_0 .. x_t, and
+    needs a pass for each label.
 
     fixed_T is T in tasks whose sequences all have one form; in copy, for example, the
     question always comes at the same t. There each token also gets a learned embedding
@@ -210,9 +210,10 @@ class Encoder(nn.Module):
 
     def __init__(self, args: Namespace, vocab: int, fixed_T: int | None):
         super().__init__()
-        W, Kd = args.width, args.memory_tokens * args.dim
+        W = args.width
+        Kd = args.memory_tokens * args.dim  # numbers in a label
         self.K = args.memory_tokens
-        self.start = vocab  # the token before x_0
+        self.start_token = vocab  # it comes before x_0
         self.embed = nn.Embedding(vocab + 1, W)
         self.timestamps = nn.Embedding(fixed_T + 1, W) if fixed_T else None
         self.short_conv = nn.Conv1d(W, W, 4, groups=W, bias=False)
@@ -226,7 +227,7 @@ class Encoder(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         # The start token comes before x_0. It sees no input, so its label is m_∅.
-        inputs = F.pad(x, (1, 0), value=self.start)  # (B, T + 1)
+        inputs = F.pad(x, (1, 0), value=self.start_token)  # (B, T + 1)
         h = self.embed(inputs)  # (B, T + 1, W)
         h = h + self.convolve(h)
         if self.timestamps is not None:
@@ -313,19 +314,20 @@ class Decoder(nn.Module):
 class MLPCell(nn.Module):
     """The cell as MLPs over the flat memory.
 
-    memory (N, K, d) and e (N, d), the embedding of the next input -> (N, K, d).
+    memory (N, K, d), embedded_input (N, d) -> the next memory (N, K, d).
     """
 
     def __init__(self, args: Namespace):
         super().__init__()
-        d, Kd = args.dim, args.memory_tokens * args.dim
+        d = args.dim
+        Kd = args.memory_tokens * args.dim  # numbers in a memory
         blocks = [mlp(Kd + d, 2 * Kd, Kd) for _ in range(args.cell_depth)]
         self.blocks = nn.ModuleList(blocks)
 
-    def forward(self, memory: Tensor, e: Tensor) -> Tensor:
+    def forward(self, memory: Tensor, embedded_input: Tensor) -> Tensor:
         h = memory.flatten(1)  # (N, K*d)
         for block in self.blocks:
-            h = h + block(torch.cat([h, e], 1))
+            h = h + block(torch.cat([h, embedded_input], 1))
         return h.view_as(memory)
 
 
@@ -336,8 +338,8 @@ class TransformerCell(nn.Module):
         super().__init__()
         self.body = Transformer(args.dim, args.cell_depth, causal=False)
 
-    def forward(self, memory: Tensor, e: Tensor) -> Tensor:
-        h = torch.cat([memory, e[:, None]], 1)  # (N, K + 1, d)
+    def forward(self, memory: Tensor, embedded_input: Tensor) -> Tensor:
+        h = torch.cat([memory, embedded_input[:, None]], 1)  # (N, K + 1, d)
         h = self.body(h)
         return h[:, :-1]  # all but the token of the input
 
@@ -349,8 +351,8 @@ class GRUCell(nn.Module):
         super().__init__()
         self.gru = nn.GRUCell(args.dim, args.memory_tokens * args.dim)
 
-    def forward(self, memory: Tensor, e: Tensor) -> Tensor:
-        return self.gru(e, memory.flatten(1)).view_as(memory)
+    def forward(self, memory: Tensor, embedded_input: Tensor) -> Tensor:
+        return self.gru(embedded_input, memory.flatten(1)).view_as(memory)
 
 
 # The paper has cells of these three kinds. The MLP is the default here. A new one is a
@@ -411,7 +413,8 @@ def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
     logits = logits.flatten(0, -2).float()  # (N, V)
     y = y.flatten()  # (N,)
     nats = F.cross_entropy(logits, y, ignore_index=-1, reduction="sum")
-    return nats / (y >= 0).sum().clamp(min=1)
+    targets = (y >= 0).sum()
+    return nats / targets.clamp(min=1)
 
 
 def read_loss(readout: Readout, memories: Tensor, batch: Batch) -> Tensor:
@@ -435,22 +438,24 @@ def smt_loss(
     Nothing is detached. Each loss trains all networks that it passes through.
     """
     decoder, rnn = models["decoder"], models["rnn"]
-    labels = models["encoder"](batch.x)  # (B, T + 1, K, d)
-    m = labels[:, 1:]  # m[:, t] is m_t; (B, T, K, d)
+    all_labels = models["encoder"](batch.x)  # m_∅ first; (B, T + 1, K, d)
+    labels = all_labels[:, 1:]  # labels[:, t] is m_t; (B, T, K, d)
 
     times = random_times(batch, args.windows, args.future)
-    L_dec = decode_loss(decoder, m, batch, times, args.future)
-    L_dyn = dynamics_loss(rnn, labels, batch.x)
+    L_dec = decode_loss(decoder, labels, batch, times, args.future)
+    L_dyn = dynamics_loss(rnn, all_labels, batch.x)
     # L_dec has y_t, too, but only at J times. L_read has it at all times (ours).
     # Without it text's readout of the labels has 2.09 instead of 1.63 nats (one seed).
-    L_read = read_loss(decoder.readout, m, batch)
-    L_unif = uniformity_loss(m, times)
+    L_read = read_loss(decoder.readout, labels, batch)
+    L_unif = uniformity_loss(labels, times)
 
     # L_dyn's weight grows from 0 to λ_dyn (ours). We think that an early L_dyn makes
-    # the encoder write labels that hold little, as those are easy to predict. In copy
-    # 66 to 75 % of the answers are right after SMT (seeds 1 to 3). At a constant weight
-    # of 5 it is 25 to 35 %, at 2.5, the mean, 33 to 37 %, and at 0.1, which the paper
-    # has, 47 to 59 %.
+    # the encoder write labels that hold little, as those are easy to predict.
+    # Right answers in copy after SMT, seeds 1 to 3, by this weight:
+    #     it grows from 0 to 5            66 to 75 %
+    #     constant 5                      25 to 35 %
+    #     constant 2.5, the mean          33 to 37 %
+    #     constant 0.1, as in the paper   47 to 59 %
     dynamics_weight = args.lambda_dyn * batch.progress
     loss = L_dec + dynamics_weight * L_dyn + L_read + args.lambda_unif * L_unif
     parts = {"decode": L_dec, "dynamics": L_dyn, "read": L_read, "uniformity": L_unif}
@@ -469,7 +474,7 @@ def random_times(batch: Batch, J: int, Tf: int) -> list[int]:
 
 
 def decode_loss(
-    decoder: Decoder, m: Tensor, batch: Batch, times: list[int], Tf: int
+    decoder: Decoder, labels: Tensor, batch: Batch, times: list[int], Tf: int
 ) -> Tensor:
     """L_dec: the decoder predicts y_t .. y_{t+Tf-1} from m_t, at some times t.
 
@@ -481,36 +486,32 @@ def decode_loss(
     losses = []
     for t in times:
         end = min(t + Tf, x.shape[1])
-        logits = decoder(m[:, t], x[:, t + 1 : end])  # (B, end - t, V)
+        logits = decoder(labels[:, t], x[:, t + 1 : end])  # (B, end - t, V)
         losses.append(cross_entropy(logits, y[:, t:end]))
     return torch.stack(losses).mean()
 
 
-def dynamics_loss(rnn: RNN, labels: Tensor, x: Tensor) -> Tensor:
+def dynamics_loss(rnn: RNN, all_labels: Tensor, x: Tensor) -> Tensor:
     """L_dyn: B*T single steps at once, each from a label m_{t-1} to the next, m_t.
 
-    The gradient passes through one step of the RNN. It reaches inputs far back through
-    the encoder, whose depth does not grow with T. So there is no chain of T steps in
-    which it could fade.
+    Inputs far back are reached through the encoder, whose depth does not grow with T.
+    So there is no chain of T steps in which the gradient could fade.
 
-    The gradient reaches the encoder through both labels, so the encoder learns to write
-    labels that the cell can follow.
-
-    This also brings an input into labels whose window ends before the target that needs
-    it. An example: Tf = 2, and x_0 matters only for y_5. L_dec decodes y_5 from m_5 and
-    m_4, so the encoder, which sees all of x_0 .. x_4, has to put x_0 into m_4. The cell
-    must make m_4 from m_3 and x_4, and can't know x_0 unless m_3 holds it, too. So
-    L_dyn teaches the encoder to put x_0 into m_3, as to leave it out of m_4 would raise
-    L_dec. Over many updates this can go on in the same way, to m_2, m_1 and m_0.
+    L_dyn also brings an input into labels whose window ends before the target that
+    needs it. Say that Tf = 2, and that x_0 matters only for y_5:
+        L_dec decodes y_5 from m_5 and from m_4, so m_4 must hold x_0.
+        L_dyn makes m_4 from m_3 and x_4, so m_3 has to hold x_0, too.
+        L_dyn makes m_3 from m_2 and x_3, so m_2 has to, too; and so on, down to m_0.
+    Labels that all leave x_0 out would also lower L_dyn, but they raise L_dec.
     """
-    before = labels[:, :-1].flatten(0, 1)  # every m_{t-1}, m_∅ first; (B*T, K, d)
-    after = labels[:, 1:].flatten(0, 1)  # every m_t; (B*T, K, d)
-    guess = rnn.step(before, x.flatten())  # (B*T, K, d)
-    return F.mse_loss(guess, after)
+    previous = all_labels[:, :-1].flatten(0, 1)  # every m_{t-1}, m_∅ first; (B*T, K, d)
+    target = all_labels[:, 1:].flatten(0, 1)  # every m_t; (B*T, K, d)
+    guess = rnn.step(previous, x.flatten())  # (B*T, K, d)
+    return F.mse_loss(guess, target)
 
 
-def uniformity_loss(m: Tensor, times: list[int]) -> Tensor:
-    """L_unif = log mean exp(-2 |u_a - u_b|^2) over m (B, T, K, d) at J times.
+def uniformity_loss(labels: Tensor, times: list[int]) -> Tensor:
+    """L_unif = log mean exp(-2 |u_a - u_b|^2) over labels at J times.
 
     u_a and u_b are the same memory token of two sequences a and b at the same time,
     scaled to length 1. The mean is over all pairs a < b, memory tokens and times. To
@@ -522,10 +523,10 @@ def uniformity_loss(m: Tensor, times: list[int]) -> Tensor:
     small. Without it copy has 40 to 61 instead of 66 to 75 % right answers after SMT
     (seeds 1 to 3). It is by Wang & Isola 2020, arXiv:2005.10242.
     """
-    B = len(m)
+    B = len(labels)
     if B == 1:  # there is no pair
-        return m.new_zeros(())
-    chosen = torch.stack([m[:, t] for t in times], 1)  # (B, J, K, d)
+        return labels.new_zeros(())
+    chosen = torch.stack([labels[:, t] for t in times], 1)  # (B, J, K, d)
     u = F.normalize(chosen, dim=-1)
     # Every pair a < b once: a and b (pairs,)
     a, b = torch.triu_indices(B, B, offset=1, device=u.device)
@@ -545,8 +546,8 @@ def hand_over_to_rnn(models: nn.ModuleDict):
     """
     rnn = models["rnn"]
     empty_prefix = torch.zeros(1, 0, dtype=torch.long, device=rnn.empty_memory.device)
-    labels = models["encoder"](empty_prefix)  # (1, 1, K, d)
-    rnn.empty_memory.copy_(labels[0, 0])
+    all_labels = models["encoder"](empty_prefix)  # m_∅ alone; (1, 1, K, d)
+    rnn.empty_memory.copy_(all_labels[0, 0])
     rnn.readout.load_state_dict(models["decoder"].readout.state_dict())
 
 
@@ -571,7 +572,7 @@ def dmt_loss(
     almost BPTT on the targets, cut every H steps.
     """
     with torch.no_grad():
-        m = models["encoder"](batch.x)[:, 1:]  # (B, T, K, d)
+        labels = models["encoder"](batch.x)[:, 1:]  # (B, T, K, d)
 
     rnn = models["rnn"]
     cuts = random_cuts(batch, args.truncate)
@@ -581,14 +582,14 @@ def dmt_loss(
         # With a weight of 1, L_labels would outweigh L_read, we think, in tasks such as
         # pixels, whose labels change much with each input and so are hard to meet.
         labels_weight = 0.1 * (1 - batch.progress)
-        read_from = memories
+        memories_to_read = memories
     else:
         # L_read trains the readout on memories. The labels alone train the cell.
         labels_weight = 1.0
-        read_from = memories.detach()
+        memories_to_read = memories.detach()
 
-    L_labels = F.mse_loss(memories, m)
-    L_read = read_loss(rnn.readout, read_from, batch)
+    L_labels = F.mse_loss(memories, labels)
+    L_read = read_loss(rnn.readout, memories_to_read, batch)
     loss = labels_weight * L_labels + L_read
     return loss, {"labels": L_labels, "read": L_read}
 
@@ -619,15 +620,12 @@ class Phase(NamedTuple):
 
 
 def phases(args: Namespace) -> list[Phase]:
-    """The phases of a run, in order. In short, train(), below, does this:
+    """The phases of a run, in order. In words, train(), below, does this:
 
     for phase in phases(args):
-        set_trained(models, phase.name)
-        optimizers = make_optimizers(models, phase.peak_rate)
-        for _ in run_updates(phase, phase.begin, models, optimizers, task, args):
-            pass
-        if phase.name != "dmt":
-            hand_over_to_rnn(models)
+        set what the phase trains, and make its optimisers
+        do its updates, by run_updates()
+        after the first phase: hand over to the RNN
     """
     return [
         Phase(
@@ -802,13 +800,13 @@ def per_answer(who: str, scores: list[Tensor]) -> dict:
     }
 
 
-def drift_moments(memories: Tensor, m: Tensor) -> Tensor:
+def drift_moments(memories: Tensor, labels: Tensor) -> Tensor:
     """What drift() needs of memories and labels (B, T, K, d) -> (3, B, K, d).
 
     It is the squared error, the label and the squared label, each as a mean over times.
     """
-    error = (memories - m).square()
-    moments = torch.stack([error, m, m.square()])  # (3, B, T, K, d)
+    error = (memories - labels).square()
+    moments = torch.stack([error, labels, labels.square()])  # (3, B, T, K, d)
     return moments.mean(2).cpu().double()
 
 
@@ -839,9 +837,9 @@ def evaluate(models: nn.ModuleDict, task, split: str, rows: int) -> dict:
         # The encoder has timestamps for the times of training only.
         encoder_takes_it = stamps is None or x.shape[1] < stamps.num_embeddings
         if encoder_takes_it:
-            m = encoder(x)[:, 1:]  # (B, T, K, d)
-            teacher_scores.append(score(teacher(m), y))
-            moments.append(drift_moments(memories, m))
+            labels = encoder(x)[:, 1:]  # (B, T, K, d)
+            teacher_scores.append(score(teacher(labels), y))
+            moments.append(drift_moments(memories, labels))
     figures = per_answer("rnn", rnn_scores)
     if teacher_scores:
         figures |= per_answer("teacher", teacher_scores)

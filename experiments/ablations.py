@@ -37,9 +37,9 @@ def without_writing():
 
     class Encoder(smt.Encoder):
         def write_labels(self, h):
-            m = self.label_from_token(h).unflatten(2, (self.K, -1))
-            m = m + self.label_mlp(m)
-            return torch.nn.functional.rms_norm(m, m.shape[-1:])
+            labels = self.label_from_token(h).unflatten(2, (self.K, -1))
+            labels = labels + self.label_mlp(labels)
+            return torch.nn.functional.rms_norm(labels, labels.shape[-1:])
 
     smt.Encoder = Encoder
 

@@ -32,32 +32,32 @@ def segments(batch: smt.Batch, labels: Tensor, R: int) -> tuple[smt.Batch, Tenso
     """
     T = batch.x.shape[1]
     if R >= T:
-        return batch, labels
+        return batch, all_labels
     first = torch.randint(R, (1,), generator=batch.generator).item()
     starts = [0, *range(first, T - R + 1, R), T - R]
     x = torch.cat([batch.x[:, s : s + R] for s in starts])
     y = torch.cat([batch.y[:, s : s + R] for s in starts])
-    labels = torch.cat([labels[:, s : s + R + 1] for s in starts])
+    all_labels = torch.cat([all_labels[:, s : s + R + 1] for s in starts])
     first_target = max(0, batch.first_target - (T - R))  # in the last segment
-    return batch._replace(x=x, y=y, first_target=first_target), labels
+    return batch._replace(x=x, y=y, first_target=first_target), all_labels
 
 
 def dmt_loss(models, batch: smt.Batch, args, R: int) -> tuple[Tensor, dict]:
     """As smt.dmt_loss, but in segments of R times."""
     with torch.no_grad():
-        labels = models["encoder"](batch.x)  # (B, T + 1, K, d)
-    batch, labels = segments(batch, labels, R)
+        all_labels = models["encoder"](batch.x)  # (B, T + 1, K, d)
+    batch, all_labels = segments(batch, all_labels, R)
     rnn = models["rnn"]
-    memory, m = labels[:, 0], labels[:, 1:]
+    memory, labels = all_labels[:, 0], all_labels[:, 1:]
     memories = []
-    for t in range(m.shape[1]):
+    for t in range(labels.shape[1]):
         memory = rnn.step(memory, batch.x[:, t])
         memories.append(memory)
     memories = torch.stack(memories, 1)  # (n B, R, K, d)
-    read_from = memories if args.attach_readout else memories.detach()
+    memories_to_read = memories if args.attach_readout else memories.detach()
     weight = 0.1 * (1 - batch.progress) if args.attach_readout else 1.0
-    L_labels = F.mse_loss(memories, m)
-    L_read = smt.read_loss(rnn.readout, read_from, batch)
+    L_labels = F.mse_loss(memories, labels)
+    L_read = smt.read_loss(rnn.readout, memories_to_read, batch)
     return weight * L_labels + L_read, {"labels": L_labels, "read": L_read}
 
 

@@ -23,7 +23,7 @@ Glossary
   d          dim             numbers in a memory token; 64
   N, S                       any number of rows, any length
   Values are defaults; a task may set others.
-  A step applies the RNN once. An update changes the weights once; --steps counts
+  A step applies the RNN once. An update changes the weights once; --updates counts
   updates.
 
 An update of BPTT: train the RNN
@@ -317,7 +317,7 @@ def phases(args: Namespace) -> list[Phase]:
             name="bptt",
             loss_of=bptt_loss,
             begin=0,
-            end=args.steps,
+            end=args.updates,
             peak_rate=args.lr,
             batch_size=args.batch_size,
         ),
@@ -626,11 +626,11 @@ def train(args: Namespace, task, models: nn.ModuleDict, run: dict, longer: dict)
     run is a checkpoint as read_run gives it, or {"state": new_state()}; see save.
     """
     state = run["state"]
-    if state["step"] == 0:
+    if state["update"] == 0:
         save(args, models, {}, state)  # finds now if it can't write
     with ControlC() as control_c:
         for phase in phases(args):
-            if state["step"] < phase.end:
+            if state["update"] < phase.end:
                 train_phase(phase, args, task, models, run, control_c)
     lengths_measured = run.get("config", {}).get("eval_length")
     if not state["finished"] or args.eval_length != lengths_measured:
@@ -645,12 +645,12 @@ def train(args: Namespace, task, models: nn.ModuleDict, run: dict, longer: dict)
 
 
 def train_phase(phase: Phase, args, task, models: nn.ModuleDict, run: dict, control_c):
-    """Train through the rest of a phase; evaluate and save every so many steps."""
+    """Train through the rest of a phase; evaluate and save every so many updates."""
     state = run["state"]
     set_trained(models, phase.name)
     wrapped = distribute(models, args)  # as several processes need it
     optimizers = make_optimizers(models, phase.peak_rate)
-    if state["step"] > phase.begin:
+    if state["update"] > phase.begin:
         if run["optimizers"].keys() != optimizers.keys():
             message = "a program with other optimisers made this run; resume it there"
             raise WrongInput(f"--resume: {message}")
@@ -659,28 +659,30 @@ def train_phase(phase: Phase, args, task, models: nn.ModuleDict, run: dict, cont
 
     several = number_of_processes() > 1
     bar = progress_bar(phase, args, state)
-    first = state["step"]
+    first = state["update"]
     depth = sequential_depth(phase.name, task.T, args)
     began = clock = time.perf_counter()  # clock: when the last evaluation ended
     parts = []  # of the loss, update by update since then
     for parts_now in run_updates(phase, first, wrapped, optimizers, task, args):
         parts.append(parts_now)
-        state["step"] += 1
+        state["update"] += 1
         state["depth"] += depth
         bar.update()
-        made = state["step"] - first
+        made = state["update"] - first
         if made == 20 or (made == 1 and not args.compile):
             parts_now["gradient_norm"].item()  # waits for the device
             say_how_long(phase, made, phase.end - first, time.perf_counter() - began)
 
-        done = state["step"] - phase.begin
-        due = done % args.eval_every == 0 or state["step"] == phase.end
-        # Several processes have to stop at the same step, so they stop only when due.
+        done = state["update"] - phase.begin
+        due = done % args.eval_every == 0 or state["update"] == phase.end
+        # Several processes have to stop at the same update, so they stop only when due.
         stop_early = control_c.pressed and not several
         if not (due or stop_early):
             continue
 
-        means = mean_parts(parts, phase.name, state["step"])  # it waits for the device
+        means = mean_parts(
+            parts, phase.name, state["update"]
+        )  # it waits for the device
         state["seconds"] += time.perf_counter() - clock
         if due:
             figures = evaluate(models, task, "val", 256)
@@ -692,7 +694,7 @@ def train_phase(phase: Phase, args, task, models: nn.ModuleDict, run: dict, cont
             how = f"python {Path(__file__).name} --resume --out {shlex.quote(args.out)}"
             if several:
                 how = "--resume, and as many processes"
-            message = f"saved after step {state['step']}; go on with: {how}"
+            message = f"saved after update {state['update']}; go on with: {how}"
             raise KeyboardInterrupt(message)
         clock = time.perf_counter()
         parts = []
@@ -700,10 +702,10 @@ def train_phase(phase: Phase, args, task, models: nn.ModuleDict, run: dict, cont
 
 
 def progress_bar(phase: Phase, args: Namespace, state: dict) -> tqdm:
-    """A bar over the steps of all phases; it is hidden where nobody would see it."""
+    """A bar over the updates of all phases; it is hidden where nobody would see it."""
     hidden = process_number() > 0 or not has_terminal()
     total = phases(args)[-1].end
-    return tqdm(total=total, initial=state["step"], desc=phase.name, disable=hidden)
+    return tqdm(total=total, initial=state["update"], desc=phase.name, disable=hidden)
 
 
 def show_in_bar(bar: tqdm, figures: dict):
@@ -718,14 +720,14 @@ def say_how_long(phase: Phase, made: int, updates: int, seconds: float):
         say(f"{phase.name}: {updates} updates, about {updates * each:.0f} s")
 
 
-def mean_parts(parts: list[dict], phase: str, step: int) -> dict:
-    """Means of the parts of steps up to this one; WrongInput if one is not finite."""
+def mean_parts(parts: list[dict], phase: str, update: int) -> dict:
+    """Means of the parts of updates up to this one; WrongInput if one is not finite."""
     means = {}
     for name in parts[0]:
         values = torch.stack([part[name] for part in parts]).tolist()
-        for at, value in enumerate(values, step + 1 - len(values)):
+        for at, value in enumerate(values, update + 1 - len(values)):
             if not math.isfinite(value):
-                message = f"{name} became {value} at step {at}, in phase {phase}"
+                message = f"{name} became {value} at update {at}, in phase {phase}"
                 option = "--dmt-lr" if phase == "dmt" else "--lr"
                 advice = "begin anew with a lower rate"
                 if at == 1:  # no rate has been used yet
@@ -737,7 +739,7 @@ def mean_parts(parts: list[dict], phase: str, step: int) -> dict:
 
 def record(args: Namespace, state: dict, phase: str, figures: dict):
     """Add a line to the metrics of a run, and to TensorBoard's if it is installed."""
-    line = {"phase": phase, "step": state["step"]}
+    line = {"phase": phase, "update": state["update"]}
     line |= {"seconds": state["seconds"], "depth": state["depth"]}
     state["metrics"].append(line | figures)
     if importlib.util.find_spec("tensorboard") and process_number() == 0:
@@ -745,7 +747,7 @@ def record(args: Namespace, state: dict, phase: str, figures: dict):
 
         with SummaryWriter(args.out) as writer:
             for name, value in figures.items():
-                writer.add_scalar(f"{phase}/{name}", value, state["step"])
+                writer.add_scalar(f"{phase}/{name}", value, state["update"])
 
 
 def announce(args: Namespace, task, models: nn.ModuleDict, state: dict):
@@ -766,14 +768,14 @@ def announce(args: Namespace, task, models: nn.ModuleDict, state: dict):
         say(task.about())
     if state["finished"]:
         say("The run is finished.")
-    elif state["step"] > 0:
-        say(f"The run goes on after step {state['step']}.")
+    elif state["update"] > 0:
+        say(f"The run goes on after update {state['update']}.")
 
 
 def report(state: dict):
     """Print the figures of the RNN in the last line of the metrics."""
     line = state["metrics"][-1]
-    shown = f"{line['phase']:5}  step {line['step']:5}  {line['seconds']:4.0f} s"
+    shown = f"{line['phase']:5}  update {line['update']:5}  {line['seconds']:4.0f} s"
     for name, value in line.items():
         if name in ("rnn_loss_2x", "rnn_loss_4x", "rnn_loss_8x"):  # --eval-length
             say(shown)
@@ -810,7 +812,7 @@ def warn(text: str):
 
 
 class ControlC:
-    """Inside this context Ctrl-C only sets pressed, so that the step can end.
+    """Inside this context Ctrl-C only sets pressed, so that the update can end.
 
     A second Ctrl-C stops at once.
     """
@@ -827,7 +829,7 @@ class ControlC:
     def press(self, *_):
         self.pressed = True
         signal.signal(signal.SIGINT, self.usual)
-        when = "after this step"
+        when = "after this update"
         if number_of_processes() > 1:
             when = "at the next evaluation"
         warn(f"stopping {when}; Ctrl-C again stops at once")
@@ -948,20 +950,20 @@ def claim(args: Namespace, run: dict):
 def check_directory(args: Namespace, run: dict):
     """WrongInput if --out holds what would be overwritten, or not what is resumed.
 
-    A run that stands at step 0 has nothing to lose.
+    A run that stands at update 0 has nothing to lose.
     """
     if Path(args.out).is_file():
         raise WrongInput(f"--out {args.out}: is a file; give a directory")
     holds_a_run = (Path(args.out) / "checkpoint.pt").exists()
     found = read_run(args.out, "--out")["state"] if holds_a_run else new_state()
-    moved = any(found[name] != run["state"][name] for name in ("step", "finished"))
+    moved = any(found[name] != run["state"][name] for name in ("update", "finished"))
     if args.resume and moved:
         message = "another process has just gone on with this run; try again"
         raise WrongInput(f"--resume: {message}")
     if args.resume:
         return
     metrics = Path(args.out) / "metrics.jsonl"
-    if found["step"] > 0 or found["finished"]:
+    if found["update"] > 0 or found["finished"]:
         how = "give" if args.init else "--resume it, or give"
         message = f"holds a run; {how} another --out"
         raise WrongInput(f"--out {args.out}: {message}")
@@ -993,7 +995,7 @@ def read_run(directory: str, option: str) -> dict:
 def new_state() -> dict:
     """How far a new run is. depth counts the layers that ran one after another."""
     return {
-        "step": 0,
+        "update": 0,
         "seconds": 0.0,
         "depth": 0,
         "metrics": [],
@@ -1023,10 +1025,11 @@ NETWORK_OPTIONS = [
     ("cell-depth", 1, whole(1, 1000), "layers of the cell (the GRU has one)"),
     ("decoder-depth", 1, whole(1, 1000), "layers of the readout, and of SMT's decoder"),
 ]
-# In data.py the tasks have --steps and --lr of their own for BPTT. They were chosen for
-# the MLP and for the seconds of SMT -> DMT: experiments/README.md, "BPTT beside SMT".
+# In data.py the tasks have --updates and --lr of their own for BPTT. They were chosen
+# for the MLP and for the seconds of SMT -> DMT: experiments/README.md, "BPTT beside
+# SMT".
 TRAINING_OPTIONS = [
-    ("steps", 1500, whole(0), "updates"),
+    ("updates", 1500, whole(0), "updates"),
     ("lr", 2e-3, number(1e-12), "AdamW's peak rate; Muon's is five times it"),
     ("truncate", 10**6, whole(1), "H, steps that the gradient passes; T or more: all"),
     ("batch-size", 32, whole(1, MAX_ROWS), "sequences in an update"),
@@ -1052,7 +1055,7 @@ RUN_OPTIONS = [
         "auto is bf16 on a GPU that computes in it, else fp32",
     ),
     ("compile", False, bool, "compile Transformers and cells, for updates"),
-    ("eval-every", 100, whole(1), "steps between evaluations, which save the run"),
+    ("eval-every", 100, whole(1), "updates between evaluations, which save the run"),
     ("eval-length", 1, [1, 2, 4, 8], "at the end test on 2, 4, .. times T, too"),
     (
         "out",
@@ -1071,7 +1074,7 @@ PAPER = {
     "dim": 256,
     "cell_depth": 8,
     "decoder_depth": 4,
-    "steps": 150_000,
+    "updates": 150_000,
     "lr": 3e-4,
     "batch_size": 128,
 }
@@ -1296,8 +1299,8 @@ def idle_options(args: Namespace) -> dict[str, str]:
         idle["eval_length"] = "with --sample"
         if not TASKS[args.task].samples_need_data:
             idle["data"] = "with --sample"
-    if args.steps == 0:
-        idle |= dict.fromkeys(("lr", "batch_size", "truncate"), "with --steps 0")
+    if args.updates == 0:
+        idle |= dict.fromkeys(("lr", "batch_size", "truncate"), "with --updates 0")
     return idle
 
 
@@ -1435,8 +1438,8 @@ def main(argv: list[str] | None = None) -> int:
                     announce(args, task, models, run["state"])
                     train(args, task, models, run, longer)
             elif not run["state"]["finished"]:
-                made = run["state"]["step"]
-                say(f"This run is not finished. It has made {made} steps.")
+                made = run["state"]["update"]
+                say(f"This run is not finished. It has made {made} updates.")
             if process_number() == 0:
                 say(show(models["rnn"], task, args.sample or 4, args))
             if not args.sample:

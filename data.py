@@ -190,7 +190,7 @@ class Copy(Task):
         ("reverse", False, bool, "answer in reverse order"),
     ]
     sizes = {"width": 64}
-    recipe = {"bptt": {"steps": 1500, "lr": 2.5e-4}}
+    recipe = {"bptt": {"updates": 1500, "lr": 2.5e-4}}
     length_option = "delay"
     letters = "01234567.|"
     blank, delimiter = 8, 9
@@ -228,8 +228,8 @@ class Retrieval(Task):
     ]
     sizes = {"width": 64}
     recipe = {
-        "smt": {"windows": 2, "steps": 300, "dmt_steps": 200},
-        "bptt": {"steps": 880, "lr": 1e-3},
+        "smt": {"windows": 2, "updates": 300, "dmt_updates": 200},
+        "bptt": {"updates": 880, "lr": 1e-3},
     }
     letters = "01234567>-?"
     marker, other_marker, query = 8, 9, 10
@@ -270,8 +270,13 @@ class Stack(Task):
     ]
     sizes = {"cell_depth": 2}
     recipe = {
-        "smt": {"steps": 700, "dmt_steps": 600, "attach_readout": True, "dmt_lr": 1e-3},
-        "bptt": {"steps": 2000, "lr": 1e-3},
+        "smt": {
+            "updates": 700,
+            "dmt_updates": 600,
+            "attach_readout": True,
+            "dmt_lr": 1e-3,
+        },
+        "bptt": {"updates": 2000, "lr": 1e-3},
     }
     letters = "abcd-"
     pop = 4
@@ -311,13 +316,13 @@ class Recall(Task):
     sizes = {"memory_tokens": 16, "dim": 16}  # the decoder looks pairs up by attention
     recipe = {
         "smt": {
-            "steps": 2500,
+            "updates": 2500,
             "lr": 2e-3,
             "windows": 16,
-            "dmt_steps": 1500,
+            "dmt_updates": 1500,
             "dmt_lr": 1e-3,
         },
-        "bptt": {"steps": 9800, "lr": 1e-3},
+        "bptt": {"updates": 9800, "lr": 1e-3},
     }
     length_option = None
 
@@ -359,8 +364,8 @@ class Modular(Task):
         ("modulus", 7, whole(2, 61), "V, a prime"),
     ]
     recipe = {
-        "smt": {"steps": 1500, "dmt_steps": 400},
-        "bptt": {"steps": 4600, "lr": 2e-3},
+        "smt": {"updates": 1500, "dmt_updates": 400},
+        "bptt": {"updates": 4600, "lr": 2e-3},
     }
     has_timestamps = False
     length_option = "pairs"
@@ -402,8 +407,13 @@ class Parity(Task):
     answers = 2
     options = [("length", 32, LENGTH, "bits in a sequence")]
     recipe = {
-        "smt": {"steps": 400, "dmt_steps": 300, "attach_readout": True, "dmt_lr": 1e-3},
-        "bptt": {"steps": 1600, "lr": 4e-3},
+        "smt": {
+            "updates": 400,
+            "dmt_updates": 300,
+            "attach_readout": True,
+            "dmt_lr": 1e-3,
+        },
+        "bptt": {"updates": 1600, "lr": 4e-3},
     }
     has_timestamps = False
     letters = "01"
@@ -443,13 +453,13 @@ class Text:
     sizes = {"encoder_depth": 3}
     recipe = {
         "smt": {
-            "steps": 1130,
+            "updates": 1130,
             "future": 16,
-            "dmt_steps": 250,
+            "dmt_updates": 250,
             "attach_readout": True,
             "dmt_lr": 2e-3,
         },
-        "bptt": {"steps": 2650, "lr": 4e-3},
+        "bptt": {"updates": 2650, "lr": 4e-3},
     }
     has_timestamps, samples_need_data = False, False
     start, vocab = 256, 257  # tokens 0 .. 255 are the bytes
@@ -539,13 +549,13 @@ class Pixels:
     recipe = {
         "smt": {
             "batch_size": 16,
-            "steps": 550,
+            "updates": 550,
             "lr": 2e-3,
-            "dmt_steps": 450,
+            "dmt_updates": 450,
             "attach_readout": True,
             "dmt_lr": 1e-3,
         },
-        "bptt": {"steps": 800, "lr": 2e-3},
+        "bptt": {"updates": 800, "lr": 2e-3},
     }
     has_timestamps, samples_need_data = True, True
 

@@ -21,7 +21,7 @@ import nextlat
 import smt
 
 PROGRAMS = {"smt": smt, "bptt": bptt_baseline, "nextlat": nextlat}
-# Small enough that a step takes milliseconds.
+# Small enough that an update takes milliseconds.
 TINY = "--dim 16 --memory-tokens 2 --batch-size 4 --device cpu --eval-every 2".split()
 TINY_SMT = [*TINY, *"--width 16 --encoder-depth 1 --dmt-batch-size 8".split()]
 COPY = "--task copy --length 2 --delay 3".split()  # T = 7
@@ -348,7 +348,7 @@ def test_dmt_by_hand_trains_cell_and_readout_alone():
     assert gradients_of(parts["read"], models) == {"rnn.readout"}
     args.attach_readout = True
     loss, parts = smt.dmt_loss(models, batch, args)
-    wanted = 0.75 * 0.1 * error + read  # a quarter of the steps is done
+    wanted = 0.75 * 0.1 * error + read  # a quarter of the updates is done
     torch.testing.assert_close(loss, wanted)
     assert gradients_of(parts["read"], models) == step | {"rnn.readout"}
 
@@ -415,8 +415,8 @@ def test_rates_rise_and_fall_and_muons_is_five_times_as_large():
     assert rates[50] == pytest.approx(0.5e-3) and 0 < rates[99] < 1e-6
 
 
-def test_muon_makes_the_same_step_in_full_precision():
-    steps = []
+def test_muon_makes_the_same_update_in_full_precision():
+    results = []
     for mode in (smt.nullcontext(), smt.FullPrecision()):
         p = torch.nn.Parameter(torch.zeros(24, 16))
         p.grad = torch.randn(24, 16, generator=torch.Generator().manual_seed(0))
@@ -424,9 +424,9 @@ def test_muon_makes_the_same_step_in_full_precision():
         with mode:
             torch.optim.Muon([p], lr=1.0, weight_decay=0.0).step()
         assert torch.equal(p.grad, gradient)
-        steps.append(p.detach())
-    assert not torch.equal(*steps)
-    torch.testing.assert_close(*steps, atol=0.02, rtol=0.05)
+        results.append(p.detach())
+    assert not torch.equal(*results)
+    torch.testing.assert_close(*results, atol=0.02, rtol=0.05)
 
 
 # -------------------------------------------------------------- evaluating and sampling
@@ -449,7 +449,7 @@ def test_evaluate_measures_the_rnn_alone_and_its_teacher():
 
 
 def test_a_trained_run_is_used_in_three_lines():
-    run = "--steps 2 --dmt-steps 1 --out run".split()
+    run = "--updates 2 --dmt-updates 1 --out run".split()
     assert smt.main([*TINY_SMT, *COPY, *run]) == 0
     rnn, task = smt.load("run")
     x, _ = task.held_out("test", 3)
@@ -464,10 +464,10 @@ def test_a_trained_run_is_used_in_three_lines():
     [(smt, 1), (smt, 4), (smt, 6), (nextlat, 4), (bptt_baseline, 3)],
 )
 def test_a_killed_run_resumes_to_the_same_weights(program, killed, monkeypatch):
-    steps = ["--steps", "7"]
+    updates = ["--updates", "7"]
     if program is not bptt_baseline:
-        steps = ["--steps", "4", "--dmt-steps", "3"]
-    assert program.main([*tiny(program), *COPY, *steps, "--out", "whole"]) == 0
+        updates = ["--updates", "4", "--dmt-updates", "3"]
+    assert program.main([*tiny(program), *COPY, *updates, "--out", "whole"]) == 0
     usual, taken = program.update, []
 
     def update(*inputs):
@@ -478,7 +478,7 @@ def test_a_killed_run_resumes_to_the_same_weights(program, killed, monkeypatch):
 
     monkeypatch.setattr(program, "update", update)
     with pytest.raises(ZeroDivisionError):
-        program.main([*tiny(program), *COPY, *steps, "--out", "parts"])
+        program.main([*tiny(program), *COPY, *updates, "--out", "parts"])
     monkeypatch.setattr(program, "update", usual)
     assert program.main(["--resume", "--out", "parts"]) == 0
     assert same(weights("whole"), weights("parts"))
@@ -511,19 +511,19 @@ def test_progress_rises_in_each_phase_from_0(monkeypatch):
         return usual(network, optimizers, loss_of, batch, args)
 
     monkeypatch.setattr(smt, "update", update)
-    smt.main([*TINY_SMT, *COPY, "--steps", "4", "--dmt-steps", "2", "--out", "run"])
+    smt.main([*TINY_SMT, *COPY, "--updates", "4", "--dmt-updates", "2", "--out", "run"])
     assert seen == [0, 0.25, 0.5, 0.75, 0, 0.5]
 
 
 def test_a_seed_gives_the_same_weights_again_and_another_seed_others():
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         seeded = ["--seed", str(seed), "--out", name]
-        smt.main([*TINY_SMT, *COPY, "--steps", "2", "--dmt-steps", "1", *seeded])
+        smt.main([*TINY_SMT, *COPY, "--updates", "2", "--dmt-updates", "1", *seeded])
     assert same(weights("a"), weights("b")) and not same(weights("a"), weights("c"))
 
 
 def test_the_checkpoint_holds_plain_values_and_metrics_name_the_parts():
-    smt.main([*TINY_SMT, *COPY, "--steps", "2", "--dmt-steps", "2", "--out", "run"])
+    smt.main([*TINY_SMT, *COPY, "--updates", "2", "--dmt-updates", "2", "--out", "run"])
     run = torch.load("run/checkpoint.pt", weights_only=True)
     lines = [json.loads(line) for line in open("run/metrics.jsonl")]
     assert run["state"]["metrics"] == lines
@@ -538,21 +538,21 @@ def test_a_loss_that_is_not_finite_ends_the_run(program, monkeypatch, capsys):
     usual = program.cross_entropy
     monkeypatch.setattr(program, "cross_entropy", lambda *a: usual(*a) * math.nan)
     with pytest.raises(SystemExit) as stop:
-        program.main([*tiny(program), *COPY, "--steps", "2", "--out", "run"])
-    assert stop.value.code == 2 and "at step 1, in phase" in capsys.readouterr().err
-    assert smt.read_run("run", "test")["state"]["step"] == 0
+        program.main([*tiny(program), *COPY, "--updates", "2", "--out", "run"])
+    assert stop.value.code == 2 and "at update 1, in phase" in capsys.readouterr().err
+    assert smt.read_run("run", "test")["state"]["update"] == 0
 
 
 @pytest.mark.parametrize("program", PROGRAMS.values(), ids=PROGRAMS)
 def test_a_small_run_learns(program, capsys):
     sizes = "--task copy --length 1 --delay 2 --dim 32 --memory-tokens 2"
     more = {
-        "smt": "--width 32 --windows 1 --dmt-steps 10 --dmt-lr 4e-3",
-        "nextlat": "--width 32 --horizon 2 --dmt-steps 10 --dmt-lr 4e-3",
+        "smt": "--width 32 --windows 1 --dmt-updates 10 --dmt-lr 4e-3",
+        "nextlat": "--width 32 --horizon 2 --dmt-updates 10 --dmt-lr 4e-3",
         "bptt": "",
     }
-    steps = "--steps 60 --lr 4e-3 --eval-every 1000 --device cpu"
-    run = f"{sizes} {more[program.METHOD]} {steps}"
+    training = "--updates 60 --lr 4e-3 --eval-every 1000 --device cpu"
+    run = f"{sizes} {more[program.METHOD]} {training}"
     program.main([*run.split(), "--out", "run"])
     assert f"{program.METHOD}: 60 updates, about" in capsys.readouterr().out
     final = json.loads(open("run/metrics.jsonl").readlines()[-1])

@@ -70,7 +70,7 @@ def networks(directory: str) -> tuple:
 def name_of_rnn(args) -> tuple[str, str]:
     """What the RNN of a run is called, and its colour: the one of its last phase."""
     called = {"smt": "SMT", "bptt": "BPTT", "nextlat": "NextLat"}[args.method]
-    then_dmt = args.method != "bptt" and args.dmt_steps > 0
+    then_dmt = args.method != "bptt" and args.dmt_updates > 0
     colour = COLOURS["dmt" if then_dmt else args.method]
     cell = results.CELLS[args.cell]
     return f"{called}{' → DMT' if then_dmt else ''}, {cell}", colour
@@ -268,41 +268,41 @@ def draw_answers(axes, metrics: list[dict], phases: dict[str, list]):
     axes.set(ylabel="right answers in %", ylim=(0, 103))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     if "teacher_acc" in metrics[0]:
-        steps = [line["step"] for line in metrics]
+        updates = [line["update"] for line in metrics]
         teacher = [100 * line["teacher_acc"] for line in metrics]
         called = "teacher: readout of the labels"
         style = few(metrics) + "-"  # dashed
-        axes.plot(steps, teacher, style, color="#777777", lw=2, label=called)
+        axes.plot(updates, teacher, style, color="#777777", lw=2, label=called)
     before = []  # the last line of the phase before: its curve goes on from there
     for phase, own in phases.items():
         curve = before + own
-        steps = [line["step"] for line in curve]
+        updates = [line["update"] for line in curve]
         alone = [100 * line["rnn_acc"] for line in curve]
         label = f"RNN alone, in {phase.upper()}"
-        axes.plot(steps, alone, few(curve), color=COLOURS[phase], lw=3, label=label)
+        axes.plot(updates, alone, few(curve), color=COLOURS[phase], lw=3, label=label)
         if before:
-            axes.axvline(before[0]["step"], color="black", lw=1)
-            axes.text(before[0]["step"], 3, f"  {phase.upper()} begins")
+            axes.axvline(before[0]["update"], color="black", lw=1)
+            axes.text(before[0]["update"], 3, f"  {phase.upper()} begins")
         before = own[-1:]
 
 
 def draw_parts(axes, phase: str, own: list[dict]) -> list[tuple]:
     """The parts of a phase's loss against updates: where each ends, and its name."""
     axes.set(xlabel="updates", title=f"{phase.upper()}'s losses", yscale="log")
-    steps = [line["step"] for line in own]
-    room = 0.5 * (steps[-1] - steps[0]) or 10  # for the names
-    axes.set_xlim(steps[0] - room / 8, steps[-1] + room)
-    ticks = [step for step in axes.get_xticks() if 0 < step <= steps[-1]]
-    axes.set_xticks(ticks if len(steps) > 3 else steps)
+    updates = [line["update"] for line in own]
+    room = 0.5 * (updates[-1] - updates[0]) or 10  # for the names
+    axes.set_xlim(updates[0] - room / 8, updates[-1] + room)
+    ticks = [update for update in axes.get_xticks() if 0 < update <= updates[-1]]
+    axes.set_xticks(ticks if len(updates) > 3 else updates)
     ends = []
     for name, called in PARTS.items():
         if name in own[0]:
             values = [line[name] for line in own]
             if name == "uniformity":  # the logarithm of a mean
                 values = [math.exp(value) for value in values]
-            axes.plot(steps, values, few(own), color=COLOURS[phase], lw=2)
+            axes.plot(updates, values, few(own), color=COLOURS[phase], lw=2)
             if values[-1] > 0:  # 0 has no place on this axis
-                ends.append((values[-1], steps[-1], called))
+                ends.append((values[-1], updates[-1], called))
     return ends
 
 
@@ -315,9 +315,9 @@ def name_parts(axes, ends: list[tuple]):
     """Write the name of each part at the end of its line, none over another."""
     low, high = axes.get_ylim()
     y = 0
-    for value, step, called in sorted(ends):
+    for value, update, called in sorted(ends):
         y = max(value, y * (high / low) ** 0.08)
-        axes.annotate(f"  {called}", (step, y), va="center", annotation_clip=False)
+        axes.annotate(f"  {called}", (update, y), va="center", annotation_clip=False)
     if high < 10 * low:  # there may be no power of ten to name
         axes.yaxis.set_major_formatter(ScalarFormatter())
         axes.yaxis.set_minor_formatter(ScalarFormatter())

@@ -97,8 +97,10 @@ def resumed_alike(out: Path, updates: int, options: list[str]) -> float:
 
     updates is even. Each of the two phases has as many, and two evaluations.
     """
-    steps = f"--steps {updates} --dmt-steps {updates} --eval-every {updates // 2}"
-    short = [*options, *steps.split()]
+    few_updates = (
+        f"--updates {updates} --dmt-updates {updates} --eval-every {updates // 2}"
+    )
+    short = [*options, *few_updates.split()]
     weights = []
     for name, stopped in (("whole", False), ("stopped", True)):
         argv = ["--task", "copy", "--out", str(out / name), *short]
@@ -160,7 +162,7 @@ def main(argv: list[str] | None = None):
     args.out.mkdir(parents=True)
     tiny = SMALL if args.small else []
     tiny_smt = [*tiny, *SMALL_SMT] if args.small else []
-    short = ["--steps", "2", "--dmt-steps", "2"] if args.small else []
+    short = ["--updates", "2", "--dmt-updates", "2"] if args.small else []
     device = "cuda" if torch.cuda.is_available() else "cpu"
     found = {"torch": torch.__version__, "device": device, "copy": {}, "updates": {}}
     if device == "cuda":

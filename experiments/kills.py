@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 ROOT = Path(__file__).parent.parent
-SMALL = "--task copy --delay 3 --dim 16 --device cpu --eval-every 10 --steps 200"
+SMALL = "--task copy --delay 3 --dim 16 --device cpu --eval-every 10 --updates 200"
 
 
 def weights(directory: str) -> dict:

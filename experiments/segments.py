@@ -21,10 +21,10 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import smt
 
 
-def segments(batch: smt.Batch, labels: Tensor, R: int) -> tuple[smt.Batch, Tensor]:
+def segments(batch: smt.Batch, all_labels: Tensor, R: int) -> tuple[smt.Batch, Tensor]:
     """Cut sequences into n segments of R times, as rows of a larger batch.
 
-    x, y (B, T), labels (B, T + 1, K, d) -> x, y (n B, R), labels (n B, R + 1, K, d).
+    x, y (B, T), all_labels (B, T + 1, K, d) -> the same with B as n B and T as R.
     A segment's first label is the one before its first input.
     There is a segment at the beginning and one at the end. Those between stand side by
     side from a random time on. T = 8, R = 3, first = 1 gives four of them:

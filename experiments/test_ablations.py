@@ -7,7 +7,8 @@ import smt
 
 TINY = (
     "--task copy --length 2 --delay 3 --dim 16 --memory-tokens 2 --width 16 "
-    "--encoder-depth 1 --batch-size 4 --steps 2 --dmt-steps 1 --device cpu --out run"
+    "--encoder-depth 1 --batch-size 4 --updates 2 --dmt-updates 1 "
+    "--device cpu --out run"
 )
 
 

@@ -10,7 +10,7 @@ def test_all_weights_are_trained_by_adamw(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     usual = bptt_baseline.make_optimizers
     monkeypatch.setattr(bptt_baseline, "make_optimizers", usual)  # restored at the end
-    tiny = "--task copy --delay 3 --dim 16 --steps 2 --device cpu"
+    tiny = "--task copy --delay 3 --dim 16 --updates 2 --device cpu"
     assert adamw.main(["bptt_baseline", *tiny.split()]) == 0
     assert bptt_baseline.make_optimizers is adamw.make_optimizers
     run = torch.load("runs/adamw/checkpoint.pt", weights_only=True)

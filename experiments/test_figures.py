@@ -14,7 +14,7 @@ import figures
 import smt
 
 TINY = "--dim 16 --memory-tokens 2 --width 16 --encoder-depth 1 --batch-size 4".split()
-RUN = "--steps 4 --dmt-steps 2 --eval-every 2 --device cpu --out run".split()
+RUN = "--updates 4 --dmt-updates 2 --eval-every 2 --device cpu --out run".split()
 
 
 @pytest.mark.parametrize("what", figures.PICTURES)
@@ -25,7 +25,7 @@ def test_a_picture_is_drawn(what, tmp_path, monkeypatch):
         task = "--task pixels --side 6" if what == "digits" else "--task copy --delay 3"
         assert smt.main([*TINY, *task.split(), *RUN]) == 0
         argv.append("run")
-    line = {"phase": "smt", "step": 1, "seconds": 1.0, "rnn_acc": 0.5}
+    line = {"phase": "smt", "update": 1, "seconds": 1.0, "rnn_acc": 0.5}
     line |= {"rnn_loss": 0.5, "depth": 9}
     all_phases = [line | {"phase": phase} for phase in ("smt", "dmt", "bptt")]
     run = {"metrics": all_phases, "final": line}
@@ -48,9 +48,8 @@ def test_a_picture_is_drawn(what, tmp_path, monkeypatch):
 
 def test_the_curves_of_bptt_are_drawn(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    argv = (
-        "--task copy --delay 3 --dim 16 --steps 4 --eval-every 2 --device cpu --out run"
-    )
+    sizes = "--task copy --delay 3 --dim 16 --device cpu --out run"
+    argv = f"{sizes} --updates 4 --eval-every 2"
     assert bptt_baseline.main(argv.split()) == 0
     assert figures.main(["run", "run"]) == 0
     assert Path("run/run.png").stat().st_size > 10_000
@@ -102,15 +101,15 @@ def test_wrong_input_gets_no_traceback(argv, tmp_path, monkeypatch, capsys):
     if "run" in argv:
         assert smt.main([*TINY, *"--task copy --delay 3".split(), *RUN]) == 0
     if "empty" in argv:
-        nothing = "--dim 16 --steps 0 --dmt-steps 0 --device cpu --out empty"
+        nothing = "--dim 16 --updates 0 --dmt-updates 0 --device cpu --out empty"
         assert smt.main(nothing.split()) == 0
         assert smt.main("--resume --out empty --eval-length 2".split()) == 0
     if "pixels" in argv:
         for side, out in ((4, "pixels"), (6, "other")):
-            task = f"--task pixels --side {side} --steps 1 --dmt-steps 1"
+            task = f"--task pixels --side {side} --updates 1 --dmt-updates 1"
             assert smt.main([*TINY, *f"{task} --device cpu --out {out}".split()]) == 0
     if "bptt" in argv:
-        tiny = "--task copy --delay 3 --dim 16 --steps 1 --device cpu --out bptt"
+        tiny = "--task copy --delay 3 --dim 16 --updates 1 --device cpu --out bptt"
         assert bptt_baseline.main(tiny.split()) == 0
     capsys.readouterr()
     with pytest.raises(SystemExit) as stopped:

@@ -65,7 +65,7 @@ class Gpu(TorchDispatchMode):
         (nextlat, "text"),
     ],
 )
-def test_a_gpu_has_all_operands_and_a_step_waits_for_none(program, name):
+def test_a_gpu_has_all_operands_and_an_update_waits_for_none(program, name):
     short = {
         "copy": "--delay 3",
         "text": "--length 8 --write 9",
@@ -144,8 +144,8 @@ def test_a_compiled_run_makes_few_graphs(monkeypatch):
     compile_quickly = lambda network: usual(network, backend=as_it_is)  # noqa: E731
     monkeypatch.setattr(torch.nn.Module, "compile", compile_quickly)
     sizes = "--decoder-depth 1 --windows 1 --eval-every 1"
-    steps = "--compile --steps 2 --dmt-steps 2"
-    assert smt.main([*TINY_SMT, *COPY, *sizes.split(), *steps.split()]) == 0
+    updates = "--compile --updates 2 --dmt-updates 2"
+    assert smt.main([*TINY_SMT, *COPY, *sizes.split(), *updates.split()]) == 0
     assert 3 <= len(graphs) <= 12
     assert not torch._dynamo.utils.counters["unimplemented"]
 
@@ -157,8 +157,8 @@ def test_a_compiled_run_computes_its_parts_again(monkeypatch):
     monkeypatch.setattr(torch.nn.Module, "compile", compile_quickly)
     monkeypatch.setattr(smt, "MAX_ROWS", 10)
     sizes = "--width 16 --encoder-depth 1 --decoder-depth 1 --windows 1"
-    steps = "--compile --steps 1 --dmt-steps 0"
-    assert smt.main([*TINY, *COPY, *sizes.split(), *steps.split()]) == 0
+    updates = "--compile --updates 1 --dmt-updates 0"
+    assert smt.main([*TINY, *COPY, *sizes.split(), *updates.split()]) == 0
 
 
 class Precision(TorchFunctionMode):
@@ -213,7 +213,7 @@ def test_samples_repeat_and_another_seed_shows_others(name, capsys):
         "pixels": "--side 6",
         "copy": "--delay 3",
     }[name]
-    run = f"--task {name} {options} --steps 1 --dmt-steps 1 --out run".split()
+    run = f"--task {name} {options} --updates 1 --dmt-updates 1 --out run".split()
     smt.main(TINY_SMT + run)
     capsys.readouterr()
     shown = []
@@ -229,8 +229,8 @@ def test_samples_repeat_and_another_seed_shows_others(name, capsys):
         assert "--- sample\nto be" in shown[0]
 
 
-def test_ctrl_c_saves_after_the_step_and_the_run_goes_on(monkeypatch, capsys):
-    run = [*TINY_SMT, *COPY, "--steps", "5", "--dmt-steps", "1"]
+def test_ctrl_c_saves_after_the_update_and_the_run_goes_on(monkeypatch, capsys):
+    run = [*TINY_SMT, *COPY, "--updates", "5", "--dmt-updates", "1"]
     smt.main([*run, "--out", "whole"])
     usual, taken = smt.update, []
 
@@ -242,8 +242,8 @@ def test_ctrl_c_saves_after_the_step_and_the_run_goes_on(monkeypatch, capsys):
 
     monkeypatch.setattr(smt, "update", update)
     assert smt.main([*run, "--out", "parts"]) == 130
-    assert smt.read_run("parts", "test")["state"]["step"] == 3
-    assert "saved after step 3; go on with: python smt.py --resume --out parts" in (
+    assert smt.read_run("parts", "test")["state"]["update"] == 3
+    assert "saved after update 3; go on with: python smt.py --resume --out parts" in (
         capsys.readouterr().err
     )
     assert smt.main(["--resume", "--out", "parts"]) == 0
@@ -253,7 +253,7 @@ def test_ctrl_c_saves_after_the_step_and_the_run_goes_on(monkeypatch, capsys):
     closed.close()
     monkeypatch.setattr(sys, "stderr", closed)  # nobody can read what Ctrl-C says
     assert smt.main([*run, "--out", "again"]) == 130
-    assert smt.read_run("again", "test")["state"]["step"] == 3
+    assert smt.read_run("again", "test")["state"]["update"] == 3
 
 
 @pytest.mark.parametrize("kill_at", range(2, 8))
@@ -268,7 +268,7 @@ def test_a_kill_between_two_files_loses_no_metrics(kill_at, monkeypatch):
         usual(*files)
 
     monkeypatch.setattr(os, "replace", replace)
-    run = [*TINY_SMT, *COPY, *"--steps 1 --dmt-steps 1 --out run".split()]
+    run = [*TINY_SMT, *COPY, *"--updates 1 --dmt-updates 1 --out run".split()]
     with pytest.raises(SystemError):
         smt.main(run)
     assert smt.main(["--resume", "--out", "run"]) == 0
@@ -277,7 +277,7 @@ def test_a_kill_between_two_files_loses_no_metrics(kill_at, monkeypatch):
 
 
 def test_a_run_of_other_optimisers_is_not_resumed(monkeypatch, capsys):
-    run = [*TINY_SMT, *COPY, *"--steps 2 --eval-every 1 --out run".split()]
+    run = [*TINY_SMT, *COPY, *"--updates 2 --eval-every 1 --out run".split()]
     usual, taken = smt.update, []
 
     def update(*inputs):
@@ -310,16 +310,16 @@ def test_several_threads_give_the_same_gradient_again():
 
 
 def test_init_begins_with_the_networks_of_another_run():
-    smt.main([*TINY_SMT, *COPY, "--steps", "2", "--dmt-steps", "1", "--out", "run"])
-    smt.main("--init run --steps 0 --dmt-steps 0 --out copy".split())
+    smt.main([*TINY_SMT, *COPY, "--updates", "2", "--dmt-updates", "1", "--out", "run"])
+    smt.main("--init run --updates 0 --dmt-updates 0 --out copy".split())
     assert same(weights("run"), weights("copy"))
-    bptt_baseline.main("--init run --steps 0 --device cpu --out bptt".split())
+    bptt_baseline.main("--init run --updates 0 --device cpu --out bptt".split())
     found = weights("bptt")
     assert all(torch.equal(found[name], weights("run")[name]) for name in found)
 
 
 def test_two_processes_train_on_the_mean_of_their_gradients(monkeypatch):
-    run = [*TINY_SMT, *COPY, *"--steps 2 --dmt-steps 2 --out run".split()]
+    run = [*TINY_SMT, *COPY, *"--updates 2 --dmt-updates 2 --out run".split()]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     program = Path(smt.__file__)
@@ -352,7 +352,7 @@ def test_two_processes_train_on_the_mean_of_their_gradients(monkeypatch):
 
 
 def test_runs_of_other_cells_and_seeds_have_directories_of_their_own():
-    sizes = [*TINY_SMT, *COPY, "--steps", "1", "--dmt-steps", "1"]
+    sizes = [*TINY_SMT, *COPY, "--updates", "1", "--dmt-updates", "1"]
     for more in ([], ["--seed", "2"], ["--cell", "gru", "--seed", "2"]):
         assert smt.main([*sizes, *more]) == 0
     names = sorted(path.name for path in Path("runs").iterdir())
@@ -361,7 +361,7 @@ def test_runs_of_other_cells_and_seeds_have_directories_of_their_own():
 
 
 def test_a_directory_belongs_to_one_process(capsys):
-    run = [*TINY_SMT, *COPY, *"--steps 2 --dmt-steps 1 --out run".split()]
+    run = [*TINY_SMT, *COPY, *"--updates 2 --dmt-updates 1 --out run".split()]
     Path("run").mkdir()
     with filelock.FileLock("run/lock"):
         with pytest.raises(SystemExit) as stop:
@@ -373,7 +373,7 @@ def test_a_directory_belongs_to_one_process(capsys):
 
 
 def test_a_run_that_failed_before_its_first_update_can_begin_anew(monkeypatch):
-    run = [*TINY_SMT, *COPY, *"--steps 2 --dmt-steps 1 --out run".split()]
+    run = [*TINY_SMT, *COPY, *"--updates 2 --dmt-updates 1 --out run".split()]
     with monkeypatch.context() as patch:
         patch.setattr(smt, "update", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
@@ -384,7 +384,7 @@ def test_a_run_that_failed_before_its_first_update_can_begin_anew(monkeypatch):
 
 @pytest.mark.parametrize("stream", ["stdout", "stderr"])
 def test_a_closed_stream_does_not_end_the_run(stream, monkeypatch):
-    run = [*TINY_SMT, *COPY, *"--steps 2 --dmt-steps 1".split()]
+    run = [*TINY_SMT, *COPY, *"--updates 2 --dmt-updates 1".split()]
     closed = io.StringIO()
     closed.close()
     for out, value in (("none", None), ("closed", closed)):
@@ -393,12 +393,12 @@ def test_a_closed_stream_does_not_end_the_run(stream, monkeypatch):
 
 
 def test_a_run_that_another_process_went_on_with_is_not_resumed(monkeypatch, capsys):
-    run = [*TINY_SMT, *COPY, *"--steps 2 --dmt-steps 1 --out run".split()]
+    run = [*TINY_SMT, *COPY, *"--updates 2 --dmt-updates 1 --out run".split()]
     smt.main(run)
     usual = smt.start
 
     def start(args, run, source):  # meanwhile the checkpoint changes
-        run["state"]["step"] -= 1
+        run["state"]["update"] -= 1
         return usual(args, run, source)
 
     monkeypatch.setattr(smt, "start", start)
@@ -409,7 +409,7 @@ def test_a_run_that_another_process_went_on_with_is_not_resumed(monkeypatch, cap
 
 def test_data_may_move_but_not_change(capsys):
     Path("text").write_bytes(b"to be or not to be. " * 40)
-    options = "--task text --data text --length 8 --steps 1 --dmt-steps 1 --out run"
+    options = "--task text --data text --length 8 --updates 1 --dmt-updates 1 --out run"
     assert smt.main(TINY_SMT + options.split()) == 0
     Path("text").rename("moved")
     assert smt.main("--sample 1 --out run".split()) == 0
@@ -425,7 +425,7 @@ def test_data_may_move_but_not_change(capsys):
 
 
 def test_a_notebook_or_a_thread_can_train():
-    run = [*TINY_SMT, *COPY, *"--steps 2 --dmt-steps 1 --out run".split()]
+    run = [*TINY_SMT, *COPY, *"--updates 2 --dmt-updates 1 --out run".split()]
     written, status = io.StringIO(), []
     with contextlib.redirect_stdout(written):
         thread = threading.Thread(target=lambda: status.append(smt.main(run)))
@@ -442,7 +442,7 @@ def test_several_processes_without_torchrun_get_one_line(monkeypatch, capsys):
 
 
 def test_a_reader_that_ends_does_not_end_the_run():
-    run = [*TINY_SMT, *COPY, *"--steps 6 --dmt-steps 2 --out run".split()]
+    run = [*TINY_SMT, *COPY, *"--updates 6 --dmt-updates 2 --out run".split()]
     call = [sys.executable, smt.__file__, *run]
     with subprocess.Popen(
         call, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
@@ -453,10 +453,10 @@ def test_a_reader_that_ends_does_not_end_the_run():
     assert smt.read_run("run", "--out")["state"]["finished"]
 
 
-def test_a_task_has_steps_of_its_own_for_each_method():
-    for program, steps in ((smt, 400), (bptt_baseline, 1600)):
+def test_a_task_has_updates_of_its_own_for_each_method():
+    for program, updates in ((smt, 400), (bptt_baseline, 1600)):
         args, _, _ = program.settings(["--task", "parity", "--device", "cpu"])
-        assert args.steps == steps
+        assert args.updates == updates
         args, _, _ = program.settings(["--task", "stack", "--device", "cpu"])
         assert args.cell_depth == 2  # a size belongs to both
 
@@ -487,8 +487,8 @@ def test_the_python_of_the_readme_runs(monkeypatch):
     assert len(blocks) == 3
     for block in blocks:
         monkeypatch.setattr(smt, "Encoder", encoder)  # blocks put others there
-        quick = re.sub(r"--(dmt-)?steps \d+|--eval-length 8", "", block)
-        tiny = "--width 16 --encoder-depth 1 --steps 2 --dmt-steps 0"
+        quick = re.sub(r"--(dmt-)?updates \d+|--eval-length 8", "", block)
+        tiny = "--width 16 --encoder-depth 1 --updates 2 --dmt-updates 0"
         exec(quick.replace("--out", f"{tiny} --out"), {})
 
 
@@ -502,14 +502,14 @@ def test_the_commands_of_the_readme_run_in_their_order(capsys):
     for command in commands:
         argv = shlex.split(command, comments=True)
         if "--sample" not in argv:
-            argv += [*TINY_SMT, "--steps", "2", "--dmt-steps", "1"]
+            argv += [*TINY_SMT, "--updates", "2", "--dmt-updates", "1"]
         assert smt.main(argv) == 0, command
     assert "--- sample\nROMEO:" in capsys.readouterr().out
 
 
 def test_a_run_of_another_machine_can_be_sampled(capsys):
-    steps = "--steps 1 --dmt-steps 1 --out there".split()
-    assert smt.main([*TINY_SMT, *COPY, *steps]) == 0
+    updates = "--updates 1 --dmt-updates 1 --out there".split()
+    assert smt.main([*TINY_SMT, *COPY, *updates]) == 0
     capsys.readouterr()
     run = torch.load("there/checkpoint.pt", weights_only=True)
     run["config"]["ranks"] = 4

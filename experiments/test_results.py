@@ -9,7 +9,8 @@ import torch
 
 TINY = (
     "--task copy --length 2 --delay 3 --dim 16 --memory-tokens 2 --width 16 "
-    "--encoder-depth 1 --batch-size 4 --steps 2 --dmt-steps 1 --device cpu --out run"
+    "--encoder-depth 1 --batch-size 4 --updates 2 --dmt-updates 1 "
+    "--device cpu --out run"
 )
 
 
@@ -25,7 +26,7 @@ def test_a_run_is_added_once(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(results, "RUNS", tmp_path / "runs.jsonl")
     Path("runs.jsonl").write_text('{"run": "another"}\n')
-    lines = [{"phase": "smt", "step": 1}, {"phase": "final", "step": 2}]
+    lines = [{"phase": "smt", "update": 1}, {"phase": "final", "update": 2}]
     state = {"metrics": lines, "finished": False}
     monkeypatch.setattr(results.smt, "read_run", lambda *_: {"state": state})
     adding = ["add", "name", "run", "--command", "c", "--machine"]

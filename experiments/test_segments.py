@@ -52,7 +52,7 @@ def test_a_run_in_segments_has_fewer_sequential_depth(monkeypatch):
     monkeypatch.setattr(smt, "dmt_loss", smt.dmt_loss)
     monkeypatch.setattr(smt, "sequential_depth", smt.sequential_depth)
     sizes = "--length 2 --delay 3 --dim 16 --memory-tokens 2 --width 16"  # T = 7
-    run = f"{sizes} --batch-size 4 --steps 1 --dmt-steps 1 --device cpu --out run"
+    run = f"{sizes} --batch-size 4 --updates 1 --dmt-updates 1 --device cpu --out run"
     depths = []
     for R in (100, 4):
         segments.use_segments(R)

@@ -19,7 +19,7 @@ WRONG = {
     "--dim": ["--dim 24", "--dim x", "--dim 0"],
     "--width": ["--width 20", "--width 65536 --encoder-depth 10"],
     "--lr": ["--lr 0", "--lr nan", "--lr -1"],
-    "--steps": ["--steps -1", "--steps 1.5", "--steps 0", "--stepz 3"],
+    "--updates": ["--updates -1", "--updates 1.5", "--updates 0", "--updatez 3"],
     "--preset": ["--preset paper --init taken"],
     "--eval-length": [
         "--task recall --eval-length 2",
@@ -53,8 +53,8 @@ WRONG = {
         "--task copy --data short",
     ],
     "--cell-depth": ["--cell gru --cell-depth 2"],
-    "--dmt-lr": ["--dmt-steps 0 --dmt-lr 1e-3"],
-    "--future": ["--init taken --steps 0 --future 4"],
+    "--dmt-lr": ["--dmt-updates 0 --dmt-lr 1e-3"],
+    "--future": ["--init taken --updates 0 --future 4"],
     "--compile": ["--sample 1 --out taken --compile"],
     "--pairs": ["--task copy --pairs 3"],
     "--out": [
@@ -89,8 +89,8 @@ CALLS = [(option, call) for option, calls in WRONG.items() for call in calls]
 def a_run(tmp_path_factory):
     """The directory of a small finished run."""
     out = str(tmp_path_factory.mktemp("run"))
-    steps = "--steps 1 --dmt-steps 1 --out".split()
-    assert smt.main([*TINY_SMT, *COPY, *steps, out]) == 0
+    updates = "--updates 1 --dmt-updates 1 --out".split()
+    assert smt.main([*TINY_SMT, *COPY, *updates, out]) == 0
     return out
 
 

@@ -364,7 +364,12 @@ class Modular(Task):
         ("modulus", 7, whole(2, 61), "V, a prime"),
     ]
     recipe = {
-        "smt": {"updates": 1500, "dmt_updates": 400},
+        "smt": {
+            "updates": 1200,
+            "dmt_updates": 800,
+            "attach_readout": True,
+            "dmt_lr": 1e-3,
+        },
         "bptt": {"updates": 4600, "lr": 2e-3},
     }
     has_timestamps = False
@@ -408,8 +413,8 @@ class Parity(Task):
     options = [("length", 32, LENGTH, "bits in a sequence")]
     recipe = {
         "smt": {
-            "updates": 400,
-            "dmt_updates": 300,
+            "updates": 300,
+            "dmt_updates": 500,
             "attach_readout": True,
             "dmt_lr": 1e-3,
         },

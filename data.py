@@ -316,7 +316,7 @@ class Recall(Task):
     sizes = {"memory_tokens": 16, "dim": 16}  # the decoder looks pairs up by attention
     recipe = {
         "smt": {
-            "updates": 2500,
+            "updates": 4000,
             "lr": 2e-3,
             "windows": 16,
             "dmt_updates": 1500,

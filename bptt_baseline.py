@@ -301,7 +301,7 @@ class Phase(NamedTuple):
     loss_of: Callable  # (models, batch, args) -> the loss, its parts by name
     begin: int
     end: int
-    peak_rate: float  # AdamW's learning rate is at most this
+    peak_rate: float  # AdamW's learning rate is at most this, Muon's five times this
     batch_size: int
 
 
@@ -340,7 +340,8 @@ def update(
     models.zero_grad()
     bf16 = args.precision == "bf16"
     with torch.autocast(args.device, torch.bfloat16, enabled=bf16):
-        # Models.forward, below, calls loss_of(models, batch, args).
+        # Models.forward, below, calls loss_of(models, batch, args): it is in forward
+        # that DistributedDataParallel, for several processes, needs the loss.
         loss, parts = models(loss_of, batch, args)
     loss.backward()
     parts["gradient_norm"] = nn.utils.clip_grad_norm_(models.parameters(), 1.0)
@@ -367,7 +368,7 @@ def run_updates(
         progress = done / total
         set_rates(optimizers, done, total)
         batch = draw_batch(task, phase.batch_size, index, progress, args)
-        # With --compile only updates are compiled; see main.
+        # With --compile main turns the compiler off, and only updates turn it on.
         with torch.compiler.set_stance("default"):
             parts = update(models, optimizers, phase.loss_of, batch, args)
         yield parts
@@ -680,9 +681,8 @@ def train_phase(phase: Phase, args, task, models: nn.ModuleDict, run: dict, cont
         if not (due or stop_early):
             continue
 
-        means = mean_parts(
-            parts, phase.name, state["update"]
-        )  # it waits for the device
+        # This waits for the device.
+        means = mean_parts(parts, phase.name, state["update"])
         state["seconds"] += time.perf_counter() - clock
         if due:
             figures = evaluate(models, task, "val", 256)

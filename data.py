@@ -413,8 +413,8 @@ class Parity(Task):
     options = [("length", 32, LENGTH, "bits in a sequence")]
     recipe = {
         "smt": {
-            "updates": 300,
-            "dmt_updates": 500,
+            "updates": 400,
+            "dmt_updates": 300,
             "attach_readout": True,
             "dmt_lr": 1e-3,
         },

@@ -13,8 +13,8 @@ encoder decides what to remember, and the RNN learns to update its memory in sin
 steps, all at once. The gradient passes through one step of the RNN.
 
 What to remember. The encoder, a Transformer, reads a prefix x_0 .. x_t and writes a
-memory of it, the label m_t. From m_t the decoder must predict y_t and, as it is shown
-the inputs after x_t, also the targets of the next times. So m_t has to hold what these
+memory of it, the label m_t. From m_t the decoder must predict y_t. It is also shown the
+inputs after x_t, and must predict their targets, too. So m_t has to hold what all these
 targets need of the prefix. The encoder's attention is causal (ours), so one pass writes
 the labels of all prefixes.
 
@@ -30,14 +30,15 @@ memories, and each is pulled to the label of the same prefix. This unrolls the R
 paper cuts the gradient at each step. We cut it at each H-th step, and H is 64 (ours).
 
     right answers of the RNN alone       seeds   copy            retrieval
-    SMT                                  4       64 to 77 %      72 to 91 %
+    SMT                                  3       65 to 74 %      75 to 91 %
     SMT, then DMT                        3       99.9 %          100 %
     SMT, then the paper's DMT (H = 1)    1       91 %            99.9 %
     BPTT                                 3       99.9 %          11 to 13 %
     chance                                       12.5 %          12.5 %
 
     BPTT has the same RNN and optimisers, and about as many seconds. In both tasks T is
-    at most 64, so here H = 64 cuts nothing. README.md has all tasks, and says when to
+    at most 64, so H = 64 cuts nothing: our DMT passes the gradient through all T steps,
+    as BPTT does, but to labels of all times. README.md has all tasks, and says when to
     use SMT.
 
 Glossary
@@ -102,9 +103,8 @@ DMT, the second phase. An update trains rnn.cell, rnn.embed and rnn.readout:
     L_read   = mean cross_entropy(rnn.readout(detach(m̂_t)), y_t)
     minimise L_labels + L_read
 
-    L_labels trains cell and embed, L_read the readout. With --attach-readout (ours),
-    the default in stack, parity, text and pixels, L_read trains cell and embed, too,
-    and L_labels has the weight 0.1 (1 - progress).
+    L_labels trains cell and embed, L_read the readout. Some tasks set --attach-readout
+    (ours). There L_read trains cell and embed, too, and L_labels fades; see dmt_loss.
 
 What is ours: one causal pass for all labels; the encoder's convolution and label
 attention; in SMT L_read, J > 1, times t that all rows share, pairs of the same memory
@@ -236,7 +236,7 @@ class Encoder(nn.Module):
         return self.write_labels(h)
 
     def convolve(self, h: Tensor) -> Tensor:
-        """Show each token itself and the three before it: h (B, T + 1, W) -> the same.
+        """Each token and the three before it: h (B, T + 1, W) -> the same shape.
 
         So attention need not find these three by their positions (ours). In text it
         lowers the loss of the readout from labels by 0.03 nats (two seeds).
@@ -246,9 +246,10 @@ class Encoder(nn.Module):
 
     def write_labels(self, h: Tensor) -> Tensor:
         """The labels of all times: h (B, T + 1, W) -> (B, T + 1, K, d)."""
-        # A label has more numbers than the encoder's token, by default K*d = 256 and
-        # W = 128, and a linear map of the token holds no more than the token. So
-        # attention (ours) gathers more from the prefix, with K*d / HEAD_SIZE heads.
+        # By default a label has 256 numbers, and a token of the encoder 128. A linear
+        # map of this token alone would hold no more than the token. So attention, with
+        # K*d / HEAD_SIZE heads, gathers more of the prefix (ours). Without it copy has
+        # 46 to 57 instead of 66 to 75 % right answers after SMT (seeds 1 to 3).
         qkv = self.label_qkv(h)  # (B, T + 1, 3*K*d)
         gathered = attention(qkv, causal=True)  # (B, T + 1, K*d)
         labels = self.label_from_token(h) + gathered
@@ -464,9 +465,8 @@ def smt_loss(
 def random_times(batch: Batch, J: int, Tf: int) -> list[int]:
     """J random times t, the same in all rows (ours); a time can come twice."""
     T = batch.x.shape[1]
-    # No window is drawn that ends before the first target: t + Tf - 1 >= first_target.
-    # Labels before the earliest t get no L_dec and no L_unif, and L_dyn alone trains
-    # them.
+    # The window of the earliest t ends at the first target. A window before it would
+    # have no target. So L_dyn alone trains the labels before the earliest t.
     earliest = max(0, batch.first_target + 1 - Tf)
     times = torch.randint(earliest, T, (J,), generator=batch.generator)
     return times.tolist()
@@ -503,24 +503,25 @@ def dynamics_loss(rnn: RNN, all_labels: Tensor, x: Tensor) -> Tensor:
         L_dyn makes m_3 from m_2 and x_3, so m_2 has to, too; and so on, down to m_0.
     Labels that all leave x_0 out would also lower L_dyn, but they raise L_dec.
     """
-    previous = all_labels[:, :-1].flatten(0, 1)  # every m_{t-1}, m_∅ first; (B*T, K, d)
-    target = all_labels[:, 1:].flatten(0, 1)  # every m_t; (B*T, K, d)
-    guess = rnn.step(previous, x.flatten())  # (B*T, K, d)
-    return F.mse_loss(guess, target)
+    previous_labels = all_labels[:, :-1].flatten(0, 1)  # every m_{t-1}; (B*T, K, d)
+    next_labels = all_labels[:, 1:].flatten(0, 1)  # every m_t; (B*T, K, d)
+    guess = rnn.step(previous_labels, x.flatten())  # (B*T, K, d)
+    return F.mse_loss(guess, next_labels)
 
 
 def uniformity_loss(labels: Tensor, times: list[int]) -> Tensor:
     """L_unif = log mean exp(-2 |u_a - u_b|^2) over labels at J times.
 
     u_a and u_b are the same memory token of two sequences a and b at the same time,
-    scaled to length 1. The mean is over all pairs a < b, memory tokens and times. To
-    pair only the same token is (ours); the paper pairs all tokens.
+    scaled to length 1. The mean is over all pairs a < b, memory tokens and times. The
+    paper pairs all tokens, and we pair only the same one (ours).
 
-    L_dec alone allows labels that hardly differ, as the decoder can amplify small
-    differences. Then L_dyn is small even for a cell that ignores its input. This loss
-    pushes labels apart, also where two sequences need the same memory. So its weight is
-    small. Without it copy has 40 to 61 instead of 66 to 75 % right answers after SMT
-    (seeds 1 to 3). It is by Wang & Isola 2020, arXiv:2005.10242.
+    We think that L_dec alone allows labels that hardly differ, as the decoder can
+    amplify small differences. Then L_dyn would be small even for a cell that ignores
+    its input. This loss pushes labels apart, also where two sequences need the same
+    memory. So its weight is small. Without it copy has 40 to 61 instead of 66 to 75 %
+    right answers after SMT (seeds 1 to 3). It is by Wang & Isola 2020,
+    arXiv:2005.10242.
     """
     B = len(labels)
     if B == 1:  # there is no pair
@@ -540,7 +541,7 @@ def uniformity_loss(labels: Tensor, times: list[int]) -> Tensor:
 def hand_over_to_rnn(models: nn.ModuleDict):
     """Copy m_∅ and decoder.readout into the RNN, which then can run alone.
 
-    train_phase calls it before each evaluation in SMT, the last of which ends SMT.
+    train_phase calls it in SMT, before each evaluation and so also at the end.
     DMT trains the copy of the readout, and decoder.readout stays as it is.
     """
     rnn = models["rnn"]
@@ -563,12 +564,12 @@ def dmt_loss(
     The encoder is frozen, as no loss of DMT asks that labels hold anything. If it were
     trained, its labels could become easy to follow by holding nothing.
 
-    The gradient is cut every H steps. H = 1 is the paper's DMT. The default is H = 64
-    (ours), so that an error's gradient also reaches the earlier steps that caused it.
+    The gradient is cut every H steps. The paper cuts it at each, H = 1. With H > 1
+    (ours) an error's gradient also reaches the earlier steps that caused it.
 
-    --attach-readout (ours) is set in tasks that ask at half of the times or more. Then
-    L_read also trains the cell, and L_labels fades out. So towards its end DMT is
-    almost BPTT on the targets, cut every H steps.
+    --attach-readout (ours) is set in tasks that ask at nearly half of the times or more
+    (stack, parity, modular, text, pixels). Then L_read also trains the cell, and
+    L_labels fades out. So towards its end DMT is almost BPTT on the targets.
     """
     with torch.no_grad():
         labels = models["encoder"](batch.x)[:, 1:]  # (B, T, K, d)
@@ -583,7 +584,7 @@ def dmt_loss(
         labels_weight = 0.1 * (1 - batch.progress)
         memories_to_read = memories
     else:
-        # L_read trains the readout on memories. The labels alone train the cell.
+        # The labels alone train the cell.
         labels_weight = 1.0
         memories_to_read = memories.detach()
 
@@ -614,7 +615,7 @@ class Phase(NamedTuple):
     loss_of: Callable  # (models, batch, args) -> the loss, its parts by name
     begin: int
     end: int
-    peak_rate: float  # AdamW's learning rate is at most this
+    peak_rate: float  # AdamW's learning rate is at most this, Muon's five times this
     batch_size: int
 
 
@@ -624,7 +625,7 @@ def phases(args: Namespace) -> list[Phase]:
     for phase in phases(args):
         set what the phase trains, and make its optimisers
         do its updates, by run_updates()
-        after the first phase: hand over to the RNN
+        hand over to the RNN, if this is the first phase
     """
     return [
         Phase(
@@ -649,8 +650,7 @@ def phases(args: Namespace) -> list[Phase]:
 def set_trained(models: nn.ModuleDict, phase_name: str):
     """Let gradients reach only what a phase trains.
 
-    DMT trains rnn.cell, rnn.embed and rnn.readout. SMT trains all but rnn.readout and
-    rnn.empty_memory, which hand_over_to_rnn overwrites.
+    SMT leaves out rnn.readout and rnn.empty_memory: hand_over_to_rnn overwrites them.
     """
     in_dmt = phase_name == "dmt"
     models["encoder"].requires_grad_(not in_dmt)
@@ -673,7 +673,8 @@ def update(
     models.zero_grad()
     bf16 = args.precision == "bf16"
     with torch.autocast(args.device, torch.bfloat16, enabled=bf16):
-        # Models.forward, below, calls loss_of(models, batch, args).
+        # Models.forward, below, calls loss_of(models, batch, args): it is in forward
+        # that DistributedDataParallel, for several processes, needs the loss.
         loss, parts = models(loss_of, batch, args)
     loss.backward()
     parts["gradient_norm"] = nn.utils.clip_grad_norm_(models.parameters(), 1.0)
@@ -700,7 +701,7 @@ def run_updates(
         progress = done / total
         set_rates(optimizers, done, total)
         batch = draw_batch(task, phase.batch_size, index, progress, args)
-        # With --compile only updates are compiled; see main.
+        # With --compile main turns the compiler off, and only updates turn it on.
         with torch.compiler.set_stance("default"):
             parts = update(models, optimizers, phase.loss_of, batch, args)
         yield parts
@@ -1056,9 +1057,8 @@ def train_phase(phase: Phase, args, task, models: nn.ModuleDict, run: dict, cont
         if not (due or stop_early):
             continue
 
-        means = mean_parts(
-            parts, phase.name, state["update"]
-        )  # it waits for the device
+        # This waits for the device.
+        means = mean_parts(parts, phase.name, state["update"])
         state["seconds"] += time.perf_counter() - clock
         if phase.name != "dmt":
             hand_over_to_rnn(models)

@@ -454,7 +454,7 @@ def test_a_reader_that_ends_does_not_end_the_run():
 
 
 def test_a_task_has_updates_of_its_own_for_each_method():
-    for program, updates in ((smt, 300), (bptt_baseline, 1600)):
+    for program, updates in ((smt, 400), (bptt_baseline, 1600)):
         args, _, _ = program.settings(["--task", "parity", "--device", "cpu"])
         assert args.updates == updates
         args, _, _ = program.settings(["--task", "stack", "--device", "cpu"])

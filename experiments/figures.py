@@ -5,6 +5,7 @@
     python experiments/figures.py digits RUN ..     what RNNs of runs of pixels draw
     python experiments/figures.py drift RUN ..      how far RNNs get from their labels
     python experiments/figures.py gradient RUN ..   how much of the gradient arrives
+    python experiments/figures.py tasks             all tasks by SMT -> DMT and by BPTT
     python experiments/figures.py retrieval         retrieval by several methods
     python experiments/figures.py layers            loss in long sequences, by depth
     python experiments/figures.py delay             copy by several methods, by delay
@@ -140,7 +141,8 @@ def draw_bptt(axes):
     chain(axes, 1.5, colour, "\\hat{m}")
     for x in (3.4, 4.75):
         box(axes, x, 3.3, "loss", colour)
-        arrow(axes, (x, 1.85), (x, 2.95))
+        arrow(axes, (x - 0.12, 1.85), (x - 0.12, 2.95))
+        arrow(axes, (x + 0.12, 2.95), (x + 0.12, 1.85), colour, dashed=True, width=2.5)
     for i in range(3):
         begin = 4.75 - 1.35 * i
         fading = matplotlib.colors.to_rgba(colour, (1.0, 0.65, 0.4)[i])
@@ -250,11 +252,13 @@ def run(directories: list[str], path: Path, title: str):
     if possible:
         chance = 100 / possible
         answers.axhline(chance, color="#777777", ls=":", lw=2, label="chance")
+    answers.set_xlabel("updates")
     answers.legend(fontsize=12, loc="center right")
     axes, panels = None, []
     for column, (phase, own) in enumerate(phases.items()):
         axes = figure.add_subplot(grid[1, column], sharey=axes)
         panels.append((axes, draw_parts(axes, phase, own)))
+    panels[0][0].set_ylabel("parts of the loss")
     low, high = axes.get_ylim()  # of all panels
     axes.set_ylim(low, high * (high / low) ** 0.1)  # room for names
     for axes, ends in panels:
@@ -437,7 +441,7 @@ def gradient(directories: list[str], path: Path, title: str):
         lines = [(*name_of_rnn(args), rnn.embed, rnn.rollout, rnn.readout)]
         if args.method == "smt":
             encoder, readout = models["encoder"], models["decoder"].readout
-            line = ("SMT's encoder", COLOURS["smt"])
+            line = ("SMT's encoder", "#000000")
             lines.append((*line, encoder.embed, encoder, readout))
         for called, colour, embed, memories_of, readout in lines:
             found = gradient_of_inputs(embed, memories_of, readout, x, y).flip(0)
@@ -451,6 +455,66 @@ def gradient(directories: list[str], path: Path, title: str):
     axes.set(ylabel="gradient, 1 for the last input", ylim=(1e-12, None))
     axes.set(title=title or f"{args.task}: the gradient that inputs get from an answer")
     axes.legend(fontsize=11)
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+
+
+# ------------------------------------------------------------------------------- tasks
+BY_TASK = {"dmt": "SMT, then DMT", "bptt": "BPTT"}  # methods of the MLP, seeds 0, 2, 3
+FOUND_BY_TASK = (
+    "One RNN without gates: SMT → DMT is far ahead in two tasks,\n"
+    "level with BPTT in four, and behind in text and pixels"
+)
+
+
+def finals_by_method(runs: dict[str, dict], task: str) -> dict[str, list[dict]]:
+    """The final figures of a task's runs with the MLP, by method."""
+    runs[results.first_run(task)], runs[f"bptt, {task}, mlp"]  # these have to be there
+    return {
+        "dmt": results.of_seeds(runs, task),
+        "bptt": results.of_seeds(runs, f"bptt, {task}, mlp"),
+    }
+
+
+def draw_tasks(axes, names: list[str], runs: dict[str, dict], figure: str, scale=1.0):
+    """A row a task, a dot a seed: the methods side by side in each row."""
+    for row, task in enumerate(names):
+        for method, finals in finals_by_method(runs, task).items():
+            values = [scale * final[figure] for final in finals]
+            y = row + (0.15 if method == "bptt" else -0.15)
+            marker = "D" if method == "bptt" else "o"
+            axes.plot(values, [y] * len(values), marker, color=COLOURS[method], ms=9)
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(len(names) - 0.4, -0.6)
+    axes.grid(axis="x", color="#DDDDDD")
+
+
+def tasks(_, path: Path, title: str):
+    """All tasks with the MLP, by SMT -> DMT and by BPTT: results/runs.jsonl."""
+    runs = results.read_runs()
+    in_nats = list(results.ENTROPY)
+    asked = [task for task, _ in results.TASKS if task not in in_nats]
+    figure = plt.figure(figsize=(11, 5))
+    grid = figure.add_gridspec(2, 2, width_ratios=(2, 1))
+    axes = figure.add_subplot(grid[:, 0])
+    draw_tasks(axes, asked, runs, "rnn_acc", 100)
+    for row, task in enumerate(asked):
+        chance = 100 / results.of_default_size(task).answers
+        edges = (row - 0.35, row + 0.35)
+        label = "chance" if row == 0 else None
+        axes.plot((chance, chance), edges, color="#777777", lw=3, label=label)
+    for method, called in BY_TASK.items():
+        marker = "D" if method == "bptt" else "o"
+        axes.plot([], [], marker, color=COLOURS[method], ms=9, label=called)
+    axes.set(xlim=(0, 104), xlabel="right answers of the RNN alone, %")
+    axes.legend(fontsize=11, loc="upper center")
+    for row, task in enumerate(in_nats):
+        axes = figure.add_subplot(grid[row, 1])
+        draw_tasks(axes, [task], runs, "rnn_loss")
+        low, high = axes.get_xlim()
+        axes.set_xlim(low - 0.5 * (high - low), high + 0.5 * (high - low))
+        axes.set_xlabel("loss in nats; lower is better")
+    figure.suptitle(title or FOUND_BY_TASK)
     figure.tight_layout()
     figure.savefig(path, dpi=110)
 
@@ -476,7 +540,7 @@ def retrieval(_, path: Path, title: str):
         curve = before[-1:] + own  # it begins where the phase before ended
         seconds = [line["seconds"] for line in curve]
         right = [100 * line["rnn_acc"] for line in curve]
-        axes.plot(seconds, right, style, color=COLOURS[phase], lw=3, label=called)
+        axes.plot(seconds, right, "." + style, color=COLOURS[phase], lw=3, label=called)
     axes.axhline(12.5, color="#777777", ls=":", lw=2, label="chance")
     axes.set(xlabel="seconds on one core", ylabel="right answers, %", ylim=(0, 103))
     finding = "Retrieval, seed 2: the MLP learns by SMT → DMT only, a GRU by BPTT"
@@ -518,7 +582,8 @@ def delay(_, path: Path, title: str):
     figure, axes = plt.subplots(figsize=(9, 5))
     for called, (_, other) in BY_DELAY.items():
         style = CELL_STYLES["gru" if "GRU" in called else "mlp"]
-        colour = COLOURS[other.split(",")[0]]
+        method = other.split(",")[0]
+        colour = COLOURS["dmt" if method == "smt" else method]
         right = by_delay(runs, called)
         axes.plot(DELAYS, right, "o" + style, color=colour, lw=3, label=called)
     axes.axhline(12.5, color="#777777", ls=":", lw=2, label="chance")
@@ -543,7 +608,7 @@ def layers(_, path: Path, title: str):
         smts = results.reached(runs, "smt", LONG, cost)
         bptts = results.reached(runs, "bptt", LONG, cost)
         called = "SMT, then DMT in segments"
-        axes.plot(*zip(*smts), "o-", color=COLOURS["smt"], lw=3, label=called)
+        axes.plot(*zip(*smts), "o-", color=COLOURS["dmt"], lw=3, label=called)
         axes.plot(*zip(*bptts), "o-", color=COLOURS["bptt"], lw=3, label="BPTT")
         axes.set(xscale="log")
         axes.legend()
@@ -565,7 +630,12 @@ def layers(_, path: Path, title: str):
 
 
 OF_RUNS = {"run": run, "digits": digits, "drift": drift, "gradient": gradient}
-OF_TABLE = {"delay": delay, "layers": layers, "retrieval": retrieval}
+OF_TABLE = {
+    "tasks": tasks,
+    "delay": delay,
+    "layers": layers,
+    "retrieval": retrieval,
+}
 PICTURES = {"method": method} | OF_TABLE | OF_RUNS
 
 

@@ -468,12 +468,13 @@ FOUND_BY_TASK = (
 
 
 def finals_by_method(runs: dict[str, dict], task: str) -> dict[str, list[dict]]:
-    """The final figures of a task's runs with the MLP, by method."""
-    runs[results.first_run(task)], runs[f"bptt, {task}, mlp"]  # these have to be there
-    return {
-        "dmt": results.of_seeds(runs, task),
-        "bptt": results.of_seeds(runs, f"bptt, {task}, mlp"),
-    }
+    """The final figures of a task's runs with the MLP, by method; KeyError if none."""
+    finals = {}
+    for method, name in (("dmt", task), ("bptt", f"bptt, {task}, mlp")):
+        finals[method] = results.of_seeds(runs, name)
+        if not finals[method]:
+            raise KeyError(name)
+    return finals
 
 
 def draw_tasks(axes, names: list[str], runs: dict[str, dict], figure: str, scale=1.0):

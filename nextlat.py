@@ -1366,6 +1366,16 @@ def make_parser(
     return parser
 
 
+OTHER_NAMES = {  # what elsewhere is the name of an option
+    "--steps": "--updates",
+    "--iterations": "--updates",
+    "--epochs": "--updates",
+    "--dmt-steps": "--dmt-updates",
+    "--learning-rate": "--lr",
+    "--hidden-size": "--dim",
+}
+
+
 def refuse_unknown(option: str, task: str, groups: dict[str, list]):
     """WrongInput for an option that does not exist; it names the most similar one."""
     known = [f"--{name}" for options in groups.values() for name, *_ in options]
@@ -1376,6 +1386,8 @@ def refuse_unknown(option: str, task: str, groups: dict[str, list]):
         for name, other in TASKS.items()
         if option in [f"--{own}" for own, *_ in other.options]
     ]
+    if OTHER_NAMES.get(option) in known:
+        advice = f"here it is {OTHER_NAMES[option]}"
     if elsewhere:
         advice = f"it is an option of {' and '.join(elsewhere)}"
     name = option.removeprefix("--")

@@ -19,7 +19,8 @@ WRONG = {
     "--dim": ["--dim 24", "--dim x", "--dim 0"],
     "--width": ["--width 20", "--width 65536 --encoder-depth 10"],
     "--lr": ["--lr 0", "--lr nan", "--lr -1"],
-    "--updates": ["--updates -1", "--updates 1.5", "--updates 0", "--steps 3"],
+    "--updates": ["--updates -1", "--updates 1.5", "--updates 0", "--updatez 3"],
+    "here it is --updates": ["--steps 3", "--epochs 3"],
     "--preset": ["--preset paper --init taken"],
     "--eval-length": [
         "--task recall --eval-length 2",

@@ -322,7 +322,7 @@ class Recall(Task):
             "dmt_updates": 1500,
             "dmt_lr": 1e-3,
         },
-        "bptt": {"updates": 9800, "lr": 1e-3},
+        "bptt": {"updates": 14000, "lr": 1e-3},
     }
     length_option = None
 

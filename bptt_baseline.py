@@ -126,7 +126,7 @@ class Readout(nn.Module):
 
     m_t (..., K, d) -> logits of y_t (..., V), read at the last memory token.
 
-    in_chunks, below, wraps this, to compute many rows in parts.
+    Many rows are computed in parts: in_chunks, below, wraps this.
     """
 
     def __init__(self, args: Namespace, vocab: int):
@@ -213,7 +213,7 @@ class RNN(nn.Module):
     def step(self, memory: Tensor, x_t: Tensor) -> Tensor:
         """memory (N, K, d), x_t (N,) -> the next memory (N, K, d), tokens of RMS 1.
 
-        in_chunks, below, wraps this, to compute many rows in parts.
+        Many rows are computed in parts: in_chunks, below, wraps this.
         """
         memory = self.cell(memory, self.embed(x_t))
         return F.rms_norm(memory.float(), memory.shape[-1:])  # in fp32, always
@@ -239,7 +239,7 @@ class Batch(NamedTuple):
 
     x: Tensor  # (B, T)
     y: Tensor  # (B, T)
-    first_target: int  # the first time at which any row has a target, or T - 1
+    first_target: int  # the first time with a target in any row; T - 1 if none has
     generator: Generator  # on the CPU; all that a loss draws comes from it
     progress: float  # share of the phase's updates that are done, 0 at first
 
@@ -358,7 +358,7 @@ def run_updates(
     task,
     args: Namespace,
 ) -> Iterator[dict]:
-    """Do the updates of a phase from first_update on; yields the parts of each loss.
+    """Do the updates of a phase from first_update on; yields what update() returns.
 
     Between updates train_phase(), below, evaluates the RNN and saves the run.
     """

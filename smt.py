@@ -36,10 +36,10 @@ paper cuts the gradient at each step. We cut it at each H-th step, and H is 64 (
     BPTT                                 3       99.9 %          11 to 13 %
     chance                                       12.5 %          12.5 %
 
-    BPTT has the same RNN and optimisers, and about as many seconds. In both tasks T is
-    at most 64, so H = 64 cuts nothing: our DMT passes the gradient through all T steps,
-    as BPTT does, but to labels of all times. README.md has all tasks, and says when to
-    use SMT.
+    BPTT has the same RNN and optimisers, and about as many seconds. Copy's inputs hold
+    the right earlier answers. In both tasks T is at most 64, so H = 64 cuts nothing:
+    our DMT passes the gradient through all T steps, as BPTT does, but to labels of all
+    times. README.md has all tasks, and says when to use SMT.
 
 Glossary
   paper      here            shape and meaning
@@ -90,7 +90,7 @@ SMT, the first phase. An update trains encoder, decoder, rnn.cell and rnn.embed:
     L_read   all with a target    encoder, decoder.readout  the readout reads all labels
     L_unif   those of L_dec       encoder                   sequences' labels differ
 
-Between the phases: rnn.empty_memory = m_∅, rnn.readout = a copy of decoder.readout
+After SMT: rnn.empty_memory = m_∅, rnn.readout = a copy of decoder.readout
 
 DMT, the second phase. An update trains rnn.cell, rnn.embed and rnn.readout:
     _, m_0 .. m_{T-1} = encoder(x)
@@ -267,7 +267,7 @@ class Readout(nn.Module):
 
     m_t (..., K, d) -> logits of y_t (..., V), read at the last memory token.
 
-    in_chunks, below, wraps this, to compute many rows in parts.
+    Many rows are computed in parts: in_chunks, below, wraps this.
     """
 
     def __init__(self, args: Namespace, vocab: int):
@@ -376,7 +376,7 @@ class RNN(nn.Module):
     def step(self, memory: Tensor, x_t: Tensor) -> Tensor:
         """memory (N, K, d), x_t (N,) -> the next memory (N, K, d), tokens of RMS 1.
 
-        in_chunks, below, wraps this, to compute many rows in parts.
+        Many rows are computed in parts: in_chunks, below, wraps this.
         """
         memory = self.cell(memory, self.embed(x_t))
         return F.rms_norm(memory.float(), memory.shape[-1:])  # in fp32, always
@@ -402,7 +402,7 @@ class Batch(NamedTuple):
 
     x: Tensor  # (B, T)
     y: Tensor  # (B, T)
-    first_target: int  # the first time at which any row has a target, or T - 1
+    first_target: int  # the first time with a target in any row; T - 1 if none has
     generator: Generator  # on the CPU; all that a loss draws comes from it
     progress: float  # share of the phase's updates that are done, 0 at first
 
@@ -451,7 +451,8 @@ def smt_loss(
 
     # L_dyn's weight grows from 0 to λ_dyn (ours). We think that an early L_dyn makes
     # the encoder write labels that hold little, as those are easy to predict.
-    # Right answers in copy after SMT, seeds 1 to 3, by this weight:
+    # Right answers in copy after SMT, by this weight (seeds 1 to 3, on another machine
+    # than at the top):
     #     it grows from 0 to 5            66 to 75 %
     #     constant 5                      25 to 35 %
     #     constant 2.5, the mean          33 to 37 %
@@ -691,7 +692,7 @@ def run_updates(
     task,
     args: Namespace,
 ) -> Iterator[dict]:
-    """Do the updates of a phase from first_update on; yields the parts of each loss.
+    """Do the updates of a phase from first_update on; yields what update() returns.
 
     Between updates train_phase(), below, evaluates the RNN and saves the run.
     """

@@ -30,16 +30,17 @@ memories, and each is pulled to the label of the same prefix. This unrolls the R
 paper cuts the gradient at each step. We cut it at each H-th step, and H is 64 (ours).
 
     right answers of the RNN alone       seeds   copy            retrieval
-    SMT                                  3       65 to 74 %      75 to 91 %
+    SMT                                  4       65 to 77 %      72 to 91 %
     SMT, then DMT                        3       99.9 %          100 %
     SMT, then the paper's DMT (H = 1)    1       91 %            99.9 %
     BPTT                                 3       99.9 %          11 to 13 %
     chance                                       12.5 %          12.5 %
 
-    BPTT has the same RNN and optimisers, and about as many seconds. Copy's inputs hold
-    the right earlier answers. In both tasks T is at most 64, so H = 64 cuts nothing:
-    our DMT passes the gradient through all T steps, as BPTT does, but to labels of all
-    times. README.md has all tasks, and says when to use SMT.
+    One seed on two machines differs by up to 9 points in the first row. BPTT has the
+    same RNN and optimisers, and about as many seconds. Copy's inputs hold the right
+    earlier answers. In both tasks T is at most 64, so H = 64 cuts nothing: our DMT
+    passes the gradient through all T steps, as BPTT does, but to labels of all times.
+    README.md has all tasks, and says when to use SMT.
 
 Glossary
   paper      here            shape and meaning
@@ -451,8 +452,7 @@ def smt_loss(
 
     # L_dyn's weight grows from 0 to λ_dyn (ours). We think that an early L_dyn makes
     # the encoder write labels that hold little, as those are easy to predict.
-    # Right answers in copy after SMT, by this weight (seeds 1 to 3, on another machine
-    # than at the top):
+    # Right answers in copy after SMT, by this weight (seeds 1 to 3, one machine):
     #     it grows from 0 to 5            66 to 75 %
     #     constant 5                      25 to 35 %
     #     constant 2.5, the mean          33 to 37 %

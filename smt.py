@@ -1624,7 +1624,8 @@ def earlier_run(first_look: Namespace, task: str) -> tuple[dict, dict, dict | No
         run = read_run(out, option)
         if run["config"]["method"] != METHOD:
             made_by = run["config"]["method"]
-            message = f"{made_by} made this run, not {METHOD}; use its program"
+            program = {"bptt": "bptt_baseline"}.get(made_by, made_by)
+            message = f"{made_by} made this run, not {METHOD}; use {program}.py"
             raise WrongInput(f"--out {out}: {message}")
         kept = {k: v for k, v in run["config"].items() if k not in MACHINE}
         return kept, run, None

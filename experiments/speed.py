@@ -10,6 +10,7 @@ which `python experiments/results.py tables` makes tables. With --quick it takes
 short length, and writes nothing.
 """
 
+import argparse
 import json
 import sys
 import time
@@ -75,10 +76,10 @@ def cost(method: str, size: str, T: int, updates: int, rate: float) -> dict:
 
 
 def main(argv: list[str]) -> int:
-    quick = argv == ["--quick"]
-    if argv and not quick:
-        print(__doc__, file=sys.stderr)
-        return 2
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
+    parser.add_argument("--quick", action="store_true", help="one short length")
+    quick = parser.parse_args(argv).quick
     torch.set_num_threads(1)
     found = {"growth": [], "sizes": []}
     for T in (20,) if quick else LENGTHS:

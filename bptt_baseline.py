@@ -691,11 +691,8 @@ def train_phase(phase: Phase, args, task, models: nn.ModuleDict, run: dict, cont
             report(state)
         save(args, models, optimizers, state)
         if in_any_process(control_c.pressed, args):
-            how = f"python {Path(__file__).name} --resume --out {shlex.quote(args.out)}"
-            if several:
-                how = "--resume, and as many processes"
-            message = f"saved after update {state['update']}; go on with: {how}"
-            raise KeyboardInterrupt(message)
+            how = "give the same command with --resume to go on"
+            raise KeyboardInterrupt(f"saved after update {state['update']}; {how}")
         clock = time.perf_counter()
         parts = []
     bar.close()
@@ -1019,7 +1016,7 @@ def load(directory: str, device: str = "cpu") -> tuple:
 
 # Options as (name, default, kind, meaning). Those of the task are in data.py.
 NETWORK_OPTIONS = [
-    ("cell", "mlp", [*CELLS], "f, the RNN's update"),
+    ("cell", "mlp", [*CELLS], "f, the RNN's cell"),
     ("memory-tokens", 4, whole(1, 4096), "K, tokens of a memory"),
     ("dim", 64, whole(16, 65536, HEAD_SIZE), "d, numbers in a memory token"),
     ("cell-depth", 1, whole(1, 1000), "layers of the cell (the GRU has one)"),

@@ -45,8 +45,8 @@ def made(*argv, program=smt):
     return args, task, models
 
 
-def batch_of(args, task, step=0):
-    return smt.draw_batch(task, args.batch_size, step, 0.25, args)
+def batch_of(args, task, index=0):
+    return smt.draw_batch(task, args.batch_size, index, 0.25, args)
 
 
 def weights(directory) -> dict:
@@ -353,7 +353,7 @@ def test_dmt_by_hand_trains_cell_and_readout_alone():
     assert gradients_of(parts["read"], models) == step | {"rnn.readout"}
 
 
-def cuts(program, T: int, H: int, step: int) -> list[int]:
+def cuts(program, T: int, H: int, index: int) -> list[int]:
     """The times t at which the gradient does not reach the memory before x_t."""
     options = ["--truncate", str(H), "--delay", str(T - 4)]
     args, task, models = made(*options, program=program)
@@ -368,13 +368,13 @@ def cuts(program, T: int, H: int, step: int) -> list[int]:
     last = program.phases(args)[-1]  # DMT or BPTT
     program.set_trained(models, last.name)
     rnn.empty_memory.requires_grad_(True)
-    last.loss_of(models, batch_of(args, task, step), args)
+    last.loss_of(models, batch_of(args, task, index), args)
     return [t for t, memory in enumerate(kept) if not memory.requires_grad]
 
 
 @pytest.mark.parametrize("program", PROGRAMS.values(), ids=PROGRAMS)
 def test_the_gradient_is_cut_every_h_steps_from_a_drawn_offset(program):
-    seen = {tuple(cuts(program, 8, 3, step)) for step in range(12)}
+    seen = {tuple(cuts(program, 8, 3, index)) for index in range(12)}
     assert seen == {(3, 6), (2, 5), (1, 4, 7)}
     assert cuts(program, 8, 1, 0) == list(range(1, 8))  # the DMT of the paper
     assert cuts(program, 8, 8, 0) == cuts(program, 8, 9, 0) == []
@@ -406,8 +406,8 @@ def test_rates_rise_and_fall_and_muons_is_five_times_as_large():
     _, _, models = made()
     optimizers = smt.make_optimizers(models, 1e-3)
     rates = []
-    for step in range(100):
-        smt.set_rates(optimizers, step, 100)
+    for index in range(100):
+        smt.set_rates(optimizers, index, 100)
         adamw, muon = (optimizers[n].param_groups[0]["lr"] for n in ("adamw", "muon"))
         assert muon == pytest.approx(5 * adamw)
         rates.append(adamw)

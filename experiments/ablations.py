@@ -62,7 +62,7 @@ def without_timestamps():
 
 
 def without_growth():
-    """L_dyn has its full weight from the first step of SMT on."""
+    """L_dyn has its full weight from the first update of SMT on."""
     usual = smt.smt_loss
 
     def smt_loss(models, batch, args):

@@ -66,8 +66,8 @@ def make_update(name: str, options: list[str]) -> tuple:
     optimizers = program.make_optimizers(models, phase.peak_rate)
     program.set_rates(optimizers, 1, 100)
 
-    def update(step: int):
-        batch = program.draw_batch(task, phase.batch_size, step, 0.5, args)
+    def update(index: int):
+        batch = program.draw_batch(task, phase.batch_size, index, 0.5, args)
         program.update(models, optimizers, phase.loss_of, batch, args)
 
     return update, args.device, task.T, phase.batch_size
@@ -78,12 +78,12 @@ def measure_updates(name: str, options: list[str], updates: int) -> dict:
     update, device, T, B = make_update(name, options)
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    for step in range(3):  # these warm up, and compile
-        update(step)
+    for index in range(3):  # these warm up, and compile
+        update(index)
     wait_for_the_device(device)
     begin = time.perf_counter()
-    for step in range(3, 3 + updates):
-        update(step)
+    for index in range(3, 3 + updates):
+        update(index)
     wait_for_the_device(device)
     milliseconds = 1000 * (time.perf_counter() - begin) / updates
     figures = {"ms": milliseconds, "batch": B, "T": T}

@@ -243,7 +243,7 @@ def test_ctrl_c_saves_after_the_update_and_the_run_goes_on(monkeypatch, capsys):
     monkeypatch.setattr(smt, "update", update)
     assert smt.main([*run, "--out", "parts"]) == 130
     assert smt.read_run("parts", "test")["state"]["update"] == 3
-    assert "saved after update 3; go on with: python smt.py --resume --out parts" in (
+    assert "saved after update 3; give the same command with --resume to go on" in (
         capsys.readouterr().err
     )
     assert smt.main(["--resume", "--out", "parts"]) == 0
@@ -330,14 +330,14 @@ def test_two_processes_train_on_the_mean_of_their_gradients(monkeypatch):
     for phase in smt.phases(args):
         smt.set_trained(models, phase.name)
         optimizers = smt.make_optimizers(models, phase.peak_rate)
-        for step in range(phase.end - phase.begin):
-            smt.set_rates(optimizers, step, phase.end - phase.begin)
+        for index in range(phase.end - phase.begin):
+            smt.set_rates(optimizers, index, phase.end - phase.begin)
             models.zero_grad()
             for rank in range(2):
                 monkeypatch.setattr(smt, "process_number", lambda rank=rank: rank)
                 monkeypatch.setattr(smt, "number_of_processes", lambda: 2)
-                B, at = phase.batch_size, phase.begin + step
-                batch = smt.draw_batch(task, B, at, step / 2, args)
+                B, at = phase.batch_size, phase.begin + index
+                batch = smt.draw_batch(task, B, at, index / 2, args)
                 assert len(batch.x) == (2 if phase.name == "smt" else 4)
                 (phase.loss_of(models, batch, args)[0] / 2).backward()
             torch.nn.utils.clip_grad_norm_(models.parameters(), 1.0)

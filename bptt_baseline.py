@@ -23,8 +23,7 @@ Glossary
   d          dim             numbers in a memory token; 64
   N, S                       any number of rows, any length
   Values are defaults; a task may set others.
-  A step applies the RNN once. An update changes the weights once; --updates counts
-  updates.
+  A step applies the RNN once. An update changes the weights once.
 
 An update of BPTT: train the RNN
     cuts = every H-th t from a random one on; none if H >= T

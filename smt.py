@@ -36,11 +36,11 @@ paper cuts the gradient at each step. We cut it at each H-th step, and H is 64 (
     BPTT                                 3       99.9 %          11 to 13 %
     chance                                       12.5 %          12.5 %
 
-    One seed on two machines differs by up to 9 points in the first row. BPTT has the
-    same RNN and optimisers, and about as many seconds. Copy's inputs hold the right
-    earlier answers. In both tasks T is at most 64, so H = 64 cuts nothing: our DMT
-    passes the gradient through all T steps, as BPTT does, but to labels of all times.
-    README.md has all tasks, and says when to use SMT.
+    One seed of copy, run again at another commit, differs by up to 9 points in the
+    first row. BPTT has the same RNN and optimisers, and about as many seconds. Copy's
+    inputs hold the right earlier answers. In both tasks T is at most 64, so H = 64 cuts
+    nothing: our DMT passes the gradient through all T steps, as BPTT does, but to
+    labels of all times. README.md has all tasks, and says when to use SMT.
 
 Glossary
   paper      here            shape and meaning

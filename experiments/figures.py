@@ -464,7 +464,7 @@ BY_TASK = {"dmt": "SMT, then DMT, of the MLP", "bptt": "BPTT of the MLP"}
 HOLLOW = {"color": COLOURS["bptt"], "ms": 11, "mfc": "none", "mew": 2}  # a GRU by BPTT
 FOUND_BY_TASK = (
     "An RNN without gates, the MLP: SMT → DMT is far ahead in two tasks,\n"
-    "level with BPTT in four, and behind in text and pixels"
+    "about level with BPTT in four, and behind in text and pixels"
 )
 
 

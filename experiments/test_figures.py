@@ -57,6 +57,16 @@ def test_the_curves_of_bptt_are_drawn(tmp_path, monkeypatch):
     assert Path("run/run.png").stat().st_size > 10_000
 
 
+def test_a_task_has_its_runs_by_method():
+    """Those of the MLP with the reported seeds, and no others."""
+    names = ("copy, seed 0", "copy, seed 1", "copy, seed 3", "bptt, copy, mlp")
+    names += ("bptt, copy, mlp, seed 2", "bptt, copy, gru", "nextlat, copy, seed 0")
+    runs = {name: {"final": name} for name in names}
+    found = figures.finals_by_method(runs, "copy")
+    assert found["dmt"] == ["copy, seed 0", "copy, seed 3"]
+    assert found["bptt"] == ["bptt, copy, mlp", "bptt, copy, mlp, seed 2"]
+
+
 def test_an_input_that_is_forgotten_gets_no_gradient():
     rnn = types.SimpleNamespace(embed=torch.nn.Embedding(5, 16))
     readout = torch.nn.Linear(16, 5)

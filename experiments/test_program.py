@@ -453,6 +453,15 @@ def test_a_reader_that_ends_does_not_end_the_run():
     assert smt.read_run("run", "--out")["state"]["finished"]
 
 
+def test_a_run_of_another_method_names_its_program(capsys):
+    run = "--task copy --delay 3 --dim 16 --updates 1 --device cpu --out run"
+    assert bptt_baseline.main(run.split()) == 0
+    with pytest.raises(SystemExit) as stopped:
+        smt.main("--sample 1 --out run".split())
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err.endswith("not smt; use bptt_baseline.py\n")
+
+
 def test_a_task_has_updates_of_its_own_for_each_method():
     for program, updates in ((smt, 400), (bptt_baseline, 1600)):
         args, _, _ = program.settings(["--task", "parity", "--device", "cpu"])

@@ -38,7 +38,7 @@ An update of BPTT: train the RNN
 """
 
 from argparse import Namespace
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -124,8 +124,6 @@ class Readout(nn.Module):
     """g: a small Transformer over the tokens of a memory.
 
     m_t (..., K, d) -> logits of y_t (..., V), read at the last memory token.
-
-    Many rows are computed in parts: in_chunks, below, wraps this.
     """
 
     def __init__(self, args: Namespace, vocab: int):
@@ -193,9 +191,9 @@ class GRUCell(nn.Module):
 
 # The paper has cells of these three kinds. The MLP is the default here. A new one is a
 # class like those above, and it gets a name here. RNN.step embeds the input for it and
-# scales its result. If it ignores --cell-depth, add it where sequential_depth and
-# idle_options, below, have "gru".
+# scales its result.
 CELLS = {"mlp": MLPCell, "transformer": TransformerCell, "gru": GRUCell}
+ONE_LAYER_CELLS = {"gru"}  # they ignore --cell-depth
 
 
 class RNN(nn.Module):
@@ -210,10 +208,7 @@ class RNN(nn.Module):
         self.empty_memory = nn.Parameter(torch.randn(args.memory_tokens, args.dim))
 
     def step(self, memory: Tensor, x_t: Tensor) -> Tensor:
-        """memory (N, K, d), x_t (N,) -> the next memory (N, K, d), tokens of RMS 1.
-
-        Many rows are computed in parts: in_chunks, below, wraps this.
-        """
+        """memory (N, K, d), x_t (N,) -> the next memory (N, K, d), tokens of RMS 1."""
         memory = self.cell(memory, self.embed(x_t))
         return F.rms_norm(memory.float(), memory.shape[-1:])  # in fp32, always
 
@@ -243,14 +238,34 @@ class Batch(NamedTuple):
     progress: float  # share of the phase's updates that are done, 0 at first
 
 
+# -------------------------------------------------------------------- all the networks
+class Models(nn.Module):
+    """The networks of a run. models(loss_fn, batch, args) computes a loss of them.
+
+    The loss is computed inside forward, as with several processes
+    DistributedDataParallel averages the gradients of what is computed there.
+    """
+
+    def __init__(self, args: Namespace, task):
+        super().__init__()
+        self.rnn = RNN(args, task.vocab)
+
+    def forward(
+        self, loss_fn: Callable, batch: Batch, args: Namespace
+    ) -> tuple[Tensor, dict]:
+        bf16 = args.precision == "bf16"
+        with torch.autocast(args.device, torch.bfloat16, enabled=bf16):
+            return loss_fn(self, batch, args)
+
+
 # ---------------------------------------------------------------- the loss of a readout
 def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
     """Mean nats of the targets y >= 0; 0 if there is none. logits (..., V), y (...)."""
     logits = logits.flatten(0, -2).float()  # (N, V)
     y = y.flatten()  # (N,)
     nats = F.cross_entropy(logits, y, ignore_index=-1, reduction="sum")
-    targets = (y >= 0).sum()
-    return nats / targets.clamp(min=1)
+    count = (y >= 0).sum()
+    return nats / count.clamp(min=1)
 
 
 def read_loss(readout: Readout, memories: Tensor, batch: Batch) -> Tensor:
@@ -261,16 +276,14 @@ def read_loss(readout: Readout, memories: Tensor, batch: Batch) -> Tensor:
     # The times before the first target have no loss. To leave them out saves 15 to 30 %
     # of an update of copy.
     first = batch.first_target
-    logits = readout(memories[:, first:])  # (B, T - first, V)
+    logits = in_chunks(readout, memories[:, first:])  # (B, T - first, V)
     return cross_entropy(logits, batch.y[:, first:])
 
 
 # ------------------------------------------------------------------------ the BPTT loss
-def bptt_loss(
-    models: nn.ModuleDict, batch: Batch, args: Namespace
-) -> tuple[Tensor, dict]:
+def bptt_loss(models: Models, batch: Batch, args: Namespace) -> tuple[Tensor, dict]:
     """The RNN runs alone and is asked for answers: returns the loss, and its parts."""
-    rnn = models["rnn"]
+    rnn = models.rnn
     cuts = random_cuts(batch, args.truncate)
     memories = rnn.rollout(batch.x, cuts)  # (B, T, K, d)
 
@@ -297,7 +310,7 @@ class Phase(NamedTuple):
     """A part of a run: the updates begin .. end - 1."""
 
     name: str
-    loss_of: Callable  # (models, batch, args) -> the loss, its parts by name
+    loss_fn: Callable  # (models, batch, args) -> the loss, its parts by name
     begin: int
     end: int
     peak_rate: float  # AdamW's learning rate is at most this, Muon's five times this
@@ -305,16 +318,11 @@ class Phase(NamedTuple):
 
 
 def phases(args: Namespace) -> list[Phase]:
-    """The phases of a run, in order. In words, train(), below, does this:
-
-    for phase in phases(args):
-        set what the phase trains, and make its optimisers
-        do its updates, by run_updates()
-    """
+    """The phases of a run, in order. train(), below, trains through each of them."""
     return [
         Phase(
             name="bptt",
-            loss_of=bptt_loss,
+            loss_fn=bptt_loss,
             begin=0,
             end=args.updates,
             peak_rate=args.lr,
@@ -323,25 +331,45 @@ def phases(args: Namespace) -> list[Phase]:
     ]
 
 
-def set_trained(models: nn.ModuleDict, phase_name: str):
+def set_trained(models: Models, phase_name: str):
     """BPTT trains all of the RNN."""
     models.requires_grad_(True)
 
 
 def update(
+    phase: Phase,
+    index: int,
     models: nn.Module,
     optimizers: dict,
-    loss_of: Callable,
+    task,
+    args: Namespace,
+) -> dict:
+    """An update of a phase: index, from phase.begin on, says which. Returns its parts.
+
+    train_phase(), below, does the updates one after another. Between them it evaluates
+    the RNN and saves the run.
+    """
+    done = index - phase.begin
+    total = phase.end - phase.begin
+    progress = done / total
+    set_rates(optimizers, done, total)
+    batch = draw_batch(task, phase.batch_size, index, progress, args)
+    return train_on_batch(models, optimizers, phase.loss_fn, batch, args)
+
+
+def train_on_batch(
+    models: nn.Module,
+    optimizers: dict,
+    loss_fn: Callable,
     batch: Batch,
     args: Namespace,
 ) -> dict:
-    """An update by Muon and AdamW: returns the loss's parts and the gradient's norm."""
+    """Change the weights by Muon and AdamW: returns the parts of the loss by name.
+
+    The norm of the gradient is among them.
+    """
     models.zero_grad()
-    bf16 = args.precision == "bf16"
-    with torch.autocast(args.device, torch.bfloat16, enabled=bf16):
-        # Models.forward, below, calls loss_of(models, batch, args): it is in forward
-        # that DistributedDataParallel, for several processes, needs the loss.
-        loss, parts = models(loss_of, batch, args)
+    loss, parts = models(loss_fn, batch, args)
     loss.backward()
     parts["gradient_norm"] = nn.utils.clip_grad_norm_(models.parameters(), 1.0)
     for optimizer in optimizers.values():
@@ -349,34 +377,9 @@ def update(
     return {name: part.detach() for name, part in parts.items()}
 
 
-def run_updates(
-    phase: Phase,
-    first_update: int,
-    models: nn.Module,
-    optimizers: dict,
-    task,
-    args: Namespace,
-) -> Iterator[dict]:
-    """Do the updates of a phase from first_update on; yields what update() returns.
-
-    Between updates train_phase(), below, evaluates the RNN and saves the run.
-    """
-    for index in range(first_update, phase.end):
-        done = index - phase.begin
-        total = phase.end - phase.begin
-        progress = done / total
-        set_rates(optimizers, done, total)
-        batch = draw_batch(task, phase.batch_size, index, progress, args)
-        # With --compile main turns the compiler off, and only updates turn it on.
-        with torch.compiler.set_stance("default"):
-            parts = update(models, optimizers, phase.loss_of, batch, args)
-        yield parts
-
-
 # The method needs none of these.
 import argparse
 import difflib
-import functools
 import importlib.util
 import json
 import math
@@ -407,8 +410,8 @@ MAX_ROWS = 65_535  # in a call of attention; some CUDA kernels fail with more
 MAX_NUMBERS = 2**22  # in the memories that a network takes at once
 
 
-def in_chunks(network: Callable) -> Callable:
-    """A method that does the same as network(self, memory, *inputs), in chunks.
+def in_chunks(network: Callable, memory: Tensor, *inputs: Tensor) -> Tensor:
+    """The same as network(memory, *inputs), with less memory if there are many rows.
 
     memory (N, K, d), or (..., K, d) if there are no inputs, are labels or memories.
     inputs (N, ...) are what else the network takes. A chunk has at most MAX_ROWS rows
@@ -417,27 +420,17 @@ def in_chunks(network: Callable) -> Callable:
     (checkpointing). At the authors' sizes that saves 130 GiB in SMT (B = 128, T = 256,
     fp32), as experiments/memory.py counts it.
     """
-
-    @functools.wraps(network)
-    def chunked(self, memory: Tensor, *inputs: Tensor) -> Tensor:
-        *leading, K, d = memory.shape
-        N = math.prod(leading)
-        rows_per_chunk = min(MAX_ROWS, max(1, MAX_NUMBERS // (K * d)))
-        if N <= rows_per_chunk:
-            return network(self, memory, *inputs)
-        rows = memory.reshape(N, K, d)
-        chunks = [tensor.split(rows_per_chunk) for tensor in (rows, *inputs)]
-        results = []
-        for chunk in zip(*chunks):
-            results.append(checkpoint(network, self, *chunk, use_reentrant=False))
-        return torch.cat(results).unflatten(0, leading)
-
-    return chunked
-
-
-# SMT steps from all labels at once, and reads all of them at once.
-RNN.step = in_chunks(RNN.step)
-Readout.forward = in_chunks(Readout.forward)
+    *leading, K, d = memory.shape
+    N = math.prod(leading)
+    rows_per_chunk = min(MAX_ROWS, max(1, MAX_NUMBERS // (K * d)))
+    if N <= rows_per_chunk:
+        return network(memory, *inputs)
+    rows = memory.reshape(N, K, d)
+    chunks = [tensor.split(rows_per_chunk) for tensor in (rows, *inputs)]
+    results = []
+    for chunk in zip(*chunks):
+        results.append(checkpoint(network, *chunk, use_reentrant=False))
+    return torch.cat(results).unflatten(0, leading)
 
 
 # --------------------------------------------------- evaluate and sample: the RNN alone
@@ -460,16 +453,16 @@ def per_answer(who: str, scores: list[Tensor]) -> dict:
 
 
 @torch.no_grad()
-def evaluate(models: nn.ModuleDict, task, split: str, rows: int) -> dict:
+def evaluate(models: Models, task, split: str, rows: int) -> dict:
     """Measure the RNN alone, from m_∅."""
-    rnn = models["rnn"]
+    rnn = models.rnn
     device = rnn.empty_memory.device
     rnn_scores = []
     all_x, all_y = task.held_out(split, rows)
     for x, y in zip(all_x.split(64), all_y.split(64)):  # 64 sequences at a time
         x, y = x.to(device), y.to(device)
         memories = rnn.rollout(x)  # (B, T, K, d)
-        rnn_scores.append(score(rnn.readout(memories), y))
+        rnn_scores.append(score(in_chunks(rnn.readout, memories), y))
     return per_answer("rnn", rnn_scores)
 
 
@@ -504,7 +497,8 @@ def show(rnn: RNN, task, count: int, args: Namespace) -> str:
     chosen = torch.randperm(len(x), generator=generator)[:count]
     x, y = x[chosen], y[chosen]
     device = rnn.empty_memory.device
-    answers = rnn.readout(rnn.rollout(x.to(device))).argmax(-1).cpu()
+    memories = rnn.rollout(x.to(device))  # (count, T, K, d)
+    answers = in_chunks(rnn.readout, memories).argmax(-1).cpu()
     return task.show(x, y, answers)
 
 
@@ -533,7 +527,7 @@ class Muon(torch.optim.Muon):
             return super().step(closure)
 
 
-def make_optimizers(models: nn.ModuleDict, peak: float) -> dict:
+def make_optimizers(models: nn.Module, peak: float) -> dict:
     """Muon for the matrices inside networks, AdamW for the rest; peak is AdamW's rate.
 
     The rest are embeddings, last layers, the short convolution, norms, biases and
@@ -601,7 +595,7 @@ def sequential_depth(phase: str, T: int, args: Namespace) -> int:
 
     A block of a Transformer and one of the MLP cell count as one layer.
     """
-    cell_layers = 1 if args.cell == "gru" else args.cell_depth
+    cell_layers = 1 if args.cell in ONE_LAYER_CELLS else args.cell_depth
     return T * cell_layers + args.decoder_depth
 
 
@@ -620,7 +614,7 @@ def longer_tasks(args: Namespace, task) -> dict:
     return longer
 
 
-def train(args: Namespace, task, models: nn.ModuleDict, run: dict, longer: dict):
+def train(args: Namespace, task, models: Models, run: dict, longer: dict):
     """Train from where the run stands, then measure the RNN on the test split.
 
     run is a checkpoint as read_run gives it, or {"state": new_state()}; see save.
@@ -644,7 +638,7 @@ def train(args: Namespace, task, models: nn.ModuleDict, run: dict, longer: dict)
     report(state)
 
 
-def train_phase(phase: Phase, args, task, models: nn.ModuleDict, run: dict, control_c):
+def train_phase(phase: Phase, args, task, models: Models, run: dict, control_c):
     """Train through the rest of a phase; evaluate and save every so many updates."""
     state = run["state"]
     set_trained(models, phase.name)
@@ -663,14 +657,16 @@ def train_phase(phase: Phase, args, task, models: nn.ModuleDict, run: dict, cont
     depth = sequential_depth(phase.name, task.T, args)
     began = clock = time.perf_counter()  # clock: when the last evaluation ended
     parts = []  # of the loss, update by update since then
-    for parts_now in run_updates(phase, first, wrapped, optimizers, task, args):
-        parts.append(parts_now)
+    for index in range(first, phase.end):
+        # Updates alone are compiled; main turns the compiler off for all else.
+        with torch.compiler.set_stance("default"):
+            parts.append(update(phase, index, wrapped, optimizers, task, args))
         state["update"] += 1
         state["depth"] += depth
         bar.update()
         made = state["update"] - first
         if made == 20 or (made == 1 and not args.compile):
-            parts_now["gradient_norm"].item()  # waits for the device
+            parts[-1]["gradient_norm"].item()  # waits for the device
             say_how_long(phase, made, phase.end - first, time.perf_counter() - began)
 
         done = state["update"] - phase.begin
@@ -746,12 +742,12 @@ def record(args: Namespace, state: dict, phase: str, figures: dict):
                 writer.add_scalar(f"{phase}/{name}", value, state["update"])
 
 
-def announce(args: Namespace, task, models: nn.ModuleDict, state: dict):
+def announce(args: Namespace, task, models: Models, state: dict):
     """Print what the run is: its task, sizes and settings."""
     say(f"{args.task}: T = {task.T}, V = {task.vocab}, {args.device}, {args.precision}")
     if task.answers:
         say(f"A guess is right with probability {1 / task.answers:.4f}.")
-    for name, network in models.items():
+    for name, network in models.named_children():
         numbers = sum(p.numel() for p in network.parameters())
         say(f"{name}: {numbers:,} parameters")
     shown = []
@@ -857,18 +853,7 @@ def in_any_process(flag: bool, args: Namespace) -> bool:
     return flags.item() > 0
 
 
-class Models(nn.ModuleDict):
-    """The networks by name. models(loss_of, batch, args) computes a loss.
-
-    The loss is passed in, as several processes share their gradients only if it is
-    computed inside forward (DistributedDataParallel).
-    """
-
-    def forward(self, loss_of: Callable, batch: Batch, args: Namespace):
-        return loss_of(self, batch, args)
-
-
-def distribute(models: nn.ModuleDict, args: Namespace) -> nn.Module:
+def distribute(models: Models, args: Namespace) -> nn.Module:
     """The models; with several processes their gradients are the mean over all.
 
     Each process has the losses of its own rows. SMT's L_unif compares the rows of one
@@ -889,7 +874,7 @@ def distribute(models: nn.ModuleDict, args: Namespace) -> nn.Module:
 FORMAT = 7  # of checkpoint.pt; it grows when the content changes
 
 
-def save(args: Namespace, models: nn.ModuleDict, optimizers: dict, state: dict):
+def save(args: Namespace, models: Models, optimizers: dict, state: dict):
     """Write checkpoint.pt and metrics.jsonl, each whole or not at all."""
     if process_number() > 0:
         return
@@ -1007,7 +992,7 @@ def load(directory: str, device: str = "cpu") -> tuple:
         raise WrongInput(f"load: {args.method} made {directory}, not {METHOD}")
     task = make_task(args)
     rnn = RNN(args, task.vocab)
-    load_weights(Models({"rnn": rnn}), run["models"], f"load: {directory}")
+    load_weights(nn.ModuleDict({"rnn": rnn}), run["models"], f"load: {directory}")
     return rnn.to(device).requires_grad_(False), task
 
 
@@ -1301,8 +1286,8 @@ def settle_device(args: Namespace):
 def idle_options(args: Namespace) -> dict[str, str]:
     """Options that nothing reads, each with the reason."""
     idle = {}
-    if args.cell == "gru":
-        idle["cell_depth"] = "with --cell gru, which has one layer"
+    if args.cell in ONE_LAYER_CELLS:
+        idle["cell_depth"] = f"with --cell {args.cell}, which has one layer"
     if args.sample:
         idle["compile"] = "with --sample, as only updates are compiled"
         idle["eval_length"] = "with --sample"
@@ -1342,12 +1327,6 @@ def make_task(args: Namespace):
     return TASKS[args.task](**{name: getattr(args, name) for name in names})
 
 
-def build(args: Namespace, task) -> nn.ModuleDict:
-    """The networks, freshly initialised."""
-    rnn = RNN(args, task.vocab)
-    return Models({"rnn": rnn})
-
-
 def start(args: Namespace, run: dict, source: dict | None) -> tuple:
     """The task, and the networks with the weights of the run or the source, if any."""
     task = make_task(args)
@@ -1361,9 +1340,9 @@ def start(args: Namespace, run: dict, source: dict | None) -> tuple:
     if not args.sample:
         check_memory(args, task)
     torch.manual_seed(args.seed)
-    models = build(args, task)
+    models = Models(args, task)
     if args.sample:  # it needs no other network
-        models = Models({"rnn": models["rnn"]})
+        models = nn.ModuleDict({"rnn": models.rnn})
     weights = (source or run).get("models")
     if weights is not None:
         where = f"--init {args.init}" if source else f"--out {args.out}"
@@ -1379,7 +1358,7 @@ def start(args: Namespace, run: dict, source: dict | None) -> tuple:
 def check_memory(args: Namespace, task):
     """WrongInput if weights, gradients and optimisers alone need more than there is."""
     with torch.device("meta"):  # shapes without numbers
-        numbers = sum(p.numel() for p in build(args, task).parameters())
+        numbers = sum(p.numel() for p in Models(args, task).parameters())
     needed = 3 * 4 * numbers  # a weight, its gradient and a moment, in fp32
     if args.device == "cuda":
         there = torch.cuda.get_device_properties("cuda").total_memory
@@ -1392,13 +1371,13 @@ def check_memory(args: Namespace, task):
         raise WrongInput(f"--dim, --width: {message}; give smaller sizes")
 
 
-def load_weights(models: nn.ModuleDict, weights: dict, where: str):
+def load_weights(models: nn.Module, weights: dict, where: str):
     """Load the weights of these networks; WrongInput if those of a run don't fit.
 
     where is the option and the run that the weights are of, for the message.
     """
     there = {name.split(".")[0] for name in weights}
-    missing = [name for name in models if name not in there]
+    missing = [name for name, _ in models.named_children() if name not in there]
     if missing:
         message = f"the run holds {', '.join(sorted(there))}, and no {missing[0]}"
         raise WrongInput(f"{where}: {message}; name another run")
@@ -1450,7 +1429,7 @@ def main(argv: list[str] | None = None) -> int:
                 made = run["state"]["update"]
                 say(f"This run is not finished. It has made {made} updates.")
             if process_number() == 0:
-                say(show(models["rnn"], task, args.sample or 4, args))
+                say(show(models.rnn, task, args.sample or 4, args))
             if not args.sample:
                 say(next_commands(args))
         if distributed.is_initialized():

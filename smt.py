@@ -14,9 +14,9 @@ steps, all at once. The gradient passes through one step of the RNN.
 
 What to remember. The encoder, a Transformer, reads a prefix x_0 .. x_t and writes a
 memory of it, the label m_t. From m_t the decoder must predict y_t. It is also shown the
-inputs after x_t, and must predict their targets, too. So m_t has to hold what all these
-targets need of the prefix. The encoder's attention is causal (ours), so one pass writes
-the labels of all prefixes.
+inputs after x_t, and must predict their targets, too. So m_t has to hold all of the
+prefix that these targets depend on. The encoder's attention is causal (ours), so one
+pass writes the labels of all prefixes.
 
 How to update it. From the label m_{t-1} and the input x_t the RNN's cell must make the
 label m_t. The cell starts from the encoder's label, and not from a memory that it made.
@@ -29,18 +29,17 @@ RNN drifts. So in a second phase, DAgger Memory Training (DMT), it runs on its o
 memories, and each is pulled to the label of the same prefix. This unrolls the RNN. The
 paper cuts the gradient at each step. We cut it at each H-th step, and H is 64 (ours).
 
-    right answers of the RNN alone       seeds   copy            retrieval
-    SMT                                  4       65 to 77 %      72 to 91 %
-    SMT, then DMT                        3       99.9 %          100 %
-    SMT, then the paper's DMT (H = 1)    3, 1    90 to 94 %      99.9 %
-    BPTT                                 3       99.9 %          11 to 13 %
-    chance                                       12.5 %          12.5 %
+    right answers of the RNN alone                copy            retrieval
+    SMT                                           65 to 77 %      72 to 91 %
+    then DMT, its gradient through all T steps    99.9 %          100 %
+    or DMT as in the paper, through one step      90 to 94 %      99.9 %
+    BPTT, through all T steps                     99.9 %          11 to 13 %
+    chance                                        12.5 %          12.5 %
 
-    One seed of copy, run again at another commit, differs by up to 9 points in the
-    first row. BPTT has the same RNN and optimisers, and about as many seconds. Copy's
-    inputs hold the right earlier answers. In both tasks T is at most 64, so H = 64 cuts
-    nothing: our DMT passes the gradient through all T steps, as BPTT does, but to
-    labels of all times. README.md has all tasks, and says when to use SMT.
+    Three seeds or more; in retrieval one of the paper's DMT. As T is at most 64 here,
+    H = 64 cuts nothing. BPTT has the same RNN and optimisers, the best of some three
+    rates, and about as many seconds. Copy's inputs hold the right earlier answers.
+    README.md has all tasks, and says when to use SMT.
 
 Glossary
   paper      here            shape and meaning
@@ -88,7 +87,7 @@ SMT, the first phase. An update trains encoder, decoder, rnn.cell and rnn.embed:
     loss     at which t           trains                    so that
     L_dec    J random ones        encoder, decoder          labels hold what is needed
     L_dyn    all                  encoder, cell, embed      the cell can follow labels
-    L_read   all with a target    encoder, decoder.readout  the readout reads all labels
+    L_read   all with a target    encoder, decoder.readout  answers can be read
     L_unif   those of L_dec       encoder                   sequences' labels differ
 
 After SMT: rnn.empty_memory = m_∅, rnn.readout = a copy of decoder.readout
@@ -105,16 +104,14 @@ DMT, the second phase. An update trains rnn.cell, rnn.embed and rnn.readout:
     minimise L_labels + L_read
 
     L_labels trains cell and embed, L_read the readout. Some tasks set --attach-readout
-    (ours). There L_read trains cell and embed, too, and L_labels fades; see dmt_loss.
+    (ours). Then nothing is detached in L_read, so that it trains cell and embed, too:
+    minimise 0.1 (1 - progress) L_labels + L_read
 
-What is ours: one causal pass for all labels; the encoder's convolution and label
-attention; in SMT L_read, J > 1, times t that all rows share, pairs of the same memory
-token only, and L_dyn's growing weight; in DMT H = 64 and --attach-readout; Muon. Sizes,
-rates and the constant weights of losses are ours, too.
+Muon, all sizes, rates and constant weights of losses are (ours), too.
 """
 
 from argparse import Namespace
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -200,7 +197,7 @@ class Encoder(nn.Module):
     """E: x (B, T) -> all_labels (B, T + 1, K, d).
 
     The Transformer is causal (ours). The paper's is bidirectional over x_0 .. x_t, and
-    needs a pass for each label.
+    needs a pass for each label. Whether its labels are better is not measured.
 
     fixed_T is T in tasks whose sequences all have one form; in copy, for example, the
     question always comes at the same t. There each token also gets a learned embedding
@@ -249,8 +246,8 @@ class Encoder(nn.Module):
         """The labels of all times: h (B, T + 1, W) -> (B, T + 1, K, d)."""
         # By default a label has 256 numbers, and a token of the encoder 128. A linear
         # map of this token alone would hold no more than the token. So attention, with
-        # K*d / HEAD_SIZE heads, gathers more of the prefix (ours). Without it copy has
-        # 46 to 57 instead of 66 to 75 % right answers after SMT (seeds 1 to 3).
+        # K*d / HEAD_SIZE heads, gathers more of the prefix (ours). Without it each of
+        # three seeds of copy loses 9 to 28 points of its right answers after SMT.
         qkv = self.label_qkv(h)  # (B, T + 1, 3*K*d)
         gathered = attention(qkv, causal=True)  # (B, T + 1, K*d)
         labels = self.label_from_token(h) + gathered
@@ -267,8 +264,6 @@ class Readout(nn.Module):
     """g: a small Transformer over the tokens of a memory.
 
     m_t (..., K, d) -> logits of y_t (..., V), read at the last memory token.
-
-    Many rows are computed in parts: in_chunks, below, wraps this.
     """
 
     def __init__(self, args: Namespace, vocab: int):
@@ -303,9 +298,9 @@ class Decoder(nn.Module):
         self.embed = nn.Embedding(vocab, args.dim)  # of the inputs after x_t
         self.readout = Readout(args, vocab)
 
-    def forward(self, label: Tensor, later_inputs: Tensor) -> Tensor:
-        K = label.shape[1]
-        tokens = torch.cat([label, self.embed(later_inputs)], 1)  # (N, K + S, d)
+    def forward(self, memory: Tensor, later_inputs: Tensor) -> Tensor:
+        K = memory.shape[1]
+        tokens = torch.cat([memory, self.embed(later_inputs)], 1)  # (N, K + S, d)
         h = self.readout.body(tokens)  # (N, K + S, d)
         # From the last memory token on, each token answers.
         return self.readout.logits_of(h[:, K - 1 :])
@@ -358,9 +353,9 @@ class GRUCell(nn.Module):
 
 # The paper has cells of these three kinds. The MLP is the default here. A new one is a
 # class like those above, and it gets a name here. RNN.step embeds the input for it and
-# scales its result. If it ignores --cell-depth, add it where sequential_depth and
-# idle_options, below, have "gru".
+# scales its result.
 CELLS = {"mlp": MLPCell, "transformer": TransformerCell, "gru": GRUCell}
+ONE_LAYER_CELLS = {"gru"}  # they ignore --cell-depth
 
 
 class RNN(nn.Module):
@@ -375,10 +370,7 @@ class RNN(nn.Module):
         self.empty_memory = nn.Parameter(torch.randn(args.memory_tokens, args.dim))
 
     def step(self, memory: Tensor, x_t: Tensor) -> Tensor:
-        """memory (N, K, d), x_t (N,) -> the next memory (N, K, d), tokens of RMS 1.
-
-        Many rows are computed in parts: in_chunks, below, wraps this.
-        """
+        """memory (N, K, d), x_t (N,) -> the next memory (N, K, d), tokens of RMS 1."""
         memory = self.cell(memory, self.embed(x_t))
         return F.rms_norm(memory.float(), memory.shape[-1:])  # in fp32, always
 
@@ -408,14 +400,37 @@ class Batch(NamedTuple):
     progress: float  # share of the phase's updates that are done, 0 at first
 
 
+# -------------------------------------------------------------------- all the networks
+class Models(nn.Module):
+    """The networks of a run. models(loss_fn, batch, args) computes a loss of them.
+
+    The loss is computed inside forward, as with several processes
+    DistributedDataParallel averages the gradients of what is computed there.
+    """
+
+    def __init__(self, args: Namespace, task):
+        super().__init__()
+        fixed_T = task.T if task.has_timestamps else None
+        self.encoder = Encoder(args, task.vocab, fixed_T)
+        self.decoder = Decoder(args, task.vocab)
+        self.rnn = RNN(args, task.vocab)
+
+    def forward(
+        self, loss_fn: Callable, batch: Batch, args: Namespace
+    ) -> tuple[Tensor, dict]:
+        bf16 = args.precision == "bf16"
+        with torch.autocast(args.device, torch.bfloat16, enabled=bf16):
+            return loss_fn(self, batch, args)
+
+
 # ---------------------------------------------------------------- the loss of a readout
 def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
     """Mean nats of the targets y >= 0; 0 if there is none. logits (..., V), y (...)."""
     logits = logits.flatten(0, -2).float()  # (N, V)
     y = y.flatten()  # (N,)
     nats = F.cross_entropy(logits, y, ignore_index=-1, reduction="sum")
-    targets = (y >= 0).sum()
-    return nats / targets.clamp(min=1)
+    count = (y >= 0).sum()
+    return nats / count.clamp(min=1)
 
 
 def read_loss(readout: Readout, memories: Tensor, batch: Batch) -> Tensor:
@@ -426,20 +441,18 @@ def read_loss(readout: Readout, memories: Tensor, batch: Batch) -> Tensor:
     # The times before the first target have no loss. To leave them out saves 15 to 30 %
     # of an update of copy.
     first = batch.first_target
-    logits = readout(memories[:, first:])  # (B, T - first, V)
+    logits = in_chunks(readout, memories[:, first:])  # (B, T - first, V)
     return cross_entropy(logits, batch.y[:, first:])
 
 
 # ------------------------------------------------------------------------- the SMT loss
-def smt_loss(
-    models: nn.ModuleDict, batch: Batch, args: Namespace
-) -> tuple[Tensor, dict]:
+def smt_loss(models: Models, batch: Batch, args: Namespace) -> tuple[Tensor, dict]:
     """The four losses of SMT on a batch: returns their weighted sum, and each by name.
 
     Nothing is detached. Each loss trains all networks that it passes through.
     """
-    decoder, rnn = models["decoder"], models["rnn"]
-    all_labels = models["encoder"](batch.x)  # m_∅ first; (B, T + 1, K, d)
+    decoder, rnn = models.decoder, models.rnn
+    all_labels = models.encoder(batch.x)  # m_∅ first; (B, T + 1, K, d)
     labels = all_labels[:, 1:]  # labels[:, t] is m_t; (B, T, K, d)
 
     times = random_times(batch, args.windows, args.future)
@@ -451,12 +464,9 @@ def smt_loss(
     L_unif = uniformity_loss(labels, times)
 
     # L_dyn's weight grows from 0 to λ_dyn (ours). We think that an early L_dyn makes
-    # the encoder write labels that hold little, as those are easy to predict.
-    # Right answers in copy after SMT, by this weight (seeds 1 to 3, one machine):
-    #     it grows from 0 to 5            66 to 75 %
-    #     constant 5                      25 to 35 %
-    #     constant 2.5, the mean          33 to 37 %
-    #     constant 0.1, as in the paper   47 to 59 %
+    # the encoder write labels that hold little, as those are easy to predict. With a
+    # constant weight each of three seeds of copy loses right answers after SMT: with
+    # 0.1, which the paper has, 15 to 27 points, with 2.5, the mean, 33 to 38 points.
     dynamics_weight = args.lambda_dyn * batch.progress
     loss = L_dec + dynamics_weight * L_dyn + L_read + args.lambda_unif * L_unif
     parts = {"decode": L_dec, "dynamics": L_dyn, "read": L_read, "uniformity": L_unif}
@@ -464,7 +474,11 @@ def smt_loss(
 
 
 def random_times(batch: Batch, J: int, Tf: int) -> list[int]:
-    """J random times t, the same in all rows (ours); a time can come twice."""
+    """J random times t, the same in all rows; a time can come twice.
+
+    The authors decode one label of a sequence, J = 1. That J is 8, and that all rows
+    share the times, is (ours).
+    """
     T = batch.x.shape[1]
     # The window of the earliest t ends at the first target. A window before it would
     # have no target. So L_dyn alone trains the labels before the earliest t.
@@ -494,11 +508,11 @@ def decode_loss(
 def dynamics_loss(rnn: RNN, all_labels: Tensor, x: Tensor) -> Tensor:
     """L_dyn: B*T single steps at once, each from a label m_{t-1} to the next, m_t.
 
-    Inputs far back are reached through the encoder, whose depth does not grow with T.
-    So there is no chain of T steps in which the gradient could fade.
+    The gradient passes through one step of the RNN, and then through the encoder, whose
+    depth does not grow with T. So it has no chain of T steps in which it could fade.
 
-    L_dyn also brings an input into labels whose window ends before the target that
-    needs it. Say that Tf = 2, and that x_0 matters only for y_5:
+    Update by update L_dyn also brings an input into earlier labels, whose window ends
+    before the target that needs it. Say that Tf = 2, and that x_0 matters only for y_5:
         L_dec decodes y_5 from m_5 and from m_4, so m_4 must hold x_0.
         L_dyn makes m_4 from m_3 and x_4, so m_3 has to hold x_0, too.
         L_dyn makes m_3 from m_2 and x_3, so m_2 has to, too; and so on, down to m_0.
@@ -506,7 +520,7 @@ def dynamics_loss(rnn: RNN, all_labels: Tensor, x: Tensor) -> Tensor:
     """
     previous_labels = all_labels[:, :-1].flatten(0, 1)  # every m_{t-1}; (B*T, K, d)
     next_labels = all_labels[:, 1:].flatten(0, 1)  # every m_t; (B*T, K, d)
-    guess = rnn.step(previous_labels, x.flatten())  # (B*T, K, d)
+    guess = in_chunks(rnn.step, previous_labels, x.flatten())  # (B*T, K, d)
     return F.mse_loss(guess, next_labels)
 
 
@@ -520,8 +534,8 @@ def uniformity_loss(labels: Tensor, times: list[int]) -> Tensor:
     We think that L_dec alone allows labels that hardly differ, as the decoder can
     amplify small differences. Then L_dyn would be small even for a cell that ignores
     its input. This loss pushes labels apart, also where two sequences need the same
-    memory. So its weight is small. Without it copy has 40 to 61 instead of 66 to 75 %
-    right answers after SMT (seeds 1 to 3). It is by Wang & Isola 2020,
+    memory. So its weight is small. Without it each of three seeds of copy loses 12 to
+    26 points of its right answers after SMT. It is by Wang & Isola 2020,
     arXiv:2005.10242.
     """
     B = len(labels)
@@ -531,7 +545,7 @@ def uniformity_loss(labels: Tensor, times: list[int]) -> Tensor:
     u = F.normalize(chosen, dim=-1)
     # Every pair a < b once: a and b (pairs,)
     a, b = torch.triu_indices(B, B, offset=1, device=u.device)
-    # u[a] would do as well, but with several threads its gradient is not repeatable.
+    # With several threads the gradient of u[a] would not be repeatable.
     difference = u.index_select(0, a) - u.index_select(0, b)  # (pairs, J, K, d)
     squared_distance = difference.square().sum(-1)  # (pairs, J, K)
     return (-2 * squared_distance).exp().mean().log()
@@ -539,28 +553,27 @@ def uniformity_loss(labels: Tensor, times: list[int]) -> Tensor:
 
 # ------------------------------------------------------------------ from SMT to the RNN
 @torch.no_grad()
-def hand_over_to_rnn(models: nn.ModuleDict):
+def hand_over_to_rnn(models: Models):
     """Copy m_∅ and decoder.readout into the RNN, which then can run alone.
 
-    train_phase calls it in SMT, before each evaluation and so also at the end.
+    train_phase calls it in SMT before each evaluation; DMT begins from the last call.
     DMT trains the copy of the readout, and decoder.readout stays as it is.
     """
-    rnn = models["rnn"]
+    rnn = models.rnn
     empty_prefix = torch.zeros(1, 0, dtype=torch.long, device=rnn.empty_memory.device)
-    all_labels = models["encoder"](empty_prefix)  # m_∅ alone; (1, 1, K, d)
+    all_labels = models.encoder(empty_prefix)  # m_∅ alone; (1, 1, K, d)
     rnn.empty_memory.copy_(all_labels[0, 0])
-    rnn.readout.load_state_dict(models["decoder"].readout.state_dict())
+    rnn.readout.load_state_dict(models.decoder.readout.state_dict())
 
 
 # ---------------------------------------------------------------------------------- DMT
-def dmt_loss(
-    models: nn.ModuleDict, batch: Batch, args: Namespace
-) -> tuple[Tensor, dict]:
+def dmt_loss(models: Models, batch: Batch, args: Namespace) -> tuple[Tensor, dict]:
     """The RNN runs alone and is pulled to the labels: returns the loss, and its parts.
 
     The idea is DAgger's (Ross et al. 2011): a learner acts, and an expert, here the
     encoder, says what would have been right. A label depends on inputs only, so it
-    stays a valid target wherever the RNN has drifted to.
+    stays a valid target wherever the RNN has drifted to. Each update has new rollouts
+    alone, where DAgger also keeps the earlier ones.
 
     The encoder is frozen, as no loss of DMT asks that labels hold anything. If it were
     trained, its labels could become easy to follow by holding nothing.
@@ -568,20 +581,21 @@ def dmt_loss(
     The gradient is cut every H steps. The paper cuts it at each, H = 1. With H > 1
     (ours) an error's gradient also reaches the earlier steps that caused it.
 
-    --attach-readout (ours) is set in tasks that ask at nearly half of the times or more
-    (stack, parity, modular, text, pixels). Then L_read also trains the cell, and
+    --attach-readout (ours) is set in tasks with targets at about half of the times or
+    more (stack, parity, modular, text, pixels). Then L_read also trains the cell, and
     L_labels fades out. So towards its end DMT is almost BPTT on the targets.
     """
     with torch.no_grad():
-        labels = models["encoder"](batch.x)[:, 1:]  # (B, T, K, d)
+        labels = models.encoder(batch.x)[:, 1:]  # (B, T, K, d)
 
-    rnn = models["rnn"]
+    rnn = models.rnn
     cuts = random_cuts(batch, args.truncate)
     memories = rnn.rollout(batch.x, cuts)  # (B, T, K, d)
 
     if args.attach_readout:
         # With a weight of 1, L_labels would outweigh L_read, we think, in tasks such as
-        # pixels, whose labels change much with each input and so are hard to meet.
+        # pixels, whose labels change much with each input and so are hard to meet. No
+        # weight but 0.1 was tried.
         labels_weight = 0.1 * (1 - batch.progress)
         memories_to_read = memories
     else:
@@ -613,7 +627,7 @@ class Phase(NamedTuple):
     """A part of a run: the updates begin .. end - 1."""
 
     name: str
-    loss_of: Callable  # (models, batch, args) -> the loss, its parts by name
+    loss_fn: Callable  # (models, batch, args) -> the loss, its parts by name
     begin: int
     end: int
     peak_rate: float  # AdamW's learning rate is at most this, Muon's five times this
@@ -621,17 +635,11 @@ class Phase(NamedTuple):
 
 
 def phases(args: Namespace) -> list[Phase]:
-    """The phases of a run, in order. In words, train(), below, does this:
-
-    for phase in phases(args):
-        set what the phase trains, and make its optimisers
-        do its updates, by run_updates()
-        hand over to the RNN, if this is the first phase
-    """
+    """The phases of a run, in order. train(), below, trains through each of them."""
     return [
         Phase(
             name="smt",
-            loss_of=smt_loss,
+            loss_fn=smt_loss,
             begin=0,
             end=args.updates,
             peak_rate=args.lr,
@@ -639,7 +647,7 @@ def phases(args: Namespace) -> list[Phase]:
         ),
         Phase(
             name="dmt",
-            loss_of=dmt_loss,
+            loss_fn=dmt_loss,
             begin=args.updates,
             end=args.updates + args.dmt_updates,
             peak_rate=args.dmt_lr,
@@ -648,15 +656,15 @@ def phases(args: Namespace) -> list[Phase]:
     ]
 
 
-def set_trained(models: nn.ModuleDict, phase_name: str):
+def set_trained(models: Models, phase_name: str):
     """Let gradients reach only what a phase trains.
 
     SMT leaves out rnn.readout and rnn.empty_memory: hand_over_to_rnn overwrites them.
     """
     in_dmt = phase_name == "dmt"
-    models["encoder"].requires_grad_(not in_dmt)
-    models["decoder"].requires_grad_(not in_dmt)
-    rnn = models["rnn"]
+    models.encoder.requires_grad_(not in_dmt)
+    models.decoder.requires_grad_(not in_dmt)
+    rnn = models.rnn
     rnn.cell.requires_grad_(True)
     rnn.embed.requires_grad_(True)
     rnn.readout.requires_grad_(in_dmt)
@@ -664,48 +672,44 @@ def set_trained(models: nn.ModuleDict, phase_name: str):
 
 
 def update(
+    phase: Phase,
+    index: int,
     models: nn.Module,
     optimizers: dict,
-    loss_of: Callable,
+    task,
+    args: Namespace,
+) -> dict:
+    """An update of a phase: index, from phase.begin on, says which. Returns its parts.
+
+    train_phase(), below, does the updates one after another. Between them it evaluates
+    the RNN and saves the run.
+    """
+    done = index - phase.begin
+    total = phase.end - phase.begin
+    progress = done / total
+    set_rates(optimizers, done, total)
+    batch = draw_batch(task, phase.batch_size, index, progress, args)
+    return train_on_batch(models, optimizers, phase.loss_fn, batch, args)
+
+
+def train_on_batch(
+    models: nn.Module,
+    optimizers: dict,
+    loss_fn: Callable,
     batch: Batch,
     args: Namespace,
 ) -> dict:
-    """An update by Muon and AdamW: returns the loss's parts and the gradient's norm."""
+    """Change the weights by Muon and AdamW: returns the parts of the loss by name.
+
+    The norm of the gradient is among them.
+    """
     models.zero_grad()
-    bf16 = args.precision == "bf16"
-    with torch.autocast(args.device, torch.bfloat16, enabled=bf16):
-        # Models.forward, below, calls loss_of(models, batch, args): it is in forward
-        # that DistributedDataParallel, for several processes, needs the loss.
-        loss, parts = models(loss_of, batch, args)
+    loss, parts = models(loss_fn, batch, args)
     loss.backward()
     parts["gradient_norm"] = nn.utils.clip_grad_norm_(models.parameters(), 1.0)
     for optimizer in optimizers.values():
         optimizer.step()
     return {name: part.detach() for name, part in parts.items()}
-
-
-def run_updates(
-    phase: Phase,
-    first_update: int,
-    models: nn.Module,
-    optimizers: dict,
-    task,
-    args: Namespace,
-) -> Iterator[dict]:
-    """Do the updates of a phase from first_update on; yields what update() returns.
-
-    Between updates train_phase(), below, evaluates the RNN and saves the run.
-    """
-    for index in range(first_update, phase.end):
-        done = index - phase.begin
-        total = phase.end - phase.begin
-        progress = done / total
-        set_rates(optimizers, done, total)
-        batch = draw_batch(task, phase.batch_size, index, progress, args)
-        # With --compile main turns the compiler off, and only updates turn it on.
-        with torch.compiler.set_stance("default"):
-            parts = update(models, optimizers, phase.loss_of, batch, args)
-        yield parts
 
 
 # ======================================================================================
@@ -718,7 +722,6 @@ def run_updates(
 # The method needs none of these.
 import argparse
 import difflib
-import functools
 import importlib.util
 import json
 import math
@@ -749,8 +752,8 @@ MAX_ROWS = 65_535  # in a call of attention; some CUDA kernels fail with more
 MAX_NUMBERS = 2**22  # in the memories that a network takes at once
 
 
-def in_chunks(network: Callable) -> Callable:
-    """A method that does the same as network(self, memory, *inputs), in chunks.
+def in_chunks(network: Callable, memory: Tensor, *inputs: Tensor) -> Tensor:
+    """The same as network(memory, *inputs), with less memory if there are many rows.
 
     memory (N, K, d), or (..., K, d) if there are no inputs, are labels or memories.
     inputs (N, ...) are what else the network takes. A chunk has at most MAX_ROWS rows
@@ -759,27 +762,17 @@ def in_chunks(network: Callable) -> Callable:
     (checkpointing). At the authors' sizes that saves 130 GiB in SMT (B = 128, T = 256,
     fp32), as experiments/memory.py counts it.
     """
-
-    @functools.wraps(network)
-    def chunked(self, memory: Tensor, *inputs: Tensor) -> Tensor:
-        *leading, K, d = memory.shape
-        N = math.prod(leading)
-        rows_per_chunk = min(MAX_ROWS, max(1, MAX_NUMBERS // (K * d)))
-        if N <= rows_per_chunk:
-            return network(self, memory, *inputs)
-        rows = memory.reshape(N, K, d)
-        chunks = [tensor.split(rows_per_chunk) for tensor in (rows, *inputs)]
-        results = []
-        for chunk in zip(*chunks):
-            results.append(checkpoint(network, self, *chunk, use_reentrant=False))
-        return torch.cat(results).unflatten(0, leading)
-
-    return chunked
-
-
-# SMT steps from all labels at once, and reads all of them at once.
-RNN.step = in_chunks(RNN.step)
-Readout.forward = in_chunks(Readout.forward)
+    *leading, K, d = memory.shape
+    N = math.prod(leading)
+    rows_per_chunk = min(MAX_ROWS, max(1, MAX_NUMBERS // (K * d)))
+    if N <= rows_per_chunk:
+        return network(memory, *inputs)
+    rows = memory.reshape(N, K, d)
+    chunks = [tensor.split(rows_per_chunk) for tensor in (rows, *inputs)]
+    results = []
+    for chunk in zip(*chunks):
+        results.append(checkpoint(network, *chunk, use_reentrant=False))
+    return torch.cat(results).unflatten(0, leading)
 
 
 # --------------------------------------------------- evaluate and sample: the RNN alone
@@ -823,10 +816,10 @@ def drift(moments: list[Tensor]) -> float:
 
 
 @torch.no_grad()
-def evaluate(models: nn.ModuleDict, task, split: str, rows: int) -> dict:
+def evaluate(models: Models, task, split: str, rows: int) -> dict:
     """Measure the RNN alone, from m_∅, and its teacher: the readout of the labels."""
-    encoder, rnn = models["encoder"], models["rnn"]
-    teacher = models["decoder"].readout
+    encoder, rnn = models.encoder, models.rnn
+    teacher = models.decoder.readout
     device = rnn.empty_memory.device
     stamps = encoder.timestamps
     rnn_scores, teacher_scores, moments = [], [], []
@@ -834,12 +827,12 @@ def evaluate(models: nn.ModuleDict, task, split: str, rows: int) -> dict:
     for x, y in zip(all_x.split(64), all_y.split(64)):  # 64 sequences at a time
         x, y = x.to(device), y.to(device)
         memories = rnn.rollout(x)  # (B, T, K, d)
-        rnn_scores.append(score(rnn.readout(memories), y))
+        rnn_scores.append(score(in_chunks(rnn.readout, memories), y))
         # The encoder has timestamps for the times of training only.
         encoder_takes_it = stamps is None or x.shape[1] < stamps.num_embeddings
         if encoder_takes_it:
             labels = encoder(x)[:, 1:]  # (B, T, K, d)
-            teacher_scores.append(score(teacher(labels), y))
+            teacher_scores.append(score(in_chunks(teacher, labels), y))
             moments.append(drift_moments(memories, labels))
     figures = per_answer("rnn", rnn_scores)
     if teacher_scores:
@@ -879,7 +872,8 @@ def show(rnn: RNN, task, count: int, args: Namespace) -> str:
     chosen = torch.randperm(len(x), generator=generator)[:count]
     x, y = x[chosen], y[chosen]
     device = rnn.empty_memory.device
-    answers = rnn.readout(rnn.rollout(x.to(device))).argmax(-1).cpu()
+    memories = rnn.rollout(x.to(device))  # (count, T, K, d)
+    answers = in_chunks(rnn.readout, memories).argmax(-1).cpu()
     return task.show(x, y, answers)
 
 
@@ -908,7 +902,7 @@ class Muon(torch.optim.Muon):
             return super().step(closure)
 
 
-def make_optimizers(models: nn.ModuleDict, peak: float) -> dict:
+def make_optimizers(models: nn.Module, peak: float) -> dict:
     """Muon for the matrices inside networks, AdamW for the rest; peak is AdamW's rate.
 
     The rest are embeddings, last layers, the short convolution, norms, biases and
@@ -976,7 +970,7 @@ def sequential_depth(phase: str, T: int, args: Namespace) -> int:
 
     A block of a Transformer and one of the MLP cell count as one layer.
     """
-    cell_layers = 1 if args.cell == "gru" else args.cell_depth
+    cell_layers = 1 if args.cell in ONE_LAYER_CELLS else args.cell_depth
     encoder = args.encoder_depth + 1  # the last one writes the labels
     if phase != "dmt":
         return encoder + max(args.decoder_depth, cell_layers)
@@ -998,7 +992,7 @@ def longer_tasks(args: Namespace, task) -> dict:
     return longer
 
 
-def train(args: Namespace, task, models: nn.ModuleDict, run: dict, longer: dict):
+def train(args: Namespace, task, models: Models, run: dict, longer: dict):
     """Train from where the run stands, then measure the RNN on the test split.
 
     run is a checkpoint as read_run gives it, or {"state": new_state()}; see save.
@@ -1022,7 +1016,7 @@ def train(args: Namespace, task, models: nn.ModuleDict, run: dict, longer: dict)
     report(state)
 
 
-def train_phase(phase: Phase, args, task, models: nn.ModuleDict, run: dict, control_c):
+def train_phase(phase: Phase, args, task, models: Models, run: dict, control_c):
     """Train through the rest of a phase; evaluate and save every so many updates."""
     state = run["state"]
     set_trained(models, phase.name)
@@ -1041,14 +1035,16 @@ def train_phase(phase: Phase, args, task, models: nn.ModuleDict, run: dict, cont
     depth = sequential_depth(phase.name, task.T, args)
     began = clock = time.perf_counter()  # clock: when the last evaluation ended
     parts = []  # of the loss, update by update since then
-    for parts_now in run_updates(phase, first, wrapped, optimizers, task, args):
-        parts.append(parts_now)
+    for index in range(first, phase.end):
+        # Updates alone are compiled; main turns the compiler off for all else.
+        with torch.compiler.set_stance("default"):
+            parts.append(update(phase, index, wrapped, optimizers, task, args))
         state["update"] += 1
         state["depth"] += depth
         bar.update()
         made = state["update"] - first
         if made == 20 or (made == 1 and not args.compile):
-            parts_now["gradient_norm"].item()  # waits for the device
+            parts[-1]["gradient_norm"].item()  # waits for the device
             say_how_long(phase, made, phase.end - first, time.perf_counter() - began)
 
         done = state["update"] - phase.begin
@@ -1126,12 +1122,12 @@ def record(args: Namespace, state: dict, phase: str, figures: dict):
                 writer.add_scalar(f"{phase}/{name}", value, state["update"])
 
 
-def announce(args: Namespace, task, models: nn.ModuleDict, state: dict):
+def announce(args: Namespace, task, models: Models, state: dict):
     """Print what the run is: its task, sizes and settings."""
     say(f"{args.task}: T = {task.T}, V = {task.vocab}, {args.device}, {args.precision}")
     if task.answers:
         say(f"A guess is right with probability {1 / task.answers:.4f}.")
-    for name, network in models.items():
+    for name, network in models.named_children():
         numbers = sum(p.numel() for p in network.parameters())
         say(f"{name}: {numbers:,} parameters")
     shown = []
@@ -1237,18 +1233,7 @@ def in_any_process(flag: bool, args: Namespace) -> bool:
     return flags.item() > 0
 
 
-class Models(nn.ModuleDict):
-    """The networks by name. models(loss_of, batch, args) computes a loss.
-
-    The loss is passed in, as several processes share their gradients only if it is
-    computed inside forward (DistributedDataParallel).
-    """
-
-    def forward(self, loss_of: Callable, batch: Batch, args: Namespace):
-        return loss_of(self, batch, args)
-
-
-def distribute(models: nn.ModuleDict, args: Namespace) -> nn.Module:
+def distribute(models: Models, args: Namespace) -> nn.Module:
     """The models; with several processes their gradients are the mean over all.
 
     Each process has the losses of its own rows. SMT's L_unif compares the rows of one
@@ -1269,7 +1254,7 @@ def distribute(models: nn.ModuleDict, args: Namespace) -> nn.Module:
 FORMAT = 7  # of checkpoint.pt; it grows when the content changes
 
 
-def save(args: Namespace, models: nn.ModuleDict, optimizers: dict, state: dict):
+def save(args: Namespace, models: Models, optimizers: dict, state: dict):
     """Write checkpoint.pt and metrics.jsonl, each whole or not at all."""
     if process_number() > 0:
         return
@@ -1387,7 +1372,7 @@ def load(directory: str, device: str = "cpu") -> tuple:
         raise WrongInput(f"load: {args.method} made {directory}, not {METHOD}")
     task = make_task(args)
     rnn = RNN(args, task.vocab)
-    load_weights(Models({"rnn": rnn}), run["models"], f"load: {directory}")
+    load_weights(nn.ModuleDict({"rnn": rnn}), run["models"], f"load: {directory}")
     return rnn.to(device).requires_grad_(False), task
 
 
@@ -1702,8 +1687,8 @@ def settle_device(args: Namespace):
 def idle_options(args: Namespace) -> dict[str, str]:
     """Options that nothing reads, each with the reason."""
     idle = {}
-    if args.cell == "gru":
-        idle["cell_depth"] = "with --cell gru, which has one layer"
+    if args.cell in ONE_LAYER_CELLS:
+        idle["cell_depth"] = f"with --cell {args.cell}, which has one layer"
     if args.sample:
         idle["compile"] = "with --sample, as only updates are compiled"
         idle["eval_length"] = "with --sample"
@@ -1751,14 +1736,6 @@ def make_task(args: Namespace):
     return TASKS[args.task](**{name: getattr(args, name) for name in names})
 
 
-def build(args: Namespace, task) -> nn.ModuleDict:
-    """The networks, freshly initialised."""
-    encoder = Encoder(args, task.vocab, task.T if task.has_timestamps else None)
-    decoder = Decoder(args, task.vocab)
-    rnn = RNN(args, task.vocab)
-    return Models({"encoder": encoder, "decoder": decoder, "rnn": rnn})
-
-
 def start(args: Namespace, run: dict, source: dict | None) -> tuple:
     """The task, and the networks with the weights of the run or the source, if any."""
     task = make_task(args)
@@ -1772,9 +1749,9 @@ def start(args: Namespace, run: dict, source: dict | None) -> tuple:
     if not args.sample:
         check_memory(args, task)
     torch.manual_seed(args.seed)
-    models = build(args, task)
+    models = Models(args, task)
     if args.sample:  # it needs no other network
-        models = Models({"rnn": models["rnn"]})
+        models = nn.ModuleDict({"rnn": models.rnn})
     weights = (source or run).get("models")
     if weights is not None:
         where = f"--init {args.init}" if source else f"--out {args.out}"
@@ -1790,7 +1767,7 @@ def start(args: Namespace, run: dict, source: dict | None) -> tuple:
 def check_memory(args: Namespace, task):
     """WrongInput if weights, gradients and optimisers alone need more than there is."""
     with torch.device("meta"):  # shapes without numbers
-        numbers = sum(p.numel() for p in build(args, task).parameters())
+        numbers = sum(p.numel() for p in Models(args, task).parameters())
     needed = 3 * 4 * numbers  # a weight, its gradient and a moment, in fp32
     if args.device == "cuda":
         there = torch.cuda.get_device_properties("cuda").total_memory
@@ -1803,13 +1780,13 @@ def check_memory(args: Namespace, task):
         raise WrongInput(f"--dim, --width: {message}; give smaller sizes")
 
 
-def load_weights(models: nn.ModuleDict, weights: dict, where: str):
+def load_weights(models: nn.Module, weights: dict, where: str):
     """Load the weights of these networks; WrongInput if those of a run don't fit.
 
     where is the option and the run that the weights are of, for the message.
     """
     there = {name.split(".")[0] for name in weights}
-    missing = [name for name in models if name not in there]
+    missing = [name for name, _ in models.named_children() if name not in there]
     if missing:
         message = f"the run holds {', '.join(sorted(there))}, and no {missing[0]}"
         raise WrongInput(f"{where}: {message}; name another run")
@@ -1861,7 +1838,7 @@ def main(argv: list[str] | None = None) -> int:
                 made = run["state"]["update"]
                 say(f"This run is not finished. It has made {made} updates.")
             if process_number() == 0:
-                say(show(models["rnn"], task, args.sample or 4, args))
+                say(show(models.rnn, task, args.sample or 4, args))
             if not args.sample:
                 say(next_commands(args))
         if distributed.is_initialized():

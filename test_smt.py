@@ -92,13 +92,13 @@ def test_a_block_adds_to_its_input_what_attention_and_the_mlp_say():
 def test_labels_see_their_prefix_and_not_the_future(timestamps, monkeypatch):
     monkeypatch.setattr(data.Copy, "has_timestamps", timestamps)
     args, task, models = made()
-    assert (models["encoder"].timestamps is not None) == timestamps
-    torch.nn.init.normal_(models["encoder"].short_conv.weight)  # it begins at zero
+    assert (models.encoder.timestamps is not None) == timestamps
+    torch.nn.init.normal_(models.encoder.short_conv.weight)  # it begins at zero
     x, _ = task.held_out("val", 3)
     changed = x.clone()
     changed[:, 4] = (x[:, 4] + 1) % task.vocab
-    labels = models["encoder"](x)
-    others = models["encoder"](changed)
+    labels = models.encoder(x)
+    others = models.encoder(changed)
     assert labels.shape == (3, task.T + 1, args.memory_tokens, args.dim)
     difference = (labels - others).abs().amax((0, 2, 3))  # (T + 1,): m_∅, m_0, ..
     assert (difference[:5] == 0).all() and (difference[5:] > 1e-5).all()
@@ -110,16 +110,16 @@ def test_the_empty_memory_is_the_label_of_nothing():
     _, task, models = made()
     x, _ = task.held_out("val", 3)
     smt.hand_over_to_rnn(models)
-    labels = models["encoder"](x)
-    empty = models["rnn"].empty_memory.expand(3, -1, -1)
+    labels = models.encoder(x)
+    empty = models.rnn.empty_memory.expand(3, -1, -1)
     torch.testing.assert_close(labels[:, 0], empty)
-    found = models["rnn"].readout(labels[:, 3])
-    torch.testing.assert_close(found, models["decoder"].readout(labels[:, 3]))
+    found = models.rnn.readout(labels[:, 3])
+    torch.testing.assert_close(found, models.decoder.readout(labels[:, 3]))
 
 
 def test_the_decoder_reads_y_t_first_and_is_causal():
     args, task, models = made("--decoder-depth", "2")
-    decoder = models["decoder"]
+    decoder = models.decoder
     memory = torch.randn(3, args.memory_tokens, args.dim)
     future = torch.randint(task.vocab, (3, 4))
     logits = decoder(memory, future)
@@ -136,7 +136,7 @@ def test_the_decoder_reads_y_t_first_and_is_causal():
 def test_a_rollout_is_steps_from_the_empty_memory(cell):
     deep = [] if cell == "gru" else ["--cell-depth", "2"]
     args, task, models = made("--cell", cell, *deep)
-    rnn = models["rnn"]
+    rnn = models.rnn
     x, _ = task.held_out("val", 3)
     memories = rnn.rollout(x)
     memory = rnn.empty_memory.expand(3, -1, -1)
@@ -185,7 +185,7 @@ def test_uniformity_by_hand():
 def test_the_smt_loss_by_hand():
     sizes = "--future 3 --windows 2 --decoder-depth 2"
     args, task, models = made(*sizes.split())
-    encoder, decoder, rnn = models["encoder"], models["decoder"], models["rnn"]
+    encoder, decoder, rnn = models.encoder, models.decoder, models.rnn
     batch = batch_of(args, task)
     loss, parts = smt.smt_loss(models, batch, args)
     x, y, first = batch.x, batch.y, batch.first_target
@@ -266,9 +266,9 @@ def test_each_part_of_the_smt_loss_trains_what_it_should():
 def test_dynamics_draws_both_labels(monkeypatch):
     args, task, models = made()
     kept = []
-    encode = models["encoder"].write_labels
+    encode = models.encoder.write_labels
     monkeypatch.setattr(
-        models["encoder"], "write_labels", lambda h: kept.append(encode(h)) or kept[-1]
+        models.encoder, "write_labels", lambda h: kept.append(encode(h)) or kept[-1]
     )
     _, parts = smt.smt_loss(models, batch_of(args, task), args)
     (slope,) = torch.autograd.grad(parts["dynamics"], kept[0])
@@ -283,8 +283,8 @@ def test_the_nextlat_loss_by_hand():
     batch.y[0, 5] = -1  # the first of two answers is asked of three rows of four
     nextlat.set_trained(models, "nextlat")
     loss, parts = nextlat.nextlat_loss(models, batch, args)
-    readout, step = models["readout"], models["rnn"].step
-    labels = models["encoder"](batch.x)
+    readout, step = models.readout, models.rnn.step
+    labels = models.encoder(batch.x)
     said = readout(labels).log_softmax(-1)
     read = F.cross_entropy(
         said[:, 6:].flatten(0, 1), batch.y[:, 5:].flatten(), ignore_index=-1
@@ -321,8 +321,8 @@ def test_each_part_of_the_nextlat_loss_trains_what_it_should(monkeypatch):
     assert gradients_of(parts["dynamics"], models) == {"encoder"} | step
     assert gradients_of(parts["kl"], models) == {"encoder"} | step
     # The label that is predicted is detached, and the one that predicts it is not.
-    labels = models["encoder"](batch.x).detach().requires_grad_(True)
-    models["encoder"].forward = lambda x: labels
+    labels = models.encoder(batch.x).detach().requires_grad_(True)
+    models.encoder.forward = lambda x: labels
     _, parts = nextlat.nextlat_loss(models, batch, args)
     (parts["dynamics"] + parts["kl"]).backward()
     moved = labels.grad.abs().amax((0, 2, 3)) > 0
@@ -335,11 +335,11 @@ def test_dmt_by_hand_trains_cell_and_readout_alone():
     smt.set_trained(models, "dmt")
     batch = batch_of(args, task)
     loss, parts = smt.dmt_loss(models, batch, args)
-    memories = models["rnn"].rollout(batch.x)
-    labels = models["encoder"](batch.x)
+    memories = models.rnn.rollout(batch.x)
+    labels = models.encoder(batch.x)
     error = (memories - labels[:, 1:]).square().mean()
     torch.testing.assert_close(parts["labels"], error)
-    logits = models["rnn"].readout(memories[:, 5:])
+    logits = models.rnn.readout(memories[:, 5:])
     read = F.cross_entropy(logits.flatten(0, 1), batch.y[:, 5:].flatten())
     torch.testing.assert_close(parts["read"], read)
     torch.testing.assert_close(loss, error + read)
@@ -357,7 +357,7 @@ def cuts(program, T: int, H: int, index: int) -> list[int]:
     """The times t at which the gradient does not reach the memory before x_t."""
     options = ["--truncate", str(H), "--delay", str(T - 4)]
     args, task, models = made(*options, program=program)
-    rnn, kept = models["rnn"], []
+    rnn, kept = models.rnn, []
     once = rnn.step
 
     def noted(memory, x):
@@ -368,7 +368,7 @@ def cuts(program, T: int, H: int, index: int) -> list[int]:
     last = program.phases(args)[-1]  # DMT or BPTT
     program.set_trained(models, last.name)
     rnn.empty_memory.requires_grad_(True)
-    last.loss_of(models, batch_of(args, task, index), args)
+    last.loss_fn(models, batch_of(args, task, index), args)
     return [t for t, memory in enumerate(kept) if not memory.requires_grad]
 
 
@@ -435,9 +435,9 @@ def test_evaluate_measures_the_rnn_alone_and_its_teacher():
     smt.hand_over_to_rnn(models)
     figures = smt.evaluate(models, task, "val", 64)
     x, y = task.held_out("val", 64)
-    memories, labels = models["rnn"].rollout(x), models["encoder"](x)[:, 1:]
+    memories, labels = models.rnn.rollout(x), models.encoder(x)[:, 1:]
     for name, memory in (("rnn", memories), ("teacher", labels)):
-        logits = models["decoder"].readout(memory)[:, 5:].flatten(0, 1)
+        logits = models.decoder.readout(memory)[:, 5:].flatten(0, 1)
         target = y[:, 5:].flatten()
         loss = F.cross_entropy(logits, target)
         accuracy = (logits.argmax(-1) == target).float().mean()
@@ -504,13 +504,13 @@ def test_depth_counts_the_layers_that_wait_for_one_another():
 
 
 def test_progress_rises_in_each_phase_from_0(monkeypatch):
-    usual, seen = smt.update, []
+    usual, seen = smt.train_on_batch, []
 
-    def update(network, optimizers, loss_of, batch, args):
+    def train_on_batch(models, optimizers, loss_fn, batch, args):
         seen.append(batch.progress)
-        return usual(network, optimizers, loss_of, batch, args)
+        return usual(models, optimizers, loss_fn, batch, args)
 
-    monkeypatch.setattr(smt, "update", update)
+    monkeypatch.setattr(smt, "train_on_batch", train_on_batch)
     smt.main([*TINY_SMT, *COPY, "--updates", "4", "--dmt-updates", "2", "--out", "run"])
     assert seen == [0, 0.25, 0.5, 0.75, 0, 0.5]
 
@@ -580,9 +580,9 @@ def parts_of(program) -> dict:
 # Functions and constants that another program has, too, and not to the letter.
 DIFFERENT = {
     "bptt": "METHOD evaluate phases set_trained sequential_depth train_phase "
-    "NETWORK_OPTIONS TRAINING_OPTIONS PAPER build idle_options check",
+    "NETWORK_OPTIONS TRAINING_OPTIONS PAPER Models idle_options check",
     "nextlat": "METHOD evaluate phases set_trained hand_over_to_rnn "
-    "sequential_depth TRAINING_OPTIONS PAPER special_defaults build idle_options",
+    "sequential_depth TRAINING_OPTIONS PAPER special_defaults Models idle_options",
 }
 OWN = {"bptt": {"bptt_loss"}, "nextlat": {"nextlat_loss"}}
 

@@ -59,7 +59,7 @@ def networks(directory: str) -> tuple:
     args = argparse.Namespace(**run["config"])
     program = PROGRAMS[args.method]
     task = program.make_task(args)
-    models = program.build(args, task)
+    models = program.Models(args, task)
     try:
         program.load_weights(models, run["models"], directory)
     except smt.WrongInput:
@@ -350,7 +350,7 @@ def digits(directories: list[str], path: Path, title: str):
         method, colour = name_of_rnn(args)
         end = smt.read_run(directory, "digits")["state"]["metrics"][-1]
         drawn = [
-            smt.generate(models["rnn"], tokens, length, args)[:, 1:]
+            smt.generate(models.rnn, tokens, length, args)[:, 1:]
             for _, tokens, length in task.prompts(EACH)
         ]
         name = f"{method}\n{end['rnn_loss']:.3f} nats"
@@ -391,8 +391,8 @@ def drift(directories: list[str], path: Path, title: str):
         models, task, args = networks(directory)
         x, _ = task.held_out("test", 256)
         with torch.no_grad():
-            labels = models["encoder"](x)[:, 1:]  # (B, T, K, d)
-            memories = models["rnn"].rollout(x)
+            labels = models.encoder(x)[:, 1:]  # (B, T, K, d)
+            memories = models.rnn.rollout(x)
         squared = (memories - labels).square().mean((0, 2, 3))  # (T,)
         variance = labels.var((0, 1)).mean()
         called, colour = name_of_rnn(args)
@@ -437,10 +437,10 @@ def gradient(directories: list[str], path: Path, title: str):
         x, y = task.held_out("test", 64)
         if (y[:, -1] < 0).any():
             raise smt.WrongInput(f"gradient: {args.task} asks nothing at the last time")
-        rnn = models["rnn"]
+        rnn = models.rnn
         lines = [(*name_of_rnn(args), rnn.embed, rnn.rollout, rnn.readout)]
         if args.method == "smt":
-            encoder, readout = models["encoder"], models["decoder"].readout
+            encoder, readout = models.encoder, models.decoder.readout
             line = ("SMT's encoder", "#000000")
             lines.append((*line, encoder.embed, encoder, readout))
         for called, colour, embed, memories_of, readout in lines:

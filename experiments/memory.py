@@ -78,13 +78,13 @@ def peak_bytes(name: str, options: list[str]) -> tuple[int, smt.Phase]:
     try:
         with memory:
             with torch.device("meta"):
-                models = program.build(args, task)
+                models = program.Models(args, task)
             program.set_trained(models, name)
             optimizers = program.make_optimizers(models, phase.peak_rate)
             program.set_rates(optimizers, 1, 100)
             for _ in range(2):  # the second one finds the optimisers' state in place
                 memory.peak = memory.live
-                program.update(models, optimizers, phase.loss_of, batch, args)
+                program.train_on_batch(models, optimizers, phase.loss_fn, batch, args)
     finally:
         F.scaled_dot_product_attention = usual
     return memory.peak, phase

@@ -45,9 +45,9 @@ def segments(batch: smt.Batch, all_labels: Tensor, R: int) -> tuple[smt.Batch, T
 def dmt_loss(models, batch: smt.Batch, args, R: int) -> tuple[Tensor, dict]:
     """As smt.dmt_loss, but in segments of R times."""
     with torch.no_grad():
-        all_labels = models["encoder"](batch.x)  # (B, T + 1, K, d)
+        all_labels = models.encoder(batch.x)  # (B, T + 1, K, d)
     batch, all_labels = segments(batch, all_labels, R)
-    rnn = models["rnn"]
+    rnn = models.rnn
     memory, labels = all_labels[:, 0], all_labels[:, 1:]
     memories = []
     for t in range(labels.shape[1]):

@@ -74,7 +74,7 @@ def test_a_gpu_has_all_operands_and_an_update_waits_for_none(program, name):
     sizes = short[name].split()
     args, _, _ = program.settings([*tiny(program), "--task", name, *sizes])
     task = program.make_task(args)
-    models = program.build(args, task).to("meta")
+    models = program.Models(args, task).to("meta")
     for phase in program.phases(args):
         program.set_trained(models, phase.name)
         optimizers = program.make_optimizers(models, phase.peak_rate)
@@ -82,15 +82,15 @@ def test_a_gpu_has_all_operands_and_an_update_waits_for_none(program, name):
         batch = program.draw_batch(task, 4, 0, 0.5, args)
         batch = batch._replace(x=batch.x.to("meta"), y=batch.y.to("meta"))
         with Gpu() as gpu:
-            program.update(models, optimizers, phase.loss_of, batch, args)
+            program.train_on_batch(models, optimizers, phase.loss_fn, batch, args)
         assert gpu.copies == 0
     x, y = task.held_out("val", 4)
     with Gpu(), torch.no_grad():
-        logits = models["rnn"].readout(models["rnn"].rollout(x.to("meta")))
+        logits = models.rnn.readout(models.rnn.rollout(x.to("meta")))
         assert program.score(logits, y.to("meta")).shape == (3,)
         if program is not bptt_baseline:
             program.hand_over_to_rnn(models)
-        program.show(models["rnn"], task, 2, args)
+        program.show(models.rnn, task, 2, args)
 
 
 @pytest.mark.parametrize("program", PROGRAMS.values(), ids=PROGRAMS)
@@ -101,7 +101,7 @@ def test_a_gpu_has_all_operands_and_an_update_waits_for_none(program, name):
 def test_many_rows_come_in_chunks(program, limit, value, sizes, monkeypatch):
     """The same result and gradient as at once, and fewer numbers kept for backward."""
     args, task, models = made("--cell", "transformer", program=program)
-    rnn, x = models["rnn"], torch.arange(7) % task.vocab
+    rnn, x = models.rnn, torch.arange(7) % task.vocab
     memory = torch.randn(7, 2, 16, requires_grad=True)
     usual, rows, kept = F.scaled_dot_product_attention, [], []
 
@@ -114,8 +114,8 @@ def test_many_rows_come_in_chunks(program, limit, value, sizes, monkeypatch):
         kept.append(0)
         keep = torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor)
         with keep:
-            stepped = rnn.step(memory, x)
-            logits = rnn.readout(stepped)
+            stepped = program.in_chunks(rnn.step, memory, x)
+            logits = program.in_chunks(rnn.readout, stepped)
         return torch.autograd.grad((stepped * memory).sum() + logits.sum(), memory)[0]
 
     def count(tensor):
@@ -130,6 +130,26 @@ def test_many_rows_come_in_chunks(program, limit, value, sizes, monkeypatch):
     torch.testing.assert_close(gradient(), whole)
     assert rows[: 2 * len(sizes)] == sizes + sizes
     assert kept[1] < kept[0] / 4
+
+
+@pytest.mark.parametrize("program", PROGRAMS.values(), ids=PROGRAMS)
+def test_losses_evaluation_and_samples_come_in_chunks(program, monkeypatch):
+    args, task, models = made("--cell", "transformer", program=program)
+    usual, rows = F.scaled_dot_product_attention, []
+
+    def counted(q, *inputs, **kwargs):
+        rows.append(len(q))
+        return usual(q, *inputs, **kwargs)
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", counted)
+    monkeypatch.setattr(program, "MAX_ROWS", 4)
+    batch = program.draw_batch(task, 4, 0, 0.5, args)
+    for phase in program.phases(args):
+        phase.loss_fn(models, batch, args)
+        assert max(rows) == 4
+    program.evaluate(models, task, "val", 4)
+    program.show(models.rnn, task, 4, args)
+    assert max(rows) == 4
 
 
 def test_a_compiled_run_makes_few_graphs(monkeypatch):
@@ -182,16 +202,16 @@ class Precision(TorchFunctionMode):
 def test_in_bf16_norms_and_losses_are_in_fp32(program, cell):
     args, task, models = made("--cell", cell, "--precision", "bf16", program=program)
     # On CUDA the GRU's result is in bf16.
-    models["rnn"].cell.register_forward_hook(
-        lambda _, inputs, memory: memory.bfloat16()
-    )
+    models.rnn.cell.register_forward_hook(lambda _, inputs, memory: memory.bfloat16())
     for phase in program.phases(args):
         program.set_trained(models, phase.name)
         optimizers = program.make_optimizers(models, phase.peak_rate)
         program.set_rates(optimizers, 1, 100)
         batch = program.draw_batch(task, 4, 0, 0.5, args)
         with Precision() as precision:
-            losses = program.update(models, optimizers, phase.loss_of, batch, args)
+            losses = program.train_on_batch(
+                models, optimizers, phase.loss_fn, batch, args
+            )
         assert {loss.dtype for loss in losses.values()} == {torch.float32}
         others = {
             "smt": {"mse_loss"},
@@ -339,7 +359,7 @@ def test_two_processes_train_on_the_mean_of_their_gradients(monkeypatch):
                 B, at = phase.batch_size, phase.begin + index
                 batch = smt.draw_batch(task, B, at, index / 2, args)
                 assert len(batch.x) == (2 if phase.name == "smt" else 4)
-                (phase.loss_of(models, batch, args)[0] / 2).backward()
+                (phase.loss_fn(models, batch, args)[0] / 2).backward()
             torch.nn.utils.clip_grad_norm_(models.parameters(), 1.0)
             with smt.FullPrecision():
                 for optimizer in optimizers.values():

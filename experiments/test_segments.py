@@ -11,8 +11,8 @@ from test_smt import in_an_empty_folder  # noqa: F401
 def test_dmt_in_segments_by_hand():
     args, task, models = made("--delay", "4")  # T = 8
     smt.hand_over_to_rnn(models)
-    batch, rnn = batch_of(args, task), models["rnn"]
-    B, labels = len(batch.x), models["encoder"](batch.x)
+    batch, rnn = batch_of(args, task), models.rnn
+    B, labels = len(batch.x), models.encoder(batch.x)
     cuts = set()
     for seed in range(9):
         batch = batch._replace(generator=torch.Generator().manual_seed(seed))

@@ -373,6 +373,7 @@ def read_loss(readout: Readout, memories: Tensor, batch: Batch) -> Tensor:
     # The times before the first target have no loss. To leave them out saves 15 to 30 %
     # of an update of copy.
     first = batch.first_target
+    # in_chunks(f, m) is f(m), but saves memory where rows are many; see below.
     logits = in_chunks(readout, memories[:, first:])  # (B, T - first, V)
     return cross_entropy(logits, batch.y[:, first:])
 
@@ -454,8 +455,8 @@ def dmt_loss(models: Models, batch: Batch, args: Namespace) -> tuple[Tensor, dic
 
     if args.attach_readout:
         # With a weight of 1, L_labels would outweigh L_read, we think, in tasks such as
-        # pixels, whose labels change much with each input and so are hard to meet. No
-        # weight but 0.1 was tried.
+        # pixels, whose labels change much with each input and so are hard to meet. 0.1
+        # is not tuned.
         labels_weight = 0.1 * (1 - batch.progress)
         memories_to_read = memories
     else:
@@ -539,10 +540,10 @@ def update(
     task,
     args: Namespace,
 ) -> dict:
-    """An update of a phase: index, from phase.begin on, says which. Returns its parts.
+    """An update of a phase, of phase.begin .. phase.end - 1: returns the loss's parts.
 
     train_phase(), below, does the updates one after another. Between them it evaluates
-    the RNN and saves the run.
+    the RNN and saves the run. task is one of data.py's.
     """
     done = index - phase.begin
     total = phase.end - phase.begin
@@ -561,12 +562,13 @@ def train_on_batch(
 ) -> dict:
     """Change the weights by Muon and AdamW: returns the parts of the loss by name.
 
-    The norm of the gradient is among them.
+    models are Models, or DistributedDataParallel around them. The norm of the gradient
+    before it is clipped is among the parts.
     """
     models.zero_grad()
     loss, parts = models(loss_fn, batch, args)
     loss.backward()
-    parts["gradient_norm"] = nn.utils.clip_grad_norm_(models.parameters(), 1.0)
+    parts["gradient_norm"] = nn.utils.clip_grad_norm_(models.parameters(), max_norm=1.0)
     for optimizer in optimizers.values():
         optimizer.step()
     return {name: part.detach() for name, part in parts.items()}

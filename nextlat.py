@@ -8,7 +8,7 @@ detached. The gradient goes back to the first label, which so must hold what the
 ones need. Teoh et al. keep the Transformer, and here the RNN is kept.
 
 Glossary
-  paper      here            shape and meaning
+  symbol     here            shape and meaning
   x, y       x, y            (B, T) inputs and targets; y_t is to be predicted from
                              x_0 .. x_t; y_t = -1: nothing is asked there. In copy,
                              with . for a blank, | for the question and - for -1:
@@ -59,9 +59,9 @@ DMT, the second phase. An update trains rnn.cell, rnn.embed and rnn.readout:
     L_read   = mean cross_entropy(rnn.readout(detach(m̂_t)), y_t)
     minimise L_labels + L_read
 
-    L_labels trains cell and embed, L_read the readout. Some tasks set --attach-readout
-    (ours). Then nothing is detached in L_read, so that it trains cell and embed, too:
-    minimise 0.1 (1 - progress) L_labels + L_read
+    L_labels trains rnn.cell and rnn.embed, L_read rnn.readout. Some tasks set
+    --attach-readout (ours). Then L_read detaches nothing, so that it trains all three:
+    minimise 0.1 * (1 - progress) * L_labels + L_read
 """
 
 from argparse import Namespace
@@ -230,11 +230,11 @@ class Readout(nn.Module):
         *leading, K, d = memory.shape
         tokens = memory.reshape(-1, K, d)  # (N, K, d)
         h = self.body(tokens)  # (N, K, d)
-        logits = self.logits_of(h[:, -1])  # (N, V)
+        logits = self.last_layer(h[:, -1])  # (N, V)
         return logits.unflatten(0, leading)
 
-    def logits_of(self, h: Tensor) -> Tensor:
-        """The last layer: h (..., d) -> (..., V)."""
+    def last_layer(self, h: Tensor) -> Tensor:
+        """h (..., d) -> logits (..., V)."""
         return self.to_logits(self.norm(h))
 
 
@@ -255,7 +255,8 @@ class MLPCell(nn.Module):
     def forward(self, memory: Tensor, embedded_input: Tensor) -> Tensor:
         h = memory.flatten(1)  # (N, K*d)
         for block in self.blocks:
-            h = h + block(torch.cat([h, embedded_input], 1))
+            seen = torch.cat([h, embedded_input], 1)  # (N, K*d + d)
+            h = h + block(seen)
         return h.view_as(memory)
 
 
@@ -280,7 +281,8 @@ class GRUCell(nn.Module):
         self.gru = nn.GRUCell(args.dim, args.memory_tokens * args.dim)
 
     def forward(self, memory: Tensor, embedded_input: Tensor) -> Tensor:
-        return self.gru(embedded_input, memory.flatten(1)).view_as(memory)
+        flat = self.gru(embedded_input, memory.flatten(1))  # (N, K*d)
+        return flat.view_as(memory)
 
 
 # The paper has cells of these three kinds. The MLP is the default here. A new one is a
@@ -373,7 +375,7 @@ def read_loss(readout: Readout, memories: Tensor, batch: Batch) -> Tensor:
     # The times before the first target have no loss. To leave them out saves 15 to 30 %
     # of an update of copy.
     first = batch.first_target
-    # in_chunks(f, m) is f(m), but saves memory where rows are many; see below.
+    # in_chunks(f, m) equals f(m). Below, it computes many rows in parts, to save RAM.
     logits = in_chunks(readout, memories[:, first:])  # (B, T - first, V)
     return cross_entropy(logits, batch.y[:, first:])
 
@@ -401,9 +403,8 @@ def nextlat_loss(models: Models, batch: Batch, args: Namespace) -> tuple[Tensor,
         guess = in_chunks(rnn.step, before.flatten(0, 1), inputs.flatten())
         guess = guess.view_as(before)  # (B, T - a, K, d)
         dynamics.append(F.smooth_l1_loss(guess, labels[:, a:].detach()))
-        logits = in_chunks(rnn.readout, guess[:, asked]).float()  # (B, S, V)
-        q = logits.log_softmax(-1)
-        S = q.shape[1]
+        q = in_chunks(rnn.readout, guess[:, asked]).float().log_softmax(-1)
+        S = q.shape[1]  # q (B, S, V)
         nats = F.kl_div(q, p[:, -S:], log_target=True, reduction="none").sum(-1)
         there = batch.y[:, -S:] >= 0
         kl.append((nats * there).sum() / there.sum().clamp(min=1))
@@ -496,7 +497,7 @@ class Phase(NamedTuple):
 
 
 def phases(args: Namespace) -> list[Phase]:
-    """The phases of a run, in order. train(), below, trains through each of them."""
+    """The phases of a run, in order."""
     return [
         Phase(
             name="nextlat",
@@ -540,10 +541,9 @@ def update(
     task,
     args: Namespace,
 ) -> dict:
-    """An update of a phase, of phase.begin .. phase.end - 1: returns the loss's parts.
+    """One update of phase.begin .. phase.end - 1: returns the parts of the loss.
 
-    train_phase(), below, does the updates one after another. Between them it evaluates
-    the RNN and saves the run. task is one of data.py's.
+    task is one of data.py's. It draws the batch.
     """
     done = index - phase.begin
     total = phase.end - phase.begin
@@ -574,9 +574,28 @@ def train_on_batch(
     return {name: part.detach() for name, part in parts.items()}
 
 
+# -------------------------------------------------------------------- the training loop
+def train(models: Models, task, args: Namespace, recorder: "Recorder"):
+    """The training loop: all updates of a run that are not done yet.
+
+    After each update recorder looks at the run from outside, to evaluate and save it.
+    """
+    for phase in phases(args):
+        if recorder.has_done(phase):  # as a run may go on after a stop
+            continue
+        set_trained(models, phase.name)
+        optimizers = make_optimizers(models, phase.peak_rate)
+        wrapped = distribute(models, args)  # for several processes
+        for index in recorder.updates_left(phase, optimizers):
+            parts = update(phase, index, wrapped, optimizers, task, args)
+            recorder.after_update(parts)
+        if phase.name != "dmt":  # the labels are learnt, and the RNN can go on alone
+            hand_over_to_rnn(models)
+
+
 # ======================================================================================
 # The method ends here. The rest is the program around it: evaluation, samples, the
-# optimisers Muon and AdamW, train_phase(), several processes, files, the command line.
+# optimisers Muon and AdamW, Recorder, several processes, files, the command line.
 # Where phase == "nextlat" would do, it says phase != "dmt", so that such lines are the
 # same in smt.py and bptt_baseline.py.
 # ======================================================================================
@@ -826,7 +845,7 @@ def draw_batch(task, B: int, index: int, progress: float, args: Namespace) -> Ba
     return Batch(x, y, first, generator, progress)
 
 
-# -------------------------------------------------------------------- the training loop
+# ---------------------------------------------------- a run: between and after updates
 def sequential_depth(phase: str, T: int, args: Namespace) -> int:
     """How many layers of an update's forward pass have to run one after another.
 
@@ -854,85 +873,112 @@ def longer_tasks(args: Namespace, task) -> dict:
     return longer
 
 
-def train(args: Namespace, task, models: Models, run: dict, longer: dict):
-    """Train from where the run stands, then measure the RNN on the test split.
-
-    run is a checkpoint as read_run gives it, or {"state": new_state()}; see save.
-    """
+def train_and_test(models: Models, task, args: Namespace, run: dict, longer: dict):
+    """Train from where the run stands, then measure the RNN on the test split."""
     state = run["state"]
     if state["update"] == 0:
         save(args, models, {}, state)  # finds now if it can't write
     with ControlC() as control_c:
-        for phase in phases(args):
-            if state["update"] < phase.end:
-                train_phase(phase, args, task, models, run, control_c)
+        train(models, task, args, Recorder(models, task, args, run, control_c))
     lengths_measured = run.get("config", {}).get("eval_length")
     if not state["finished"] or args.eval_length != lengths_measured:
-        figures = evaluate(models, task, "test", 1024)
-        for factor, longer_task in longer.items():
-            values = evaluate(models, longer_task, "test", 1024)
-            figures |= {f"{name}_{factor}x": value for name, value in values.items()}
+        with not_compiled(args):
+            figures = evaluate(models, task, "test", 1024)
+            for factor, longer_task in longer.items():
+                values = evaluate(models, longer_task, "test", 1024)
+                for name, value in values.items():
+                    figures[f"{name}_{factor}x"] = value
         state["finished"] = True
         record(args, state, "final", figures)
         save(args, models, {}, state)
     report(state)
 
 
-def train_phase(phase: Phase, args, task, models: Models, run: dict, control_c):
-    """Train through the rest of a phase; evaluate and save every so many updates."""
-    state = run["state"]
-    set_trained(models, phase.name)
-    wrapped = distribute(models, args)  # as several processes need it
-    optimizers = make_optimizers(models, phase.peak_rate)
-    if state["update"] > phase.begin:
-        if run["optimizers"].keys() != optimizers.keys():
+class Recorder:
+    """Looks at a run between its updates: evaluates, prints, records and saves it.
+
+    run is a checkpoint as read_run gives it, or {"state": new_state()}; see save.
+    """
+
+    def __init__(self, models: Models, task, args, run: dict, control_c: "ControlC"):
+        self.models, self.task, self.args = models, task, args
+        self.run, self.state = run, run["state"]
+        self.control_c = control_c
+
+    def has_done(self, phase: Phase) -> bool:
+        """Whether no update of a phase is left."""
+        return self.state["update"] >= phase.end
+
+    def updates_left(self, phase: Phase, optimizers: dict) -> range:
+        """The updates that are left of a phase, which begins, or goes on, with this."""
+        state = self.state
+        if state["update"] > phase.begin:
+            self.load_optimizers(optimizers)
+        self.phase, self.optimizers = phase, optimizers
+        self.first = state["update"]
+        self.bar = progress_bar(phase, self.args, state)
+        self.parts = []  # of the loss, update by update since the last evaluation
+        self.began = self.clock = time.perf_counter()  # clock: when that ended
+        return range(self.first, phase.end)
+
+    def load_optimizers(self, optimizers: dict):
+        """Let optimisers go on where those of the run were."""
+        if self.run["optimizers"].keys() != optimizers.keys():
             message = "a program with other optimisers made this run; resume it there"
             raise WrongInput(f"--resume: {message}")
         for name, optimizer in optimizers.items():
-            optimizer.load_state_dict(run["optimizers"][name])
+            optimizer.load_state_dict(self.run["optimizers"][name])
 
-    several = number_of_processes() > 1
-    bar = progress_bar(phase, args, state)
-    first = state["update"]
-    depth = sequential_depth(phase.name, task.T, args)
-    began = clock = time.perf_counter()  # clock: when the last evaluation ended
-    parts = []  # of the loss, update by update since then
-    for index in range(first, phase.end):
-        # Updates alone are compiled; main turns the compiler off for all else.
-        with torch.compiler.set_stance("default"):
-            parts.append(update(phase, index, wrapped, optimizers, task, args))
+    def after_update(self, parts: dict):
+        """Count an update; evaluate and save the run every so many of them."""
+        phase, state, args = self.phase, self.state, self.args
+        self.parts.append(parts)
         state["update"] += 1
-        state["depth"] += depth
-        bar.update()
-        made = state["update"] - first
+        state["depth"] += sequential_depth(phase.name, self.task.T, args)
+        self.bar.update()
+        made = state["update"] - self.first
         if made == 20 or (made == 1 and not args.compile):
-            parts[-1]["gradient_norm"].item()  # waits for the device
-            say_how_long(phase, made, phase.end - first, time.perf_counter() - began)
+            parts["gradient_norm"].item()  # waits for the device
+            seconds = time.perf_counter() - self.began
+            say_how_long(phase, made, phase.end - self.first, seconds)
 
         done = state["update"] - phase.begin
         due = done % args.eval_every == 0 or state["update"] == phase.end
         # Several processes have to stop at the same update, so they stop only when due.
-        stop_early = control_c.pressed and not several
-        if not (due or stop_early):
-            continue
+        stop_early = self.control_c.pressed and number_of_processes() == 1
+        if due or stop_early:
+            self.record_and_save(due)
+        if state["update"] == phase.end:
+            self.bar.close()
 
+    def record_and_save(self, evaluation_is_due: bool):
+        """Evaluate if that is due, save the run, and stop if Ctrl-C was pressed."""
+        phase, state, args = self.phase, self.state, self.args
         # This waits for the device.
-        means = mean_parts(parts, phase.name, state["update"])
-        state["seconds"] += time.perf_counter() - clock
+        means = mean_parts(self.parts, phase.name, state["update"])
+        state["seconds"] += time.perf_counter() - self.clock
         if phase.name != "dmt":
-            hand_over_to_rnn(models)
-        if due:
-            figures = evaluate(models, task, "val", 256)
+            with not_compiled(args):
+                hand_over_to_rnn(self.models)
+        if evaluation_is_due:
+            with not_compiled(args):
+                figures = evaluate(self.models, self.task, "val", 256)
             record(args, state, phase.name, means | figures)
-            show_in_bar(bar, {"rnn_acc": figures["rnn_acc"]} | means)
+            show_in_bar(self.bar, {"rnn_acc": figures["rnn_acc"]} | means)
             report(state)
-        save(args, models, optimizers, state)
-        if in_any_process(control_c.pressed, args):
+        save(args, self.models, self.optimizers, state)
+        if in_any_process(self.control_c.pressed, args):
             how = "give the same command with --resume to go on"
             raise KeyboardInterrupt(f"saved after update {state['update']}; {how}")
-        clock = time.perf_counter()
-        parts = []
-    bar.close()
+        self.clock = time.perf_counter()
+        self.parts = []
+
+
+def not_compiled(args: Namespace):
+    """A context in which nothing is compiled: evaluation has sizes of its own."""
+    if not args.compile:
+        return nullcontext()
+    return torch.compiler.set_stance("force_eager")
 
 
 def progress_bar(phase: Phase, args: Namespace, state: dict) -> tqdm:
@@ -1682,22 +1728,20 @@ def main(argv: list[str] | None = None) -> int:
     try:
         args, run, source = settings(argv)
         task, models = start(args, run, source)
-        # Only updates are compiled. Evaluation and samples have sizes of their own.
-        eager = torch.compiler.set_stance("force_eager") if args.compile else None
-        with eager or nullcontext():
-            if not args.sample:
-                longer = longer_tasks(args, task)
-                # All wrong input is found by now, before a directory is made.
-                with claim(args, run):
-                    announce(args, task, models, run["state"])
-                    train(args, task, models, run, longer)
-            elif not run["state"]["finished"]:
-                made = run["state"]["update"]
-                say(f"This run is not finished. It has made {made} updates.")
-            if process_number() == 0:
+        if not args.sample:
+            longer = longer_tasks(args, task)
+            # All wrong input is found by now, before a directory is made.
+            with claim(args, run):
+                announce(args, task, models, run["state"])
+                train_and_test(models, task, args, run, longer)
+        elif not run["state"]["finished"]:
+            made = run["state"]["update"]
+            say(f"This run is not finished. It has made {made} updates.")
+        if process_number() == 0:
+            with not_compiled(args):
                 say(show(models.rnn, task, args.sample or 4, args))
-            if not args.sample:
-                say(next_commands(args))
+        if not args.sample:
+            say(next_commands(args))
         if distributed.is_initialized():
             distributed.destroy_process_group()
     except WrongInput as error:

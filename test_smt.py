@@ -579,7 +579,7 @@ def parts_of(program) -> dict:
 
 # Functions and constants that another program has, too, and not to the letter.
 DIFFERENT = {
-    "bptt": "METHOD evaluate phases set_trained sequential_depth train_phase "
+    "bptt": "METHOD evaluate phases set_trained sequential_depth train Recorder "
     "NETWORK_OPTIONS TRAINING_OPTIONS PAPER Models idle_options check",
     "nextlat": "METHOD evaluate phases set_trained hand_over_to_rnn "
     "sequential_depth TRAINING_OPTIONS PAPER special_defaults Models idle_options",

@@ -73,8 +73,7 @@ def attention(qkv: Tensor, causal: bool) -> Tensor:
     qkv = qkv.transpose(1, 2)  # (N, 3*heads, S, head size)
     q, k, v = qkv.chunk(3, 1)  # each (N, heads, S, head size)
     q, k = rotary(q), rotary(k)
-    h = F.scaled_dot_product_attention(q, k, v, is_causal=causal)
-    # h (N, heads, S, head size)
+    h = F.scaled_dot_product_attention(q, k, v, is_causal=causal)  # shaped as q
     return h.transpose(1, 2).flatten(2)  # the heads side by side (N, S, width)
 
 
@@ -244,8 +243,8 @@ class Batch(NamedTuple):
 class Models(nn.Module):
     """The networks of a run. models(loss_fn, batch, args) computes a loss of them.
 
-    The loss is computed inside forward, as with several processes
-    DistributedDataParallel averages the gradients of what is computed there.
+    For several processes DistributedDataParallel averages the gradients only of what
+    forward computes. So the loss is computed there.
     """
 
     def __init__(self, args: Namespace, task):
@@ -275,7 +274,7 @@ def read_loss(readout: Readout, memories: Tensor, batch: Batch) -> Tensor:
 
     memories (B, T, K, d) are the RNN's, or labels.
     """
-    # The times before the first target have no loss. To leave them out saves 15 to 30 %
+    # The times before the first target have no loss. Leaving them out saves 15 to 30 %
     # of an update of copy.
     first = batch.first_target
     # in_chunks(f, m) equals f(m). Below, it computes many rows in parts, to save RAM.
@@ -340,60 +339,44 @@ def set_trained(models: Models, phase_name: str):
 
 
 def update(
-    phase: Phase,
-    index: int,
-    models: nn.Module,
-    optimizers: dict,
-    task,
-    args: Namespace,
-) -> dict:
-    """One update of phase.begin .. phase.end - 1: returns the parts of the loss.
-
-    task is one of data.py's. It draws the batch.
-    """
-    done = index - phase.begin
-    total = phase.end - phase.begin
-    progress = done / total
-    set_rates(optimizers, done, total)
-    batch = draw_batch(task, phase.batch_size, index, progress, args)
-    return train_on_batch(models, optimizers, phase.loss_fn, batch, args)
-
-
-def train_on_batch(
     models: nn.Module,
     optimizers: dict,
     loss_fn: Callable,
     batch: Batch,
     args: Namespace,
 ) -> dict:
-    """Change the weights by Muon and AdamW: returns the parts of the loss by name.
+    """Change the weights once: returns the parts of the loss and the gradient's norm.
 
-    models are Models, or DistributedDataParallel around them. The norm of the gradient
-    before it is clipped is among the parts.
+    models are Models, or DistributedDataParallel around them.
     """
     models.zero_grad()
     loss, parts = models(loss_fn, batch, args)
     loss.backward()
-    parts["gradient_norm"] = nn.utils.clip_grad_norm_(models.parameters(), max_norm=1.0)
-    for optimizer in optimizers.values():
+    norm = nn.utils.clip_grad_norm_(models.parameters(), max_norm=1.0)
+    for optimizer in optimizers.values():  # Muon and AdamW
         optimizer.step()
-    return {name: part.detach() for name, part in parts.items()}
+    parts = {name: part.detach() for name, part in parts.items()}
+    return parts | {"gradient_norm": norm}
 
 
 # -------------------------------------------------------------------- the training loop
 def train(models: Models, task, args: Namespace, recorder: "Recorder"):
     """The training loop: all updates of a run that are not done yet.
 
-    After each update recorder looks at the run from outside, to evaluate and save it.
+    After each update recorder may evaluate the RNN, and save the run.
     """
     for phase in phases(args):
         if recorder.has_done(phase):  # as a run may go on after a stop
             continue
         set_trained(models, phase.name)
-        optimizers = make_optimizers(models, phase.peak_rate)
+        optimizers = make_optimizers(models, phase.peak_rate)  # new ones in each phase
         wrapped = distribute(models, args)  # for several processes
+        total = phase.end - phase.begin
         for index in recorder.updates_left(phase, optimizers):
-            parts = update(phase, index, wrapped, optimizers, task, args)
+            done = index - phase.begin
+            set_rates(optimizers, done, total)
+            batch = draw_batch(task, phase.batch_size, index, done / total, args)
+            parts = update(wrapped, optimizers, phase.loss_fn, batch, args)
             recorder.after_update(parts)
 
 

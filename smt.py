@@ -14,9 +14,9 @@ steps, all at once. The gradient passes through one step of the RNN.
 
 What to remember. The encoder, a Transformer, reads a prefix x_0 .. x_t and writes a
 memory of it, the label m_t. From m_t the decoder must predict y_t. It is also shown the
-inputs after x_t, and must predict their targets, too. So m_t has to hold all of the
-prefix that these targets depend on. The encoder's attention is causal (ours), so one
-pass writes the labels of all prefixes.
+inputs after x_t, and must predict their targets, too. So m_t has to hold what these
+targets depend on and the later inputs do not show. The encoder's attention is causal
+(ours), so one pass writes the labels of all prefixes.
 
 How to update it. From the label m_{t-1} and the input x_t the RNN's cell must make the
 label m_t. The cell starts from the encoder's label, and not from a memory that it made.
@@ -27,18 +27,20 @@ Running alone. In the end only the RNN is needed. Then each step starts from a m
 that the RNN made itself, which is never exactly the label, and the error can grow: the
 RNN drifts. So in a second phase, DAgger Memory Training (DMT), it runs on its own
 memories, and each is pulled to the label of the same prefix. This unrolls the RNN. The
-paper cuts the gradient at each step. We cut it at each H-th step, and H is 64 (ours).
+paper cuts the gradient at each step, H = 1. We cut it at each H-th step, and H is 64
+(ours). So where T is at most 64, DMT's gradient passes through all T steps, as that of
+BPTT does, but it comes from the labels of all times.
 
-    right answers of the RNN alone                copy            retrieval
-    SMT                                           65 to 77 %      72 to 91 %
-    then DMT, its gradient through all T steps    99.9 %          100 %
-    or DMT as in the paper, through one step      90 to 94 %      99.9 %
-    BPTT, through all T steps                     99.9 %          11 to 13 %
-    chance                                        12.5 %          12.5 %
+    right answers of the RNN alone       copy            retrieval
+    SMT                                  65 to 77 %      72 to 91 %
+    SMT, then DMT (H = 64)               99.9 %          100 %
+    SMT, then DMT with H = 1             90 to 94 %      99.9 %
+    BPTT                                 99.9 %          11 to 13 %
+    chance                               12.5 %          12.5 %
 
-    Three seeds or more; in retrieval one of the paper's DMT. As T is at most 64 here,
-    H = 64 cuts nothing. BPTT has the same RNN and optimisers, the best of some three
-    rates, and about as many seconds. Copy's inputs hold the right earlier answers.
+    These are of three seeds or more; DMT with H = 1 has one in retrieval. BPTT has the
+    same RNN and optimisers, the best of three rates, and about as many seconds as SMT
+    and DMT together. In copy the inputs also tell the RNN the right earlier answers.
     README.md has all tasks, and says when to use SMT.
 
 Glossary
@@ -82,7 +84,7 @@ SMT, the first phase. An update trains encoder, decoder, rnn.cell and rnn.embed:
     minimise L_dec + progress * λ_dyn * L_dyn + L_read + λ_unif * L_unif
 
     progress (ours) is the share of the updates that are done, so that L_dyn's weight
-    grows. L_read at all t is (ours). λ_dyn is 5, and λ_unif 0.1.
+    grows. λ_dyn is 5, and λ_unif 0.1. L_read is ours, too: the paper has L_dec alone.
 
     loss     at which t          trains                        so that
     L_dec    J random ones       encoder, decoder              labels hold what counts
@@ -107,7 +109,7 @@ DMT, the second phase. An update trains rnn.cell, rnn.embed and rnn.readout:
     --attach-readout (ours). Then L_read detaches nothing, so that it trains all three:
     minimise 0.1 * (1 - progress) * L_labels + L_read
 
-Muon, all sizes, rates and constant weights of losses are (ours), too.
+Muon, all sizes and rates, and the constant weights of losses are ours, too.
 """
 
 from argparse import Namespace
@@ -146,8 +148,7 @@ def attention(qkv: Tensor, causal: bool) -> Tensor:
     qkv = qkv.transpose(1, 2)  # (N, 3*heads, S, head size)
     q, k, v = qkv.chunk(3, 1)  # each (N, heads, S, head size)
     q, k = rotary(q), rotary(k)
-    h = F.scaled_dot_product_attention(q, k, v, is_causal=causal)
-    # h (N, heads, S, head size)
+    h = F.scaled_dot_product_attention(q, k, v, is_causal=causal)  # shaped as q
     return h.transpose(1, 2).flatten(2)  # the heads side by side (N, S, width)
 
 
@@ -406,8 +407,8 @@ class Batch(NamedTuple):
 class Models(nn.Module):
     """The networks of a run. models(loss_fn, batch, args) computes a loss of them.
 
-    The loss is computed inside forward, as with several processes
-    DistributedDataParallel averages the gradients of what is computed there.
+    For several processes DistributedDataParallel averages the gradients only of what
+    forward computes. So the loss is computed there.
     """
 
     def __init__(self, args: Namespace, task):
@@ -440,7 +441,7 @@ def read_loss(readout: Readout, memories: Tensor, batch: Batch) -> Tensor:
 
     memories (B, T, K, d) are the RNN's, or labels.
     """
-    # The times before the first target have no loss. To leave them out saves 15 to 30 %
+    # The times before the first target have no loss. Leaving them out saves 15 to 30 %
     # of an update of copy.
     first = batch.first_target
     # in_chunks(f, m) equals f(m). Below, it computes many rows in parts, to save RAM.
@@ -468,8 +469,8 @@ def smt_loss(models: Models, batch: Batch, args: Namespace) -> tuple[Tensor, dic
 
     # L_dyn's weight grows from 0 to λ_dyn (ours). We think that an early L_dyn makes
     # the encoder write labels that hold little, as those are easy to predict. With a
-    # constant weight each of three seeds of copy loses right answers after SMT: with
-    # 0.1, which the paper has, 15 to 27 points, with 2.5, the mean, 33 to 38 points.
+    # constant weight each of three seeds of copy loses right answers after SMT: 15 to
+    # 27 points with the paper's 0.1, and 33 to 38 with 2.5, the mean of our weight.
     dynamics_weight = args.lambda_dyn * batch.progress
     loss = L_dec + dynamics_weight * L_dyn + L_read + args.lambda_unif * L_unif
     parts = {"decode": L_dec, "dynamics": L_dyn, "read": L_read, "uniformity": L_unif}
@@ -484,7 +485,7 @@ def random_times(batch: Batch, J: int, Tf: int) -> list[int]:
     """
     T = batch.x.shape[1]
     # The window of the earliest t ends at the first target. A window before it would
-    # have no target. So of the losses only L_dyn has labels before the earliest t.
+    # have no target. So of the losses only L_dyn uses labels before the earliest t.
     earliest = max(0, batch.first_target + 1 - Tf)
     times = torch.randint(earliest, T, (J,), generator=batch.generator)
     return times.tolist()
@@ -515,7 +516,8 @@ def dynamics_loss(rnn: RNN, all_labels: Tensor, x: Tensor) -> Tensor:
     depth does not grow with T. So it has no chain of T steps in which it could fade.
 
     Update by update L_dyn also brings an input into earlier labels, whose window ends
-    before the target that needs it. Say that Tf = 2, and that x_0 matters only for y_5:
+    before the target that needs it (the paper shows this for Tf = 1). Say that Tf = 2,
+    and that x_0 matters only for y_5:
         L_dec decodes y_5 from m_5 and from m_4, so m_4 must hold x_0.
         L_dyn makes m_4 from m_3 and x_4. To be small, it needs x_0 in m_3, too.
         L_dyn makes m_3 from m_2 and x_3, so m_2 needs it, too; and so on, down to m_0.
@@ -675,60 +677,44 @@ def set_trained(models: Models, phase_name: str):
 
 
 def update(
-    phase: Phase,
-    index: int,
-    models: nn.Module,
-    optimizers: dict,
-    task,
-    args: Namespace,
-) -> dict:
-    """One update of phase.begin .. phase.end - 1: returns the parts of the loss.
-
-    task is one of data.py's. It draws the batch.
-    """
-    done = index - phase.begin
-    total = phase.end - phase.begin
-    progress = done / total
-    set_rates(optimizers, done, total)
-    batch = draw_batch(task, phase.batch_size, index, progress, args)
-    return train_on_batch(models, optimizers, phase.loss_fn, batch, args)
-
-
-def train_on_batch(
     models: nn.Module,
     optimizers: dict,
     loss_fn: Callable,
     batch: Batch,
     args: Namespace,
 ) -> dict:
-    """Change the weights by Muon and AdamW: returns the parts of the loss by name.
+    """Change the weights once: returns the parts of the loss and the gradient's norm.
 
-    models are Models, or DistributedDataParallel around them. The norm of the gradient
-    before it is clipped is among the parts.
+    models are Models, or DistributedDataParallel around them.
     """
     models.zero_grad()
     loss, parts = models(loss_fn, batch, args)
     loss.backward()
-    parts["gradient_norm"] = nn.utils.clip_grad_norm_(models.parameters(), max_norm=1.0)
-    for optimizer in optimizers.values():
+    norm = nn.utils.clip_grad_norm_(models.parameters(), max_norm=1.0)
+    for optimizer in optimizers.values():  # Muon and AdamW
         optimizer.step()
-    return {name: part.detach() for name, part in parts.items()}
+    parts = {name: part.detach() for name, part in parts.items()}
+    return parts | {"gradient_norm": norm}
 
 
 # -------------------------------------------------------------------- the training loop
 def train(models: Models, task, args: Namespace, recorder: "Recorder"):
     """The training loop: all updates of a run that are not done yet.
 
-    After each update recorder looks at the run from outside, to evaluate and save it.
+    After each update recorder may evaluate the RNN, and save the run.
     """
     for phase in phases(args):
         if recorder.has_done(phase):  # as a run may go on after a stop
             continue
         set_trained(models, phase.name)
-        optimizers = make_optimizers(models, phase.peak_rate)
+        optimizers = make_optimizers(models, phase.peak_rate)  # new ones in each phase
         wrapped = distribute(models, args)  # for several processes
+        total = phase.end - phase.begin
         for index in recorder.updates_left(phase, optimizers):
-            parts = update(phase, index, wrapped, optimizers, task, args)
+            done = index - phase.begin
+            set_rates(optimizers, done, total)
+            batch = draw_batch(task, phase.batch_size, index, done / total, args)
+            parts = update(wrapped, optimizers, phase.loss_fn, batch, args)
             recorder.after_update(parts)
         if phase.name != "dmt":  # the labels are learnt, and the RNN can go on alone
             hand_over_to_rnn(models)

@@ -504,13 +504,13 @@ def test_depth_counts_the_layers_that_wait_for_one_another():
 
 
 def test_progress_rises_in_each_phase_from_0(monkeypatch):
-    usual, seen = smt.train_on_batch, []
+    usual, seen = smt.update, []
 
-    def train_on_batch(models, optimizers, loss_fn, batch, args):
+    def update(models, optimizers, loss_fn, batch, args):
         seen.append(batch.progress)
         return usual(models, optimizers, loss_fn, batch, args)
 
-    monkeypatch.setattr(smt, "train_on_batch", train_on_batch)
+    monkeypatch.setattr(smt, "update", update)
     smt.main([*TINY_SMT, *COPY, "--updates", "4", "--dmt-updates", "2", "--out", "run"])
     assert seen == [0, 0.25, 0.5, 0.75, 0, 0.5]
 

@@ -68,7 +68,7 @@ def make_update(name: str, options: list[str]) -> tuple:
 
     def update(index: int):
         batch = program.draw_batch(task, phase.batch_size, index, 0.5, args)
-        program.train_on_batch(models, optimizers, phase.loss_fn, batch, args)
+        program.update(models, optimizers, phase.loss_fn, batch, args)
 
     return update, args.device, task.T, phase.batch_size
 

@@ -84,7 +84,7 @@ def peak_bytes(name: str, options: list[str]) -> tuple[int, smt.Phase]:
             program.set_rates(optimizers, 1, 100)
             for _ in range(2):  # the second one finds the optimisers' state in place
                 memory.peak = memory.live
-                program.train_on_batch(models, optimizers, phase.loss_fn, batch, args)
+                program.update(models, optimizers, phase.loss_fn, batch, args)
     finally:
         F.scaled_dot_product_attention = usual
     return memory.peak, phase

@@ -82,7 +82,7 @@ def test_a_gpu_has_all_operands_and_an_update_waits_for_none(program, name):
         batch = program.draw_batch(task, 4, 0, 0.5, args)
         batch = batch._replace(x=batch.x.to("meta"), y=batch.y.to("meta"))
         with Gpu() as gpu:
-            program.train_on_batch(models, optimizers, phase.loss_fn, batch, args)
+            program.update(models, optimizers, phase.loss_fn, batch, args)
         assert gpu.copies == 0
     x, y = task.held_out("val", 4)
     with Gpu(), torch.no_grad():
@@ -209,9 +209,7 @@ def test_in_bf16_norms_and_losses_are_in_fp32(program, cell):
         program.set_rates(optimizers, 1, 100)
         batch = program.draw_batch(task, 4, 0, 0.5, args)
         with Precision() as precision:
-            losses = program.train_on_batch(
-                models, optimizers, phase.loss_fn, batch, args
-            )
+            losses = program.update(models, optimizers, phase.loss_fn, batch, args)
         assert {loss.dtype for loss in losses.values()} == {torch.float32}
         others = {
             "smt": {"mse_loss"},

@@ -129,6 +129,11 @@ class Task:
         """What can't be had with these options, and what can; "" if all is well."""
         return ""
 
+    def __repr__(self) -> str:
+        options = {name: getattr(self, name) for name, *_ in self.options}
+        shown = ", ".join(f"{name}={value!r}" for name, value in options.items())
+        return f"{type(self).__name__}({shown})"
+
     @property
     def vocab(self) -> int:
         return len(self.letters)

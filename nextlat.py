@@ -1216,7 +1216,7 @@ def check_directory(args: Namespace, run: dict):
         return
     metrics = Path(args.out) / "metrics.jsonl"
     if found["update"] > 0 or found["finished"]:
-        how = "give" if args.init else "--resume it, or give"
+        how = "give" if args.init or found["finished"] else "--resume it, or give"
         message = f"holds a run; {how} another --out"
         raise WrongInput(f"--out {args.out}: {message}")
     if not holds_a_run and metrics.exists() and metrics.stat().st_size > 0:
@@ -1229,6 +1229,8 @@ def read_run(directory: str, option: str) -> dict:
     file = Path(directory) / "checkpoint.pt"
     if not os.path.isfile(file):
         message = f"{directory} holds no run; name the --out of an earlier one"
+        if option == "--sample":
+            message += "; results/copy holds one of smt.py"
         raise WrongInput(f"{option}: {message}")
     try:
         run = torch.load(file, map_location="cpu", weights_only=True)
@@ -1690,7 +1692,7 @@ def next_commands(args: Namespace) -> str:
     return (
         f"The run is in {out}. To see more samples, or its curves:\n"
         f"  python {Path(__file__).name} --sample 9 --out {out}\n"
-        f"  python experiments/figures.py run {out}"
+        f"  python experiments/figures.py run {out}  (needs matplotlib)"
     )
 
 

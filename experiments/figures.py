@@ -174,7 +174,12 @@ def draw_smt(axes):
         arrow(axes, (middle + 0.12, 1.38), (x - 0.15, 1.94), colour, 0, True, 2.2, BOTH)
         axes.text(middle, 0.4, f"$x_{{{t}}}$", ha="center", va="center")
         arrow(axes, (middle, 0.52), (middle, 0.75))
-    axes.text(4.62, 1.35, "pulled\ntogether", color=colour, fontsize=12)
+    axes.text(4.62, 1.4, "pulled\ntogether", color=colour, fontsize=12)
+    orange = COLOURS["bptt"]  # of gradients, in all panels
+    for i in range(3):
+        left = 1.1 + 1.35 * i
+        arrow(axes, (left, 1.1), (left - 0.42, 1.94), orange, -0.35, True, 2)
+    axes.text(4.42, 0.75, "gradient:\none step", color=orange, fontsize=12)
     arrow(axes, (0.45, 1.94), (0.45, 0.02))
     box(axes, 0.85, -0.3, "decoder", colour, width=1.3, height=0.5)
     axes.text(0.85, -1.02, "$x_t,\\, x_{t+1} \\,..$", ha="center", va="center")
@@ -403,7 +408,7 @@ def drift(directories: list[str], path: Path, title: str):
     if args.task == "copy":
         blanks = (args.length, args.length + args.delay - 1)
         axes.axvspan(*blanks, color="#eeeeee", label="nothing but blanks comes in")
-    axes.set(xlabel="time t in steps", ylabel="squared distance, 1 for the mean label")
+    axes.set(xlabel="time t in steps", ylabel="squared distance of memory and label")
     axes.set(yscale="log", title=title or f"{args.task}: distance from the labels")
     axes.legend(fontsize=11)
     figure.tight_layout()
@@ -460,38 +465,57 @@ def gradient(directories: list[str], path: Path, title: str):
 
 
 # ------------------------------------------------------------------------------- tasks
-BY_TASK = {"dmt": "SMT, then DMT, of the MLP", "bptt": "BPTT of the MLP"}
-HOLLOW = {"color": COLOURS["bptt"], "ms": 11, "mfc": "none", "mew": 2}  # a GRU by BPTT
+MARKERS = {  # what is shown of a task: place in its row, marker, colour, name
+    "smt": (-0.27, "o", COLOURS["smt"], "SMT alone (validation)"),
+    "dmt": (-0.09, "o", COLOURS["dmt"], "SMT, then DMT"),
+    "bptt": (0.09, "D", COLOURS["bptt"], "BPTT"),
+    "gru": (0.27, "D", COLOURS["bptt"], "BPTT of a GRU"),
+}
 FOUND_BY_TASK = (
     "An RNN without gates, the MLP: SMT → DMT is far ahead in two tasks,\n"
     "about level with BPTT in four, and behind in text and pixels"
 )
 
 
-def finals_by_method(runs: dict[str, dict], task: str) -> dict[str, list[dict]]:
-    """The final figures of a task's runs with the MLP, by method; KeyError if none."""
-    finals = {}
+def figures_by_method(runs: dict[str, dict], task: str) -> dict[str, list[dict]]:
+    """Figures of a task's runs with the MLP, and of a GRU by BPTT; KeyError if none.
+
+    Those of "smt" are the last of SMT's phase, on validation. The others are final.
+    """
+    figures = {}
     for method, name in (("dmt", task), ("bptt", f"bptt, {task}, mlp")):
-        finals[method] = results.of_seeds(runs, name)
-        if not finals[method]:
+        figures[method] = results.of_seeds(runs, name)
+        if not figures[method]:
             raise KeyError(name)
-    return finals
+    figures["smt"] = []
+    for name in (f"{task}, seed 0", f"{task}, seed 2", f"{task}, seed 3"):
+        if name in runs:
+            figures["smt"].append(results.end_of_phase(runs[name], "smt"))
+    gru = runs.get(f"bptt, {task}, gru")
+    figures["gru"] = [gru["final"]] if gru else []
+    return figures
 
 
 def draw_tasks(axes, names: list[str], runs: dict[str, dict], figure: str, scale=1.0):
-    """A row a task, a dot a seed: the methods side by side in each row."""
+    """A row a task, a dot a seed: the methods below one another in each row."""
     for row, task in enumerate(names):
-        for method, finals in finals_by_method(runs, task).items():
-            values = [scale * final[figure] for final in finals]
-            y = row + (0.15 if method == "bptt" else -0.15)
-            marker = "D" if method == "bptt" else "o"
-            axes.plot(values, [y] * len(values), marker, color=COLOURS[method], ms=9)
-        gru = runs.get(f"bptt, {task}, gru")
-        if gru:
-            axes.plot(scale * gru["final"][figure], row + 0.15, "D", **HOLLOW)
+        for method, lines in figures_by_method(runs, task).items():
+            values = [scale * line[figure] for line in lines]
+            if method == "smt" and task in results.ENTROPY:
+                ends = results.spread([f"{value:.2f} nats" for value in values])
+                text = f"SMT alone (not shown): {ends}"
+                axes.text(0.5, 0.88, text, transform=axes.transAxes, ha="center")
+                axes.texts[-1].set(color=COLOURS["smt"], fontsize=10)
+                continue
+            place, marker, colour, _ = MARKERS[method]
+            fill = "none" if method == "gru" else colour
+            y = [row + place] * len(values)
+            axes.plot(values, y, marker, color=colour, mfc=fill, mew=1.5, ms=8)
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.grid(axis="x", color="#DDDDDD")
+    for row in range(1, len(names)):
+        axes.axhline(row - 0.5, color="#DDDDDD", lw=1)
 
 
 def tasks(_, path: Path, title: str):
@@ -499,21 +523,20 @@ def tasks(_, path: Path, title: str):
     runs = results.read_runs()
     in_nats = list(results.ENTROPY)
     asked = [task for task, _ in results.TASKS if task not in in_nats]
-    figure = plt.figure(figsize=(11, 5))
+    figure = plt.figure(figsize=(11, 6))
     grid = figure.add_gridspec(2, 2, width_ratios=(2, 1))
     axes = figure.add_subplot(grid[:, 0])
     draw_tasks(axes, asked, runs, "rnn_acc", 100)
     for row, task in enumerate(asked):
         chance = 100 / results.of_default_size(task).answers
-        edges = (row - 0.35, row + 0.35)
+        edges = (row - 0.4, row + 0.4)
         label = "chance" if row == 0 else None
         axes.plot((chance, chance), edges, color="#777777", lw=3, label=label)
-    for method, called in BY_TASK.items():
-        marker = "D" if method == "bptt" else "o"
-        axes.plot([], [], marker, color=COLOURS[method], ms=9, label=called)
-    axes.plot([], [], "D", label="BPTT of a GRU", **HOLLOW)
+    for method, (_, marker, colour, called) in MARKERS.items():
+        fill = "none" if method == "gru" else colour
+        axes.plot([], [], marker, color=colour, mfc=fill, mew=1.5, ms=8, label=called)
     axes.set(xlim=(0, 104), xlabel="right answers of the RNN alone, %")
-    axes.legend(fontsize=11, loc="upper center")
+    figure.legend(fontsize=11, loc="lower center", ncols=5)
     for row, task in enumerate(in_nats):
         axes = figure.add_subplot(grid[row, 1])
         draw_tasks(axes, [task], runs, "rnn_loss")
@@ -521,7 +544,7 @@ def tasks(_, path: Path, title: str):
         axes.set_xlim(low - 0.5 * (high - low), high + 0.5 * (high - low))
         axes.set_xlabel("loss in nats; lower is better")
     figure.suptitle(title or FOUND_BY_TASK)
-    figure.tight_layout()
+    figure.tight_layout(rect=(0, 0.06, 1, 1))  # room for the legend
     figure.savefig(path, dpi=110)
 
 
@@ -529,7 +552,7 @@ def tasks(_, path: Path, title: str):
 RETRIEVAL = {  # what a line is called: the run, the phase, the line's style
     "SMT": ("retrieval, seed 2", "smt", "-"),
     "then DMT": ("retrieval, seed 2", "dmt", "-"),
-    "or then the paper's DMT": ("retrieval, H = 1, seed 2", "dmt", ":"),
+    "or then DMT with H = 1": ("retrieval, H = 1, seed 2", "dmt", ":"),
     "BPTT of the same RNN": ("bptt, retrieval, mlp", "bptt", "-"),
     "BPTT of a GRU": ("bptt, retrieval, gru", "bptt", "--"),
 }
@@ -538,7 +561,7 @@ RETRIEVAL = {  # what a line is called: the run, the phase, the line's style
 def retrieval(_, path: Path, title: str):
     """Right answers of retrieval against seconds: the runs of results/runs.jsonl."""
     runs = results.read_runs()
-    figure, axes = plt.subplots(figsize=(9, 4.5))
+    figure, axes = plt.subplots(figsize=(9, 4.8))
     for called, (name, phase, style) in RETRIEVAL.items():
         metrics = [line for line in runs[name]["metrics"] if line["phase"] != "final"]
         own = [line for line in metrics if line["phase"] == phase]
@@ -549,7 +572,10 @@ def retrieval(_, path: Path, title: str):
         axes.plot(seconds, right, "." + style, color=COLOURS[phase], lw=3, label=called)
     axes.axhline(12.5, color="#777777", ls=":", lw=2, label="chance")
     axes.set(xlabel="seconds on one core", ylabel="right answers, %", ylim=(0, 103))
-    finding = "Retrieval, seed 2: the MLP learns by SMT → DMT only, a GRU by BPTT"
+    finding = (
+        "Retrieval, seed 2: the MLP learns by SMT, and not by BPTT;\n"
+        "a GRU learns by BPTT"
+    )
     axes.set(title=title or finding)
     axes.legend(fontsize=11, loc="center right", bbox_to_anchor=(1, 0.45))
     figure.tight_layout()
@@ -562,8 +588,8 @@ DELAYS = (32, 64, 128, 256)
 BY_DELAY = {  # what a line is called: names of its runs at a delay of 32 and at another
     "SMT, then DMT": ("copy, seed 0", "smt, copy"),
     "NextLat, then DMT": ("nextlat, copy, seed 0", "nextlat, copy"),
-    "BPTT, at most as many seconds": ("bptt, copy, mlp", "bptt, copy"),
-    "BPTT of a GRU, likewise": ("bptt, copy, gru", "bptt, copy, gru"),
+    "BPTT": ("bptt, copy, mlp", "bptt, copy"),
+    "BPTT of a GRU": ("bptt, copy, gru", "bptt, copy, gru"),
 }
 
 

@@ -155,3 +155,9 @@ def test_copy_shows_a_question_without_its_answer():
     shown = task.show(x, y, y.clamp(min=0))
     symbols = "".join(str(symbol) for symbol in x[0, :3].tolist())
     assert shown == f"{symbols}..|  RNN: {symbols}  all right"
+
+
+def test_a_task_shows_its_options():
+    assert (
+        repr(data.Copy(length=3, delay=5)) == "Copy(length=3, delay=5, reverse=False)"
+    )

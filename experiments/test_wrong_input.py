@@ -21,6 +21,8 @@ WRONG = {
     "--lr": ["--lr 0", "--lr nan", "--lr -1"],
     "--updates": ["--updates -1", "--updates 1.5", "--updates 0", "--updatez 3"],
     "here it is --updates": ["--steps 3", "--epochs 3"],
+    "taken: holds a run; give another --out": ["--out taken"],
+    "results/copy holds one": ["--sample 1 --out missing"],
     "--preset": ["--preset paper --init taken"],
     "--eval-length": [
         "--task recall --eval-length 2",

@@ -130,8 +130,8 @@ class Task:
         return ""
 
     def __repr__(self) -> str:
-        options = {name: getattr(self, name) for name, *_ in self.options}
-        shown = ", ".join(f"{name}={value!r}" for name, value in options.items())
+        names = [name for name, *_ in self.options if hasattr(self, name)]
+        shown = ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
         return f"{type(self).__name__}({shown})"
 
     @property

@@ -158,6 +158,5 @@ def test_copy_shows_a_question_without_its_answer():
 
 
 def test_a_task_shows_its_options():
-    assert (
-        repr(data.Copy(length=3, delay=5)) == "Copy(length=3, delay=5, reverse=False)"
-    )
+    task = data.Copy(length=3, delay=5, reverse=False)
+    assert repr(task) == "Copy(length=3, delay=5, reverse=False)"

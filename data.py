@@ -419,7 +419,7 @@ class Parity(Task):
     recipe = {
         "smt": {
             "updates": 400,
-            "dmt_updates": 300,
+            "dmt_updates": 600,
             "attach_readout": True,
             "dmt_lr": 1e-3,
         },

@@ -34,14 +34,14 @@ BPTT does, but it comes from the labels of all times.
     right answers of the RNN alone       copy            retrieval
     SMT                                  65 to 77 %      72 to 91 %
     SMT, then DMT (H = 64)               99.9 %          100 %
-    SMT, then DMT with H = 1             90 to 94 %      99.9 %
+    SMT, then DMT with H = 1             90 to 94 %      99.7 to 100 %
     BPTT                                 99.9 %          11 to 13 %
     chance                               12.5 %          12.5 %
 
-    These are of three seeds or more; DMT with H = 1 has one in retrieval. BPTT has the
-    same RNN and optimisers, the best of three rates, and about as many seconds as SMT
-    and DMT together. In copy the inputs also tell the RNN the right earlier answers.
-    README.md has all tasks, and says when to use SMT.
+    These are of three seeds or more. BPTT has the same RNN and optimisers, the best of
+    three rates, and about as many seconds as SMT and DMT together. In copy the inputs
+    also tell the RNN the right earlier answers. README.md has all tasks, and says when
+    to use SMT.
 
 Glossary
   symbol     here            shape and meaning

@@ -136,7 +136,7 @@ class Readout(nn.Module):
         tokens = memory.reshape(-1, K, d)  # (N, K, d)
         h = self.body(tokens)  # (N, K, d)
         logits = self.last_layer(h[:, -1])  # (N, V)
-        return logits.unflatten(0, leading)
+        return logits.view(*leading, logits.shape[1])
 
     def last_layer(self, h: Tensor) -> Tensor:
         """h (..., d) -> logits (..., V)."""
@@ -274,10 +274,10 @@ def read_loss(readout: Readout, memories: Tensor, batch: Batch) -> Tensor:
 
     memories (B, T, K, d) are the RNN's, or labels.
     """
-    # The times before the first target have no loss. Leaving them out saves 15 to 30 %
+    # Before the first target nothing is read. Leaving these times out saves 15 to 30 %
     # of an update of copy.
     first = batch.first_target
-    # in_chunks(f, m) equals f(m). Below, it computes many rows in parts, to save RAM.
+    # in_chunks(f, m) is f(m), but computes many rows in parts, to save RAM; see below.
     logits = in_chunks(readout, memories[:, first:])  # (B, T - first, V)
     return cross_entropy(logits, batch.y[:, first:])
 
@@ -297,7 +297,7 @@ def bptt_loss(models: Models, batch: Batch, args: Namespace) -> tuple[Tensor, di
 def random_cuts(batch: Batch, H: int) -> range:
     """Every H-th time, from a random one on: there a rollout cuts the gradient.
 
-    The first cut is random, so that with H > 1 no place is always cut.
+    The first cut is random, so that with H > 1 each update cuts at other places.
     T = 8, H = 3, first_cut = 2 cuts it so: x_0 x_1 | x_2 x_3 x_4 | x_5 x_6 x_7
     """
     T = batch.x.shape[1]
@@ -372,10 +372,12 @@ def train(models: Models, task, args: Namespace, recorder: "Recorder"):
         optimizers = make_optimizers(models, phase.peak_rate)  # new ones in each phase
         wrapped = distribute(models, args)  # for several processes
         total = phase.end - phase.begin
+        # If a stopped run goes on in this phase, its optimisers go on, too.
         for index in recorder.updates_left(phase, optimizers):
             done = index - phase.begin
             set_rates(optimizers, done, total)
-            batch = draw_batch(task, phase.batch_size, index, done / total, args)
+            progress = done / total
+            batch = draw_batch(task, phase.batch_size, index, progress, args)
             parts = update(wrapped, optimizers, phase.loss_fn, batch, args)
             recorder.after_update(parts)
 
@@ -704,6 +706,8 @@ class Recorder:
         if evaluation_is_due:
             with not_compiled(args):
                 figures = evaluate(self.models, self.task, "val", 256)
+            # The last update may have spoilt the weights; then nothing is saved.
+            check_finite("rnn_loss", figures["rnn_loss"], state["update"], phase.name)
             record(args, state, phase.name, means | figures)
             show_in_bar(self.bar, {"rnn_acc": figures["rnn_acc"]} | means)
             report(state)
@@ -747,15 +751,21 @@ def mean_parts(parts: list[dict], phase: str, update: int) -> dict:
     for name in parts[0]:
         values = torch.stack([part[name] for part in parts]).tolist()
         for at, value in enumerate(values, update + 1 - len(values)):
-            if not math.isfinite(value):
-                message = f"{name} became {value} at update {at}, in phase {phase}"
-                option = "--dmt-lr" if phase == "dmt" else "--lr"
-                advice = "begin anew with a lower rate"
-                if at == 1:  # no rate has been used yet
-                    option, advice = "--cell", "take another cell or shorter sequences"
-                raise WrongInput(f"{option}: {message}; {advice}")
+            check_finite(name, value, at, phase)
         means[name] = sum(values) / len(values)
     return means
+
+
+def check_finite(name: str, value: float, update: int, phase: str):
+    """WrongInput if a figure is not a finite number: it names the rate to lower."""
+    if math.isfinite(value):
+        return
+    message = f"{name} became {value} at update {update}, in phase {phase}"
+    option = "--dmt-lr" if phase == "dmt" else "--lr"
+    advice = "begin anew with a lower rate"
+    if update == 1 and name != "rnn_loss":  # no rate has been used yet
+        option, advice = "--cell", "take another cell or shorter sequences"
+    raise WrongInput(f"{option}: {message}; {advice}")
 
 
 def record(args: Namespace, state: dict, phase: str, figures: dict):
@@ -1244,6 +1254,9 @@ def earlier_run(first_look: Namespace, task: str) -> tuple[dict, dict, dict | No
     new = {"state": new_state()}
     if hasattr(first_look, "init"):
         source = read_run(first_look.init, "--init")
+        if source["state"]["update"] == 0:
+            message = "this run has made no updates; name a trained one"
+            raise WrongInput(f"--init {first_look.init}: {message}")
         names = ["task", *[python_name(name) for name, *_ in NETWORK_OPTIONS]]
         kept = {
             name: source["config"][name] for name in names if name in source["config"]

@@ -149,6 +149,7 @@ def test_a_rollout_is_steps_from_the_empty_memory(cell):
     square = memory.square().mean(-1)
     torch.testing.assert_close(square, torch.ones_like(square), atol=1e-3, rtol=0)
     assert rnn.readout(memories).shape == (3, task.T, task.vocab)
+    assert rnn.readout(rnn.empty_memory).shape == (task.vocab,)
 
 
 # --------------------------------------------------------------------------- the losses

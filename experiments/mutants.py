@@ -48,7 +48,7 @@ MUTANTS = [
     ("nextlat_loss", "labels[:, a:].detach()", "labels[:, a:]"),
     ("nextlat_loss", "batch.x[:, a:]", "batch.x[:, :T - a]"),
     ("draw_batch", "seeded(args.seed, index, ", "seeded(args.seed, "),
-    ("train", "index, done / total", "index, index / total"),
+    ("train", "progress = done / total", "progress = index / total"),
     ("make_optimizers", "5 * peak", "peak"),
     ("score", "ignore_index=-1", "ignore_index=0"),
     ("Copy", "answer[:, :-1]", "answer[:, 1:]"),

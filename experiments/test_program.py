@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import math
 import os
 import re
 import shlex
@@ -150,6 +151,24 @@ def test_losses_evaluation_and_samples_come_in_chunks(program, monkeypatch):
     program.evaluate(models, task, "val", 4)
     program.show(models.rnn, task, 4, args)
     assert max(rows) == 4
+
+
+@pytest.mark.parametrize("program", PROGRAMS.values(), ids=PROGRAMS)
+def test_weights_that_an_update_spoils_are_not_saved(program, monkeypatch, capsys):
+    """Its loss was still finite; so evaluation has to find it."""
+    usual = program.update
+
+    def update(models, *inputs):
+        parts = usual(models, *inputs)
+        for p in models.parameters():
+            p.data.fill_(math.nan)
+        return parts
+
+    monkeypatch.setattr(program, "update", update)
+    with pytest.raises(SystemExit):
+        program.main([*tiny(program), *COPY, "--updates", "1", "--out", "run"])
+    assert "--lr: rnn_loss became nan at update 1" in capsys.readouterr().err
+    assert smt.read_run("run", "test")["state"]["update"] == 0
 
 
 def test_a_compiled_run_makes_few_graphs(monkeypatch):

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import smt
+import torch
 from test_smt import COPY, TINY_SMT
 from test_smt import in_an_empty_folder  # noqa: F401
 
@@ -74,7 +75,13 @@ WRONG = {
         "--sample 1 --out missing",
         "--sample 1 --resume --out taken",
     ],
-    "--init": ["--init missing", "--init damaged", f"--init {LONG}", "--init="],
+    "--init": [
+        "--init missing",
+        "--init damaged",
+        f"--init {LONG}",
+        "--init=",
+        "--init untrained --updates 0",
+    ],
     "--seed": ["--resume --out taken --seed 5"],
     "--memory-tokens": [
         "--resume --out taken --memory-tokens 3",
@@ -113,6 +120,10 @@ def test_wrong_input_gets_one_line_that_names_the_option(option, call, a_run, ca
     Path("damaged").mkdir()
     Path("damaged/checkpoint.pt").write_text("damaged")
     shutil.copytree(a_run, "taken", ignore=shutil.ignore_patterns("lock"))
+    shutil.copytree("taken", "untrained")
+    run = torch.load("untrained/checkpoint.pt", weights_only=True)
+    run["state"]["update"] = 0
+    torch.save(run, "untrained/checkpoint.pt")
     Path("unfinished").mkdir()
     shutil.copy("taken/metrics.jsonl", "unfinished")
     before = Path("taken/checkpoint.pt").read_bytes()

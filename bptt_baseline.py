@@ -792,9 +792,10 @@ def announce(args: Namespace, task, models: Models, state: dict):
     shown = []
     for name, value in special_defaults(task).items():
         if getattr(args, name) == value:
-            shown.append(f"{name} {value}")
+            option = name.replace("_", "-")
+            shown.append(f"--{option}" if value is True else f"--{option} {value}")
     if shown:
-        say(f"Set for this task: {', '.join(shown)}")
+        say(f"Set for this task: {' '.join(shown)}")
     if task.about():
         say(task.about())
     if state["finished"]:
@@ -810,7 +811,7 @@ def report(state: dict):
     for name, value in line.items():
         if name in ("rnn_loss_2x", "rnn_loss_4x", "rnn_loss_8x"):  # --eval-length
             say(shown)
-            shown = "sequences longer than in training:"
+            shown = f"sequences {name[-2]} times as long:"
         if name.startswith(("rnn", "teacher", "drift")):
             shown += f"  {name} {value:.4f}"
     say(shown)
@@ -1206,8 +1207,10 @@ def settings(argv: list[str] | None) -> tuple[Namespace, dict, dict | None]:
     earlier, run, source = earlier_run(first_look, task_name)
     task_name = earlier.get("task", task_name)
     if task_name not in TASKS:
-        known = ", ".join(TASKS)
-        raise WrongInput(f"--task {task_name}: give one of {known}, or list")
+        similar = difflib.get_close_matches(task_name, TASKS, 1, 0.75)
+        advice = f"did you mean {similar[0]}? " if similar else ""
+        advice += f"give one of {', '.join(TASKS)}, or list"
+        raise WrongInput(f"--task {task_name}: {advice}")
 
     task = TASKS[task_name]
     groups = {f"the task {task_name}": task.options} | groups

@@ -501,6 +501,9 @@ def draw_tasks(axes, names: list[str], runs: dict[str, dict], figure: str, scale
     for row, task in enumerate(names):
         for method, lines in figures_by_method(runs, task).items():
             values = [scale * line[figure] for line in lines]
+            if not lines:
+                axes.text(0.5, 0.06, "a GRU was not run", transform=axes.transAxes)
+                axes.texts[-1].set(color=COLOURS["bptt"], fontsize=10, ha="center")
             if method == "smt" and task in results.ENTROPY:
                 ends = results.spread([f"{value:.2f} nats" for value in values])
                 text = f"SMT alone (not shown): {ends}"

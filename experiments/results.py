@@ -162,7 +162,7 @@ def table_of_methods(runs: dict[str, dict]) -> str:
     """SMT -> DMT with each cell, and BPTT after as many seconds or at equal depth."""
     columns = (
         "task, cell|SMT, on validation|SMT → DMT|seconds|depth|"
-        "BPTT, at most as many seconds|its seconds|BPTT, equal depth|NextLat → DMT"
+        "BPTT, about as many seconds|its seconds|BPTT, equal depth|NextLat → DMT"
     )
     rows = []
     for task, *_ in TASKS:
@@ -189,7 +189,7 @@ def table_of_methods(runs: dict[str, dict]) -> str:
                 found.append(text)
             row = ["", found[0], "", ""]
             if ours:
-                assert finals[1]["seconds"] <= finals[0]["seconds"]
+                assert finals[1]["seconds"] <= 1.1 * finals[0]["seconds"]
                 row[0] = shown(task, end_of_phase(ours, "smt"))
                 row[2:] = [f"{finals[0]['seconds']:.0f}", f"{finals[0]['depth']:,}"]
             row += [found[1], f"{finals[1]['seconds']:.0f}", *found[2:]]
@@ -230,16 +230,17 @@ def option(run: dict, name: str) -> str:
 
 # Some runs had settings that their tasks no longer have; their names say so.
 EARLIER = {
-    ("modular", "smt"): "1,500 + 400 updates, detached",
-    ("recall", "smt"): "2,500 + 1,500 updates",
-    ("recall", "bptt"): "9,800 updates",
+    ("modular", "smt"): ["1,500 + 400 updates, detached"],
+    ("recall", "smt"): ["2,500 + 1,500 updates", "16 tokens of 16"],
+    ("recall", "bptt"): ["9,800 updates", "16 tokens of 16"],
 }
 
 
 def earlier(runs: dict[str, dict], begins: str, kind: tuple, ends: str) -> dict:
     """The final figures of the run with earlier settings, or else of today's."""
-    name = f"{begins}, {EARLIER.get(kind)}{ends}"
-    return runs.get(name, runs.get(begins + ends, runs.get(begins)))["final"]
+    names = [f"{begins}, {settings}{ends}" for settings in EARLIER.get(kind, [])]
+    names += [begins + ends, begins]
+    return next(runs[name]["final"] for name in names if name in runs)
 
 
 def table_of_continued(runs: dict[str, dict]) -> str:

@@ -320,8 +320,14 @@ def table_of_parts(runs: dict[str, dict]) -> str:
         names = [f"without-{name}, copy, seed {seed}" for seed in (1, 2, 3)]
         ends = [end_of_phase(runs[name], "smt") for name in names]
         right = spread([shown("copy", end) for end in ends])
-        rows.append([part, right, spread([f"{end['drift']:.2f}" for end in ends])])
-    return table(["without", "RNN alone, before DMT", "drift"], rows)
+        drift = spread([f"{end['drift']:.2f}" for end in ends])
+        names = [f"without-{name}, copy, then DMT, seed {seed}" for seed in (1, 2, 3)]
+        finals = [runs[name]["final"] for name in names if name in runs]
+        if name == "nothing":
+            finals = of_seeds(runs, "copy")
+        after = spread([shown("copy", final) for final in finals]) if finals else ""
+        rows.append([part, right, drift, after])
+    return table(["without", "RNN alone, before DMT", "drift", "after DMT"], rows)
 
 
 # What long sequences are called here, and in the names of their runs.

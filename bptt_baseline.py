@@ -243,7 +243,7 @@ class Batch(NamedTuple):
 class Models(nn.Module):
     """The networks of a run. models(loss_fn, batch, args) computes a loss of them.
 
-    For several processes DistributedDataParallel averages the gradients only of what
+    With several processes, DistributedDataParallel averages the gradients only of what
     forward computes. So the loss is computed there.
     """
 

@@ -168,6 +168,7 @@ class Encoder(nn.Module):
         self.timestamps = nn.Embedding(fixed_T + 1, W) if fixed_T else None
         self.short_conv = nn.Conv1d(W, W, 4, groups=W, bias=False)
         nn.init.zeros_(self.short_conv.weight)  # at first it adds nothing
+        # If it were not causal, m_t would also see x_{t+1} and later inputs.
         self.body = Transformer(W, args.encoder_depth, causal=True)
         self.norm = nn.RMSNorm(W)
         # These make labels out of the body's tokens; see write_labels.
@@ -338,7 +339,7 @@ class Batch(NamedTuple):
 class Models(nn.Module):
     """The networks of a run. models(loss_fn, batch, args) computes a loss of them.
 
-    For several processes DistributedDataParallel averages the gradients only of what
+    With several processes, DistributedDataParallel averages the gradients only of what
     forward computes. So the loss is computed there.
     """
 
@@ -419,7 +420,7 @@ def nextlat_loss(models: Models, batch: Batch, args: Namespace) -> tuple[Tensor,
 def hand_over_to_rnn(models: Models):
     """Copy m_∅ and the readout of labels into the RNN, which then can run alone.
 
-    Before DMT Recorder calls it for each evaluation, too. DMT trains the copy of the
+    Recorder also calls it for each evaluation before DMT. DMT trains the copy of the
     readout, and the readout that is copied stays as it is.
     """
     rnn = models.rnn
@@ -446,8 +447,9 @@ def dmt_loss(models: Models, batch: Batch, args: Namespace) -> tuple[Tensor, dic
 
     --attach-readout (ours) is set in tasks with targets at about half of the times or
     more (stack, parity, modular, text, pixels). Then L_read also trains the cell, and
-    L_labels fades out. So towards its end DMT is almost BPTT on the targets. Without it
-    text's RNN ends at 1.95 instead of 1.74 nats, from the same labels (one seed).
+    L_labels fades out. So towards its end DMT is almost BPTT, truncated at H steps.
+    Without it text's RNN ends at 1.95 instead of 1.74 nats, from the same labels (one
+    seed).
     """
     with torch.no_grad():
         all_labels = models.encoder(batch.x)  # (B, T + 1, K, d)

@@ -14,9 +14,9 @@ steps, all at once. The gradient passes through one step of the RNN.
 
 What to remember. The encoder, a Transformer, reads a prefix x_0 .. x_t and writes a
 memory of it, the label m_t. From m_t the decoder must predict y_t. It is also shown the
-next inputs, and must predict their targets, too. So m_t has to hold all that these
-targets need and that the next inputs do not show. The encoder's attention is causal
-(ours), so one pass writes the labels of all prefixes.
+next inputs, and must predict their targets, too. So m_t has to hold what these targets
+need and the next inputs do not show. The encoder's attention is causal (ours), so one
+pass writes the labels of all prefixes.
 
 How to update it. From the label m_{t-1} and the input x_t the RNN's cell must make the
 label m_t. The cell starts from the encoder's label, and not from a memory that it made.
@@ -39,9 +39,10 @@ BPTT does. But here each memory has a label to meet, where BPTT has only the tar
     chance                               12.5 %          12.5 %
 
     These are of three seeds or more. T is 48 in copy and 64 in retrieval, so H = 64
-    cuts nothing. BPTT has the same RNN and optimisers, the best of three rates, and
-    about as many seconds as SMT and DMT together. In copy the inputs also tell the RNN
-    the right earlier answers. README.md has all tasks, and says when to use SMT.
+    cuts nothing, and each window of Tf = 64 targets reaches the end. BPTT has the same
+    RNN and optimisers, the best of three rates, and about as many seconds as SMT and
+    DMT together. In copy the inputs also tell the RNN the right earlier answers.
+    README.md has all tasks, and says when to use SMT.
 
 Glossary
   symbol     here            shape and meaning
@@ -111,7 +112,8 @@ DMT, the second phase. An update trains rnn.cell, rnn.embed and rnn.readout:
     --attach-readout (ours). Then L_read detaches nothing, so that it trains all three:
     minimise 0.1 * (1 - progress) * L_labels + L_read
 
-Muon, all sizes and rates, and the constant weights of losses are ours, too.
+Muon, all sizes and rates, and the constant weights of losses are ours, too. README.md
+lists all that is ours.
 """
 
 from argparse import Namespace
@@ -218,6 +220,7 @@ class Encoder(nn.Module):
         self.timestamps = nn.Embedding(fixed_T + 1, W) if fixed_T else None
         self.short_conv = nn.Conv1d(W, W, 4, groups=W, bias=False)
         nn.init.zeros_(self.short_conv.weight)  # at first it adds nothing
+        # If it were not causal, m_t would also see x_{t+1} and later inputs.
         self.body = Transformer(W, args.encoder_depth, causal=True)
         self.norm = nn.RMSNorm(W)
         # These make labels out of the body's tokens; see write_labels.
@@ -410,7 +413,7 @@ class Batch(NamedTuple):
 class Models(nn.Module):
     """The networks of a run. models(loss_fn, batch, args) computes a loss of them.
 
-    For several processes DistributedDataParallel averages the gradients only of what
+    With several processes, DistributedDataParallel averages the gradients only of what
     forward computes. So the loss is computed there.
     """
 
@@ -471,10 +474,10 @@ def smt_loss(models: Models, batch: Batch, args: Namespace) -> tuple[Tensor, dic
     L_unif = uniformity_loss(labels, times)
 
     # L_dyn's weight grows from 0 to λ_dyn (ours). We think that an early L_dyn makes
-    # the encoder write labels that hold little, as those are easy to predict. With a
-    # constant weight each of three seeds of copy loses right answers after SMT: 15 to
-    # 27 points with the paper's 0.1, and 33 to 38 with 2.5, the mean of our weight. DMT
-    # makes up for the former: two seeds have 99.8 and 99.9 % then, 99.9 % with growth.
+    # the encoder write labels that hold little, as those are easy to predict. In copy
+    # each of three seeds loses right answers after SMT with a constant weight: 15 to 27
+    # points with 0.1, the paper's, and 33 to 38 with 2.5, the mean of ours. After DMT
+    # two seeds with 0.1 have 99.8 and 99.9 %, and with ours 99.9 %.
     dynamics_weight = args.lambda_dyn * batch.progress
     loss = L_dec + dynamics_weight * L_dyn + L_read + args.lambda_unif * L_unif
     parts = {"decode": L_dec, "dynamics": L_dyn, "read": L_read, "uniformity": L_unif}
@@ -565,7 +568,7 @@ def uniformity_loss(labels: Tensor, times: list[int]) -> Tensor:
 def hand_over_to_rnn(models: Models):
     """Copy m_∅ and the readout of labels into the RNN, which then can run alone.
 
-    Before DMT Recorder calls it for each evaluation, too. DMT trains the copy of the
+    Recorder also calls it for each evaluation before DMT. DMT trains the copy of the
     readout, and the readout that is copied stays as it is.
     """
     rnn = models.rnn
@@ -592,8 +595,9 @@ def dmt_loss(models: Models, batch: Batch, args: Namespace) -> tuple[Tensor, dic
 
     --attach-readout (ours) is set in tasks with targets at about half of the times or
     more (stack, parity, modular, text, pixels). Then L_read also trains the cell, and
-    L_labels fades out. So towards its end DMT is almost BPTT on the targets. Without it
-    text's RNN ends at 1.95 instead of 1.74 nats, from the same labels (one seed).
+    L_labels fades out. So towards its end DMT is almost BPTT, truncated at H steps.
+    Without it text's RNN ends at 1.95 instead of 1.74 nats, from the same labels (one
+    seed).
     """
     with torch.no_grad():
         all_labels = models.encoder(batch.x)  # (B, T + 1, K, d)

@@ -1,7 +1,7 @@
 """Supervised Memory Training (SMT): pretrain an RNN without unrolling it.
 
 After Kumar & Isola, Pretraining Recurrent Networks without Recurrence,
-arXiv:2606.06479. What is not the paper's is marked (ours).
+arXiv:2606.06479. What is not the paper's is marked (ours), or listed in README.md.
 
     python smt.py                      the task copy, some three minutes on two cores
     python smt.py --task list          all tasks
@@ -27,22 +27,24 @@ Running alone. In the end only the RNN is needed. Then each step starts from a m
 that the RNN made itself, which is never exactly the label, and the error can grow: the
 RNN drifts. So in a second phase, DAgger Memory Training (DMT), it runs on its own
 memories, and each is pulled to the label of the same prefix. This unrolls the RNN. The
-paper cuts the gradient at each step, H = 1. We cut it at each H-th step, and H is 64
+paper cuts the gradient at each step, H = 1. We cut it every H steps, and H is 64
 (ours). So where T is at most 64, DMT's gradient passes through all T steps, as that of
 BPTT does. But here each memory has a label to meet, where BPTT has only the targets.
 
-    right answers of the RNN alone       copy            retrieval
-    SMT                                  65 to 77 %      72 to 91 %
-    SMT, then DMT (H = 64)               99.9 %          100 %
-    SMT, then DMT with H = 1             90 to 94 %      99.7 to 100 %
-    BPTT                                 99.9 %          11 to 13 %
-    chance                               12.5 %          12.5 %
+    right answers of the RNN alone   gradient through   copy           retrieval
+    SMT                              one step           65 to 77 %     72 to 91 %
+    SMT, then DMT (H = 64)           all T steps        99.9 %         100 %
+    SMT, then DMT with H = 1         one step           90 to 94 %     99.7 to 100 %
+    BPTT                             all T steps        99.9 %         11 to 13 %
+    BPTT of a GRU                    all T steps        100 %          100 %
+    chance                                              12.5 %         12.5 %
 
-    These are of three seeds or more. T is 48 in copy and 64 in retrieval, so H = 64
-    cuts nothing, and each window of Tf = 64 targets reaches the end. BPTT has the same
-    RNN and optimisers, the best of three rates, and about as many seconds as SMT and
-    DMT together. In copy the inputs also tell the RNN the right earlier answers.
-    README.md has all tasks, and says when to use SMT.
+    These are of three seeds or more, the GRU's of one. In the other rows the RNN's cell
+    is an MLP. T is 48 in copy and 64 in retrieval, so H = 64 cuts nothing, and each
+    window of Tf = 64 targets reaches the end. BPTT has the same optimisers, for the MLP
+    the best of three rates, and about as many seconds as SMT and DMT together. In copy
+    the inputs also tell the RNN the right earlier answers. README.md has all tasks, and
+    says when to use SMT.
 
 Glossary
   symbol     here            shape and meaning
@@ -112,8 +114,7 @@ DMT, the second phase. An update trains rnn.cell, rnn.embed and rnn.readout:
     --attach-readout (ours). Then L_read detaches nothing, so that it trains all three:
     minimise 0.1 * (1 - progress) * L_labels + L_read
 
-Muon, all sizes and rates, and the constant weights of losses are ours, too. README.md
-lists all that is ours.
+Muon, all sizes and rates, and the constant weights of losses are ours, too.
 """
 
 from argparse import Namespace
@@ -240,7 +241,9 @@ class Encoder(nn.Module):
         return self.write_labels(h)
 
     def convolve(self, h: Tensor) -> Tensor:
-        """Each token and the three before it: h (B, T + 1, W) -> the same shape.
+        """A learned sum of each token and the three before it.
+
+        h (B, T + 1, W) -> the same shape.
 
         So attention need not find these three by their positions (ours). In text it
         lowers the loss of the readout from labels by 0.03 nats (two seeds).
@@ -253,8 +256,8 @@ class Encoder(nn.Module):
         # By default a label has 256 numbers, and a token of the encoder 128. A linear
         # map of this token alone would hold no more than the token. So attention, with
         # K*d / HEAD_SIZE heads, gathers more of the prefix (ours). Without it each of
-        # three seeds of copy loses 9 to 28 points of its right answers after SMT, and
-        # two of them lose 3 points after DMT.
+        # three seeds of copy loses 9 to 28 points of its right answers after SMT. After
+        # DMT two seeds were measured, and lose 3 points.
         qkv = self.label_qkv(h)  # (B, T + 1, 3*K*d)
         gathered = attention(qkv, causal=True)  # (B, T + 1, K*d)
         labels = self.label_from_token(h) + gathered
@@ -474,10 +477,10 @@ def smt_loss(models: Models, batch: Batch, args: Namespace) -> tuple[Tensor, dic
     L_unif = uniformity_loss(labels, times)
 
     # L_dyn's weight grows from 0 to λ_dyn (ours). We think that an early L_dyn makes
-    # the encoder write labels that hold little, as those are easy to predict. In copy
-    # each of three seeds loses right answers after SMT with a constant weight: 15 to 27
-    # points with 0.1, the paper's, and 33 to 38 with 2.5, the mean of ours. After DMT
-    # two seeds with 0.1 have 99.8 and 99.9 %, and with ours 99.9 %.
+    # the encoder write labels that hold little, as those are easy to predict. In copy a
+    # constant weight costs each of three seeds right answers after SMT: 15 to 27 points
+    # with 0.1, the paper's, and 33 to 38 with 2.5, the mean of ours. After DMT two
+    # seeds were measured: with 0.1 they lose 0.1 points.
     dynamics_weight = args.lambda_dyn * batch.progress
     loss = L_dec + dynamics_weight * L_dyn + L_read + args.lambda_unif * L_unif
     parts = {"decode": L_dec, "dynamics": L_dyn, "read": L_read, "uniformity": L_unif}
@@ -487,8 +490,7 @@ def smt_loss(models: Models, batch: Batch, args: Namespace) -> tuple[Tensor, dic
 def random_times(batch: Batch, J: int, Tf: int) -> list[int]:
     """J random times t, the same in all rows; a time can come twice.
 
-    In the authors' notebook J is 1. That it is 8, and that all rows share the times, is
-    (ours).
+    The authors' notebook has J = 1. J = 8, and sharing the times among rows, are ours.
     """
     T = batch.x.shape[1]
     # The window of the earliest t ends at the first target. A window before it would
@@ -547,8 +549,8 @@ def uniformity_loss(labels: Tensor, times: list[int]) -> Tensor:
     amplify small differences. Then L_dyn would be small even for a cell that ignores
     its input. This loss pushes labels apart, also where two sequences need the same
     memory. So its weight is small. Without it each of three seeds of copy loses 12 to
-    26 points of its right answers after SMT, and two of them lose 2 and 42 points after
-    DMT. It is by Wang & Isola 2020, arXiv:2005.10242.
+    26 points of its right answers after SMT. After DMT two seeds were measured, and
+    lose 2 and 42 points. It is by Wang & Isola 2020, arXiv:2005.10242.
     """
     B = len(labels)
     if B == 1:  # there is no pair

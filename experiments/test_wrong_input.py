@@ -120,10 +120,11 @@ def test_wrong_input_gets_one_line_that_names_the_option(option, call, a_run, ca
     Path("damaged").mkdir()
     Path("damaged/checkpoint.pt").write_text("damaged")
     shutil.copytree(a_run, "taken", ignore=shutil.ignore_patterns("lock"))
-    shutil.copytree("taken", "untrained")
-    run = torch.load("untrained/checkpoint.pt", weights_only=True)
-    run["state"]["update"] = 0
-    torch.save(run, "untrained/checkpoint.pt")
+    if "untrained" in call:
+        shutil.copytree("taken", "untrained")
+        run = torch.load("untrained/checkpoint.pt", weights_only=True)
+        run["state"]["update"] = 0
+        torch.save(run, "untrained/checkpoint.pt")
     Path("unfinished").mkdir()
     shutil.copy("taken/metrics.jsonl", "unfinished")
     before = Path("taken/checkpoint.pt").read_bytes()

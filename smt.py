@@ -731,7 +731,7 @@ def train(models: Models, task, args: Namespace, recorder: "Recorder"):
             parts = update(wrapped, optimizers, phase.loss_fn, batch, args)
             recorder.after_update(parts)
         if phase.name != "dmt":  # the labels are learnt, and the RNN can go on alone
-            with not_compiled(args):
+            with not_compiled(args):  # --compile is for updates only
                 hand_over_to_rnn(models)
 
 

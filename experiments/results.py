@@ -323,8 +323,6 @@ def table_of_parts(runs: dict[str, dict]) -> str:
         drift = spread([f"{end['drift']:.2f}" for end in ends])
         names = [f"without-{name}, copy, then DMT, seed {seed}" for seed in (1, 2, 3)]
         finals = [runs[name]["final"] for name in names if name in runs]
-        if name == "nothing":
-            finals = of_seeds(runs, "copy")
         after = spread([shown("copy", final) for final in finals]) if finals else ""
         rows.append([part, right, drift, after])
     return table(["without", "RNN alone, before DMT", "drift", "after DMT"], rows)

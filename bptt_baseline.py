@@ -45,77 +45,10 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
+METHOD = "bptt"  # as phases, directories, checkpoints and recipes name it
 HEAD_SIZE = 16  # numbers in an attention head
 
-
-# -------------------------------------------------------------------------- Transformer
-def rotary(h: Tensor) -> Tensor:
-    """Rotary positions: turn pairs of numbers by an angle that grows with the position.
-
-    h (N, heads, S, head size) -> the same shape. Positions enter the product of a
-    turned query and a turned key only by their difference.
-    """
-    S, head_size = h.shape[-2:]
-    position = torch.arange(S, device=h.device)
-    exponent = torch.arange(0, head_size, 2, device=h.device) / head_size
-    frequency = 10000.0**-exponent  # (head size / 2,)
-    angle = position[:, None] * frequency  # (S, head size / 2)
-    cos, sin = angle.cos(), angle.sin()
-    first, second = h.chunk(2, -1)  # each (N, heads, S, head size / 2)
-    turned_first = first * cos - second * sin
-    turned_second = second * cos + first * sin
-    return torch.cat([turned_first, turned_second], -1).type_as(h)
-
-
-def attention(qkv: Tensor, causal: bool) -> Tensor:
-    """Attention of several heads: qkv (N, S, 3*width) -> (N, S, width)."""
-    qkv = qkv.unflatten(2, (-1, HEAD_SIZE))  # (N, S, 3*heads, head size)
-    qkv = qkv.transpose(1, 2)  # (N, 3*heads, S, head size)
-    q, k, v = qkv.chunk(3, 1)  # each (N, heads, S, head size)
-    q, k = rotary(q), rotary(k)
-    h = F.scaled_dot_product_attention(q, k, v, is_causal=causal)  # shaped as q
-    return h.transpose(1, 2).flatten(2)  # the heads side by side (N, S, width)
-
-
-def mlp(width: int, hidden: int, out: int) -> nn.Module:
-    """An MLP after a norm, for residual branches: (..., width) -> (..., out)."""
-    return nn.Sequential(
-        nn.RMSNorm(width),
-        nn.Linear(width, hidden),
-        nn.GELU(),
-        nn.Linear(hidden, out),
-    )
-
-
-class Block(nn.Module):
-    """A Transformer block: h (N, S, width) -> the same shape."""
-
-    def __init__(self, width: int, causal: bool):
-        super().__init__()
-        self.causal = causal
-        self.norm = nn.RMSNorm(width)
-        self.qkv = nn.Linear(width, 3 * width, bias=False)
-        self.out = nn.Linear(width, width, bias=False)
-        self.mlp = mlp(width, 4 * width, width)
-
-    def forward(self, h: Tensor) -> Tensor:
-        qkv = self.qkv(self.norm(h))  # (N, S, 3*width)
-        attended = attention(qkv, self.causal)  # (N, S, width)
-        h = h + self.out(attended)
-        return h + self.mlp(h)
-
-
-class Transformer(nn.Module):
-    """Blocks one after another: h (N, S, width) -> the same shape."""
-
-    def __init__(self, width: int, depth: int, causal: bool):
-        super().__init__()
-        self.blocks = nn.ModuleList(Block(width, causal) for _ in range(depth))
-
-    def forward(self, h: Tensor) -> Tensor:
-        for block in self.blocks:
-            h = block(h)
-        return h
+# Networks are made of Transformer, attention and mlp, which stand behind the method.
 
 
 # ------------------------------------------------------------------------------ readout
@@ -323,7 +256,7 @@ def phases(args: Namespace) -> list[Phase]:
     """The phases of a run, in order."""
     return [
         Phase(
-            name="bptt",
+            name=METHOD,
             loss_fn=bptt_loss,
             begin=0,
             end=args.updates,
@@ -407,7 +340,75 @@ from tqdm import tqdm
 
 from data import TASKS, WrongInput, filename, list_tasks, number, whole
 
-METHOD = "bptt"  # as directories, checkpoints and recipes name it
+
+# -------------------------------------------------------------------------- Transformer
+def rotary(h: Tensor) -> Tensor:
+    """Rotary positions: turn pairs of numbers by an angle that grows with the position.
+
+    h (N, heads, S, head size) -> the same shape. Positions enter the product of a
+    turned query and a turned key only by their difference.
+    """
+    S, head_size = h.shape[-2:]
+    position = torch.arange(S, device=h.device)
+    exponent = torch.arange(0, head_size, 2, device=h.device) / head_size
+    frequency = 10000.0**-exponent  # (head size / 2,)
+    angle = position[:, None] * frequency  # (S, head size / 2)
+    cos, sin = angle.cos(), angle.sin()
+    first, second = h.chunk(2, -1)  # each (N, heads, S, head size / 2)
+    turned_first = first * cos - second * sin
+    turned_second = second * cos + first * sin
+    return torch.cat([turned_first, turned_second], -1).type_as(h)
+
+
+def attention(qkv: Tensor, causal: bool) -> Tensor:
+    """Attention of several heads: qkv (N, S, 3*width) -> (N, S, width)."""
+    qkv = qkv.unflatten(2, (-1, HEAD_SIZE))  # (N, S, 3*heads, head size)
+    qkv = qkv.transpose(1, 2)  # (N, 3*heads, S, head size)
+    q, k, v = qkv.chunk(3, 1)  # each (N, heads, S, head size)
+    q, k = rotary(q), rotary(k)
+    h = F.scaled_dot_product_attention(q, k, v, is_causal=causal)  # shaped as q
+    return h.transpose(1, 2).flatten(2)  # the heads side by side (N, S, width)
+
+
+def mlp(width: int, hidden: int, out: int) -> nn.Module:
+    """An MLP after a norm, for residual branches: (..., width) -> (..., out)."""
+    return nn.Sequential(
+        nn.RMSNorm(width),
+        nn.Linear(width, hidden),
+        nn.GELU(),
+        nn.Linear(hidden, out),
+    )
+
+
+class Block(nn.Module):
+    """A Transformer block: h (N, S, width) -> the same shape."""
+
+    def __init__(self, width: int, causal: bool):
+        super().__init__()
+        self.causal = causal
+        self.norm = nn.RMSNorm(width)
+        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.out = nn.Linear(width, width, bias=False)
+        self.mlp = mlp(width, 4 * width, width)
+
+    def forward(self, h: Tensor) -> Tensor:
+        qkv = self.qkv(self.norm(h))  # (N, S, 3*width)
+        attended = attention(qkv, self.causal)  # (N, S, width)
+        h = h + self.out(attended)
+        return h + self.mlp(h)
+
+
+class Transformer(nn.Module):
+    """Blocks one after another: h (N, S, width) -> the same shape."""
+
+    def __init__(self, width: int, depth: int, causal: bool):
+        super().__init__()
+        self.blocks = nn.ModuleList(Block(width, causal) for _ in range(depth))
+
+    def forward(self, h: Tensor) -> Tensor:
+        for block in self.blocks:
+            h = block(h)
+        return h
 
 
 # ------------------------------------------------------------- many memories in chunks

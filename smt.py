@@ -8,43 +8,29 @@ arXiv:2606.06479. What is not the paper's is marked (ours), or listed in README.
     python smt.py --task TASK --help   all options
 
 Backpropagation through time (BPTT) unrolls an RNN: its T steps run one after another,
-and the gradient passes back through all of them, and can fade on the way. In SMT an
-encoder decides what to remember, and the RNN learns to update its memory in single
-steps, all at once. The gradient passes through one step of the RNN.
+and the gradient passes back through all of them, and can fade on the way. SMT trains
+single steps instead, all at once, between memories that an encoder has written.
 
 What to remember. The encoder, a Transformer, reads a prefix x_0 .. x_t and writes a
 memory of it, the label m_t. From m_t the decoder must predict y_t. It is also shown the
 next inputs, and must predict their targets, too. So m_t has to hold what these targets
-need and the next inputs do not show. The encoder's attention is causal (ours), so one
-pass writes the labels of all prefixes.
+need and the next inputs do not show.
 
 How to update it. From the label m_{t-1} and the input x_t the RNN's cell must make the
-label m_t. The cell starts from the encoder's label, and not from a memory that it made.
-So no step waits for another, and the steps of all T times are rows of one batch. Their
-loss also trains the encoder, to write labels that the cell can follow.
+label m_t. It starts from a label, and not from a memory that it made. So no step waits
+for another, and all steps are rows of one batch. Their loss also trains the encoder, to
+write labels that the cell can follow.
 
 Running alone. In the end only the RNN is needed. Then each step starts from a memory
 that the RNN made itself, which is never exactly the label, and the error can grow: the
 RNN drifts. So in a second phase, DAgger Memory Training (DMT), it runs on its own
 memories, and each is pulled to the label of the same prefix. This unrolls the RNN. The
-paper cuts the gradient at each step, H = 1. We cut it every H steps, and H is 64
-(ours). So where T is at most 64, DMT's gradient passes through all T steps, as that of
-BPTT does. But here each memory has a label to meet, where BPTT has only the targets.
+paper cuts the gradient at each step, H = 1, and we cut it every H = 64 steps (ours).
 
-    right answers of the RNN alone   gradient through   copy           retrieval
-    SMT                              one step           65 to 77 %     72 to 91 %
-    SMT, then DMT (H = 64)           all T steps        99.9 %         100 %
-    SMT, then DMT with H = 1         one step           90 to 94 %     99.7 to 100 %
-    BPTT                             all T steps        99.9 %         11 to 13 %
-    BPTT of a GRU                    all T steps        100 %          100 %
-    chance                                              12.5 %         12.5 %
-
-    These are of three seeds or more, the GRU's of one. In the other rows the RNN's cell
-    is an MLP. T is 48 in copy and 64 in retrieval, so H = 64 cuts nothing, and each
-    window of Tf = 64 targets reaches the end. BPTT has the same optimisers, for the MLP
-    the best of three rates, and about as many seconds as SMT and DMT together. In copy
-    the inputs also tell the RNN the right earlier answers. README.md has all tasks, and
-    says when to use SMT.
+Of copy's answers the RNN alone has 65 to 77 % right after SMT, and 99.9 % after DMT or
+by BPTT. Of retrieval's it has 100 % after DMT, 99.7 to 100 % with H = 1, and by BPTT 11
+to 13 %, where chance is 12.5 %. A GRU solves both by BPTT. README.md has all results,
+and says when to use SMT.
 
 Glossary
   symbol     here            shape and meaning
@@ -125,85 +111,19 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
+METHOD = "smt"  # as phases, directories, checkpoints and recipes name it
 HEAD_SIZE = 16  # numbers in an attention head
 
-
-# -------------------------------------------------------------------------- Transformer
-def rotary(h: Tensor) -> Tensor:
-    """Rotary positions: turn pairs of numbers by an angle that grows with the position.
-
-    h (N, heads, S, head size) -> the same shape. Positions enter the product of a
-    turned query and a turned key only by their difference.
-    """
-    S, head_size = h.shape[-2:]
-    position = torch.arange(S, device=h.device)
-    exponent = torch.arange(0, head_size, 2, device=h.device) / head_size
-    frequency = 10000.0**-exponent  # (head size / 2,)
-    angle = position[:, None] * frequency  # (S, head size / 2)
-    cos, sin = angle.cos(), angle.sin()
-    first, second = h.chunk(2, -1)  # each (N, heads, S, head size / 2)
-    turned_first = first * cos - second * sin
-    turned_second = second * cos + first * sin
-    return torch.cat([turned_first, turned_second], -1).type_as(h)
-
-
-def attention(qkv: Tensor, causal: bool) -> Tensor:
-    """Attention of several heads: qkv (N, S, 3*width) -> (N, S, width)."""
-    qkv = qkv.unflatten(2, (-1, HEAD_SIZE))  # (N, S, 3*heads, head size)
-    qkv = qkv.transpose(1, 2)  # (N, 3*heads, S, head size)
-    q, k, v = qkv.chunk(3, 1)  # each (N, heads, S, head size)
-    q, k = rotary(q), rotary(k)
-    h = F.scaled_dot_product_attention(q, k, v, is_causal=causal)  # shaped as q
-    return h.transpose(1, 2).flatten(2)  # the heads side by side (N, S, width)
-
-
-def mlp(width: int, hidden: int, out: int) -> nn.Module:
-    """An MLP after a norm, for residual branches: (..., width) -> (..., out)."""
-    return nn.Sequential(
-        nn.RMSNorm(width),
-        nn.Linear(width, hidden),
-        nn.GELU(),
-        nn.Linear(hidden, out),
-    )
-
-
-class Block(nn.Module):
-    """A Transformer block: h (N, S, width) -> the same shape."""
-
-    def __init__(self, width: int, causal: bool):
-        super().__init__()
-        self.causal = causal
-        self.norm = nn.RMSNorm(width)
-        self.qkv = nn.Linear(width, 3 * width, bias=False)
-        self.out = nn.Linear(width, width, bias=False)
-        self.mlp = mlp(width, 4 * width, width)
-
-    def forward(self, h: Tensor) -> Tensor:
-        qkv = self.qkv(self.norm(h))  # (N, S, 3*width)
-        attended = attention(qkv, self.causal)  # (N, S, width)
-        h = h + self.out(attended)
-        return h + self.mlp(h)
-
-
-class Transformer(nn.Module):
-    """Blocks one after another: h (N, S, width) -> the same shape."""
-
-    def __init__(self, width: int, depth: int, causal: bool):
-        super().__init__()
-        self.blocks = nn.ModuleList(Block(width, causal) for _ in range(depth))
-
-    def forward(self, h: Tensor) -> Tensor:
-        for block in self.blocks:
-            h = block(h)
-        return h
+# Networks are made of Transformer, attention and mlp, which stand behind the method.
 
 
 # --------------------------------------------- encoder: the labels of all times at once
 class Encoder(nn.Module):
     """E: x (B, T) -> all_labels (B, T + 1, K, d).
 
-    The Transformer is causal (ours). The paper's is bidirectional over x_0 .. x_t, and
-    needs a pass for each label. Whether its labels are better is not measured.
+    The Transformer is causal (ours), so one pass writes all labels. The paper's is
+    bidirectional over x_0 .. x_t, and needs a pass for each. Whether its labels are
+    better is not measured.
 
     fixed_T is T in tasks whose sequences all have one form; in copy, for example, the
     question always comes at the same t. There each token also gets a learned embedding
@@ -245,8 +165,8 @@ class Encoder(nn.Module):
 
         h (B, T + 1, W) -> the same shape.
 
-        So attention need not find these three by their positions (ours). In text it
-        lowers the loss of the readout from labels by 0.03 nats (two seeds).
+        So attention need not find these three by their positions (ours). Without it
+        text's readout of labels is 0.03 nats worse (two seeds).
         """
         padded = F.pad(h.transpose(1, 2), (3, 0))  # (B, W, 3 + T + 1)
         return self.short_conv(padded).transpose(1, 2)
@@ -255,9 +175,8 @@ class Encoder(nn.Module):
         """The labels of all times: h (B, T + 1, W) -> (B, T + 1, K, d)."""
         # By default a label has 256 numbers, and a token of the encoder 128. A linear
         # map of this token alone would hold no more than the token. So attention, with
-        # K*d / HEAD_SIZE heads, gathers more of the prefix (ours). Without it each of
-        # three seeds of copy loses 9 to 28 points of its right answers after SMT. After
-        # DMT two seeds were measured, and lose 3 points.
+        # K*d / HEAD_SIZE heads, gathers more of the prefix (ours). Without it copy ends
+        # at 97 %, and with it at 99.9 % (two seeds).
         qkv = self.label_qkv(h)  # (B, T + 1, 3*K*d)
         gathered = attention(qkv, causal=True)  # (B, T + 1, K*d)
         labels = self.label_from_token(h) + gathered
@@ -472,15 +391,14 @@ def smt_loss(models: Models, batch: Batch, args: Namespace) -> tuple[Tensor, dic
     L_dec = decode_loss(decoder, labels, batch, times, args.future)
     L_dyn = dynamics_loss(rnn, all_labels, batch.x)
     # L_dec also predicts y_t from m_t, but at J times. L_read does at all times (ours).
-    # Without it text's readout of the labels has 2.09 instead of 1.63 nats (one seed).
+    # Without it text's readout of labels has 2.09 instead of 1.63 nats (one seed).
     L_read = read_loss(decoder.readout, labels, batch)
     L_unif = uniformity_loss(labels, times)
 
     # L_dyn's weight grows from 0 to λ_dyn (ours). We think that an early L_dyn makes
-    # the encoder write labels that hold little, as those are easy to predict. In copy a
-    # constant weight costs each of three seeds right answers after SMT: 15 to 27 points
-    # with 0.1, the paper's, and 33 to 38 with 2.5, the mean of ours. After DMT two
-    # seeds were measured: with 0.1 they lose 0.1 points.
+    # the encoder write labels that hold little, as those are easy to predict. With a
+    # constant 0.1, the paper's, copy has 15 to 27 points less before DMT (three seeds),
+    # and 0.1 less after it (two).
     dynamics_weight = args.lambda_dyn * batch.progress
     loss = L_dec + dynamics_weight * L_dyn + L_read + args.lambda_unif * L_unif
     parts = {"decode": L_dec, "dynamics": L_dyn, "read": L_read, "uniformity": L_unif}
@@ -548,9 +466,8 @@ def uniformity_loss(labels: Tensor, times: list[int]) -> Tensor:
     We think that L_dec alone allows labels that hardly differ, as the decoder can
     amplify small differences. Then L_dyn would be small even for a cell that ignores
     its input. This loss pushes labels apart, also where two sequences need the same
-    memory. So its weight is small. Without it each of three seeds of copy loses 12 to
-    26 points of its right answers after SMT. After DMT two seeds were measured, and
-    lose 2 and 42 points. It is by Wang & Isola 2020, arXiv:2005.10242.
+    memory. So its weight is small. Without it copy ends at 58 and 98 %, and with it at
+    99.9 % (two seeds). It is by Wang & Isola 2020, arXiv:2005.10242.
     """
     B = len(labels)
     if B == 1:  # there is no pair
@@ -598,8 +515,7 @@ def dmt_loss(models: Models, batch: Batch, args: Namespace) -> tuple[Tensor, dic
     --attach-readout (ours) is set in tasks with targets at about half of the times or
     more (stack, parity, modular, text, pixels). Then L_read also trains the cell, and
     L_labels fades out. So towards its end DMT is almost BPTT, truncated at H steps.
-    Without it text's RNN ends at 1.95 instead of 1.74 nats, from the same labels (one
-    seed).
+    Without it text ends at 1.95 instead of 1.74 nats, from the same labels (one seed).
     """
     with torch.no_grad():
         all_labels = models.encoder(batch.x)  # (B, T + 1, K, d)
@@ -655,7 +571,7 @@ def phases(args: Namespace) -> list[Phase]:
     """The phases of a run, in order."""
     return [
         Phase(
-            name="smt",
+            name=METHOD,
             loss_fn=smt_loss,
             begin=0,
             end=args.updates,
@@ -730,16 +646,15 @@ def train(models: Models, task, args: Namespace, recorder: "Recorder"):
             batch = draw_batch(task, phase.batch_size, index, progress, args)
             parts = update(wrapped, optimizers, phase.loss_fn, batch, args)
             recorder.after_update(parts)
-        if phase.name != "dmt":  # the labels are learnt, and the RNN can go on alone
+        if phase.name == METHOD:  # from here on the RNN goes on alone
             with not_compiled(args):  # --compile is for updates only
                 hand_over_to_rnn(models)
 
 
 # ======================================================================================
-# The method ends here. The rest is the program around it: evaluation, samples, the
-# optimisers Muon and AdamW, Recorder, several processes, files, the command line.
-# Where phase == "smt" would do, it says phase != "dmt", so that such lines are the
-# same in bptt_baseline.py and nextlat.py.
+# The method ends here. The rest is what the networks are built of, the Transformer, and
+# the program around the method: evaluation, samples, the optimisers Muon and AdamW,
+# Recorder, several processes, files, the command line.
 # ======================================================================================
 
 # The method needs none of these.
@@ -767,7 +682,75 @@ from tqdm import tqdm
 
 from data import TASKS, WrongInput, filename, list_tasks, number, whole
 
-METHOD = "smt"  # as directories, checkpoints and recipes name it
+
+# -------------------------------------------------------------------------- Transformer
+def rotary(h: Tensor) -> Tensor:
+    """Rotary positions: turn pairs of numbers by an angle that grows with the position.
+
+    h (N, heads, S, head size) -> the same shape. Positions enter the product of a
+    turned query and a turned key only by their difference.
+    """
+    S, head_size = h.shape[-2:]
+    position = torch.arange(S, device=h.device)
+    exponent = torch.arange(0, head_size, 2, device=h.device) / head_size
+    frequency = 10000.0**-exponent  # (head size / 2,)
+    angle = position[:, None] * frequency  # (S, head size / 2)
+    cos, sin = angle.cos(), angle.sin()
+    first, second = h.chunk(2, -1)  # each (N, heads, S, head size / 2)
+    turned_first = first * cos - second * sin
+    turned_second = second * cos + first * sin
+    return torch.cat([turned_first, turned_second], -1).type_as(h)
+
+
+def attention(qkv: Tensor, causal: bool) -> Tensor:
+    """Attention of several heads: qkv (N, S, 3*width) -> (N, S, width)."""
+    qkv = qkv.unflatten(2, (-1, HEAD_SIZE))  # (N, S, 3*heads, head size)
+    qkv = qkv.transpose(1, 2)  # (N, 3*heads, S, head size)
+    q, k, v = qkv.chunk(3, 1)  # each (N, heads, S, head size)
+    q, k = rotary(q), rotary(k)
+    h = F.scaled_dot_product_attention(q, k, v, is_causal=causal)  # shaped as q
+    return h.transpose(1, 2).flatten(2)  # the heads side by side (N, S, width)
+
+
+def mlp(width: int, hidden: int, out: int) -> nn.Module:
+    """An MLP after a norm, for residual branches: (..., width) -> (..., out)."""
+    return nn.Sequential(
+        nn.RMSNorm(width),
+        nn.Linear(width, hidden),
+        nn.GELU(),
+        nn.Linear(hidden, out),
+    )
+
+
+class Block(nn.Module):
+    """A Transformer block: h (N, S, width) -> the same shape."""
+
+    def __init__(self, width: int, causal: bool):
+        super().__init__()
+        self.causal = causal
+        self.norm = nn.RMSNorm(width)
+        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.out = nn.Linear(width, width, bias=False)
+        self.mlp = mlp(width, 4 * width, width)
+
+    def forward(self, h: Tensor) -> Tensor:
+        qkv = self.qkv(self.norm(h))  # (N, S, 3*width)
+        attended = attention(qkv, self.causal)  # (N, S, width)
+        h = h + self.out(attended)
+        return h + self.mlp(h)
+
+
+class Transformer(nn.Module):
+    """Blocks one after another: h (N, S, width) -> the same shape."""
+
+    def __init__(self, width: int, depth: int, causal: bool):
+        super().__init__()
+        self.blocks = nn.ModuleList(Block(width, causal) for _ in range(depth))
+
+    def forward(self, h: Tensor) -> Tensor:
+        for block in self.blocks:
+            h = block(h)
+        return h
 
 
 # ------------------------------------------------------------- many memories in chunks
@@ -995,9 +978,9 @@ def sequential_depth(phase: str, T: int, args: Namespace) -> int:
     """
     cell_layers = 1 if args.cell in ONE_LAYER_CELLS else args.cell_depth
     encoder = args.encoder_depth + 1  # the last one writes the labels
-    if phase != "dmt":
-        return encoder + max(args.decoder_depth, cell_layers)
-    return max(encoder, T * cell_layers + args.decoder_depth)
+    if phase == "dmt":
+        return max(encoder, T * cell_layers + args.decoder_depth)
+    return encoder + max(args.decoder_depth, cell_layers)
 
 
 def longer_tasks(args: Namespace, task) -> dict:
@@ -1099,7 +1082,7 @@ class Recorder:
         # This waits for the device.
         means = mean_parts(self.parts, phase.name, state["update"])
         state["seconds"] += time.perf_counter() - self.clock
-        if phase.name != "dmt":
+        if phase.name == METHOD:
             with not_compiled(args):
                 hand_over_to_rnn(self.models)
         if evaluation_is_due:

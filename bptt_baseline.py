@@ -45,7 +45,6 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-METHOD = "bptt"  # as phases, directories, checkpoints and recipes name it
 HEAD_SIZE = 16  # numbers in an attention head
 
 # Networks are made of Transformer, attention and mlp, which stand behind the method.
@@ -138,7 +137,8 @@ class RNN(nn.Module):
         self.embed = nn.Embedding(vocab, args.dim)
         self.cell = CELLS[args.cell](args)
         self.readout = Readout(args, vocab)
-        # m_∅, the start. hand_over_to_rnn sets it; bptt_baseline.py trains it.
+        # m_∅. SMT and DMT don't train it: hand_over_to_rnn sets it. bptt_baseline.py
+        # does.
         self.empty_memory = nn.Parameter(torch.randn(args.memory_tokens, args.dim))
 
     def step(self, memory: Tensor, x_t: Tensor) -> Tensor:
@@ -176,6 +176,7 @@ class Batch(NamedTuple):
 class Models(nn.Module):
     """The networks of a run. models(loss_fn, batch, args) computes a loss of them.
 
+    task is one of data.py's. Here it tells vocab, T, and whether it has timestamps.
     With several processes, DistributedDataParallel averages the gradients only of what
     forward computes. So the loss is computed there.
     """
@@ -207,8 +208,7 @@ def read_loss(readout: Readout, memories: Tensor, batch: Batch) -> Tensor:
 
     memories (B, T, K, d) are the RNN's, or labels.
     """
-    # Before the first target nothing is read. Leaving these times out saves 15 to 30 %
-    # of an update of copy.
+    # Before the first target nothing is read, so these times are left out.
     first = batch.first_target
     # in_chunks(f, m) is f(m), but computes many rows in parts, to save RAM; see below.
     logits = in_chunks(readout, memories[:, first:])  # (B, T - first, V)
@@ -256,7 +256,7 @@ def phases(args: Namespace) -> list[Phase]:
     """The phases of a run, in order."""
     return [
         Phase(
-            name=METHOD,
+            name="bptt",
             loss_fn=bptt_loss,
             begin=0,
             end=args.updates,
@@ -266,7 +266,7 @@ def phases(args: Namespace) -> list[Phase]:
     ]
 
 
-def set_trained(models: Models, phase_name: str):
+def set_trained(models: Models, phase: Phase):
     """BPTT trains all of the RNN."""
     models.requires_grad_(True)
 
@@ -283,6 +283,7 @@ def update(
     models are Models, or DistributedDataParallel around them.
     """
     models.zero_grad()
+    # This is loss_fn(models, batch, args). Models says why it is called like this.
     loss, parts = models(loss_fn, batch, args)
     loss.backward()
     norm = nn.utils.clip_grad_norm_(models.parameters(), max_norm=1.0)
@@ -296,12 +297,14 @@ def update(
 def train(models: Models, task, args: Namespace, recorder: "Recorder"):
     """The training loop: all updates of a run that are not done yet.
 
-    After each update recorder may evaluate the RNN, and save the run.
+    After each update recorder may evaluate the RNN, and save the run. recorder, and
+    what else is called here and not known yet, stands behind the method. A loop without
+    resuming, several processes and the compiler would be: draw a batch, update.
     """
     for phase in phases(args):
         if recorder.has_done(phase):  # as a run may go on after a stop
             continue
-        set_trained(models, phase.name)
+        set_trained(models, phase)
         optimizers = make_optimizers(models, phase.peak_rate)  # new ones in each phase
         wrapped = distribute(models, args)  # for several processes
         total = phase.end - phase.begin
@@ -339,6 +342,8 @@ from torch.utils.checkpoint import checkpoint
 from tqdm import tqdm
 
 from data import TASKS, WrongInput, filename, list_tasks, number, whole
+
+METHOD = "bptt"  # as directories, checkpoints and recipes name it
 
 
 # -------------------------------------------------------------------------- Transformer

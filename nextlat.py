@@ -15,8 +15,9 @@ Glossary
                                  x  5 1 7 . . | 5 1    (5 and 1: earlier answers)
                                  y  - - - - - 5 1 7
   m_t        labels          (B, T, K, d) labels[:, t] is m_t, the label of x_0 .. x_t
-  m_∅, m_t   all_labels      (B, T + 1, K, d) the label of the empty prefix, m_∅, and
-                             then labels: all_labels[:, t + 1] is m_t
+  m_∅        all_labels      (B, T + 1, K, d) m_∅ and labels: all_labels[:, t + 1] is
+                             m_t. all_labels[:, 0] is m_∅, or m_{-1}, the label of the
+                             empty prefix.
   m̂_t        memory          (B, K, d) the RNN's own memory of x_0 .. x_t. Where a
                              network takes a memory, a label fits, too.
              memories        (B, T, K, d) those of all times: memories[:, t] is m̂_t
@@ -72,7 +73,6 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-METHOD = "nextlat"  # as phases, directories, checkpoints and recipes name it
 HEAD_SIZE = 16  # numbers in an attention head
 
 # Networks are made of Transformer, attention and mlp, which stand behind the method.
@@ -127,7 +127,7 @@ class Encoder(nn.Module):
         h (B, T + 1, W) -> the same shape.
 
         So attention need not find these three by their positions (ours). Without it
-        text's readout of labels is 0.03 nats worse (two seeds).
+        text's readout of labels is 0.03 nats worse.
         """
         padded = F.pad(h.transpose(1, 2), (3, 0))  # (B, W, 3 + T + 1)
         return self.short_conv(padded).transpose(1, 2)
@@ -136,8 +136,8 @@ class Encoder(nn.Module):
         """The labels of all times: h (B, T + 1, W) -> (B, T + 1, K, d)."""
         # By default a label has 256 numbers, and a token of the encoder 128. A linear
         # map of this token alone would hold no more than the token. So attention, with
-        # K*d / HEAD_SIZE heads, gathers more of the prefix (ours). Without it copy ends
-        # at 97 %, and with it at 99.9 % (two seeds).
+        # K*d / HEAD_SIZE heads, gathers more of the prefix, and each fills HEAD_SIZE
+        # numbers of a label (ours). Without it copy ends at 97 %, not at 99.9 %.
         qkv = self.label_qkv(h)  # (B, T + 1, 3*K*d)
         gathered = attention(qkv, causal=True)  # (B, T + 1, K*d)
         labels = self.label_from_token(h) + gathered
@@ -236,7 +236,8 @@ class RNN(nn.Module):
         self.embed = nn.Embedding(vocab, args.dim)
         self.cell = CELLS[args.cell](args)
         self.readout = Readout(args, vocab)
-        # m_∅, the start. hand_over_to_rnn sets it; bptt_baseline.py trains it.
+        # m_∅. SMT and DMT don't train it: hand_over_to_rnn sets it. bptt_baseline.py
+        # does.
         self.empty_memory = nn.Parameter(torch.randn(args.memory_tokens, args.dim))
 
     def step(self, memory: Tensor, x_t: Tensor) -> Tensor:
@@ -274,6 +275,7 @@ class Batch(NamedTuple):
 class Models(nn.Module):
     """The networks of a run. models(loss_fn, batch, args) computes a loss of them.
 
+    task is one of data.py's. Here it tells vocab, T, and whether it has timestamps.
     With several processes, DistributedDataParallel averages the gradients only of what
     forward computes. So the loss is computed there.
     """
@@ -308,8 +310,7 @@ def read_loss(readout: Readout, memories: Tensor, batch: Batch) -> Tensor:
 
     memories (B, T, K, d) are the RNN's, or labels.
     """
-    # Before the first target nothing is read. Leaving these times out saves 15 to 30 %
-    # of an update of copy.
+    # Before the first target nothing is read, so these times are left out.
     first = batch.first_target
     # in_chunks(f, m) is f(m), but computes many rows in parts, to save RAM; see below.
     logits = in_chunks(readout, memories[:, first:])  # (B, T - first, V)
@@ -355,8 +356,8 @@ def nextlat_loss(models: Models, batch: Batch, args: Namespace) -> tuple[Tensor,
 def hand_over_to_rnn(models: Models):
     """Copy m_∅ and the readout of labels into the RNN, which then can run alone.
 
-    Recorder also calls it for each evaluation before DMT. DMT trains the copy of the
-    readout, and the readout that is copied stays as it is.
+    Recorder also calls it for each evaluation before DMT. DMT then trains rnn.readout,
+    and the other readout, the teacher's, stays as it is.
     """
     rnn = models.rnn
     empty_prefix = torch.zeros(1, 0, dtype=torch.long, device=rnn.empty_memory.device)
@@ -383,7 +384,7 @@ def dmt_loss(models: Models, batch: Batch, args: Namespace) -> tuple[Tensor, dic
     --attach-readout (ours) is set in tasks with targets at about half of the times or
     more (stack, parity, modular, text, pixels). Then L_read also trains the cell, and
     L_labels fades out. So towards its end DMT is almost BPTT, truncated at H steps.
-    Without it text ends at 1.95 instead of 1.74 nats, from the same labels (one seed).
+    Without it text ends at 1.95 nats, not at 1.74, from the same labels.
     """
     with torch.no_grad():
         all_labels = models.encoder(batch.x)  # (B, T + 1, K, d)
@@ -433,18 +434,20 @@ class Phase(NamedTuple):
     end: int
     peak_rate: float  # AdamW's learning rate is at most this, Muon's five times this
     batch_size: int
+    trains_labels: bool  # whether the encoder and the readout of labels learn
 
 
 def phases(args: Namespace) -> list[Phase]:
     """The phases of a run, in order."""
     return [
         Phase(
-            name=METHOD,
+            name="nextlat",
             loss_fn=nextlat_loss,
             begin=0,
             end=args.updates,
             peak_rate=args.lr,
             batch_size=args.batch_size,
+            trains_labels=True,
         ),
         Phase(
             name="dmt",
@@ -453,22 +456,22 @@ def phases(args: Namespace) -> list[Phase]:
             end=args.updates + args.dmt_updates,
             peak_rate=args.dmt_lr,
             batch_size=args.dmt_batch_size,
+            trains_labels=False,
         ),
     ]
 
 
-def set_trained(models: Models, phase_name: str):
+def set_trained(models: Models, phase: Phase):
     """Let gradients reach only what a phase trains.
 
     SMT leaves out rnn.readout and rnn.empty_memory: hand_over_to_rnn overwrites them.
     """
-    in_dmt = phase_name == "dmt"
-    models.encoder.requires_grad_(not in_dmt)
-    models.readout.requires_grad_(not in_dmt)
+    models.encoder.requires_grad_(phase.trains_labels)
+    models.readout.requires_grad_(phase.trains_labels)
     rnn = models.rnn
     rnn.cell.requires_grad_(True)
     rnn.embed.requires_grad_(True)
-    rnn.readout.requires_grad_(in_dmt)
+    rnn.readout.requires_grad_(not phase.trains_labels)
     rnn.empty_memory.requires_grad_(False)
 
 
@@ -484,6 +487,7 @@ def update(
     models are Models, or DistributedDataParallel around them.
     """
     models.zero_grad()
+    # This is loss_fn(models, batch, args). Models says why it is called like this.
     loss, parts = models(loss_fn, batch, args)
     loss.backward()
     norm = nn.utils.clip_grad_norm_(models.parameters(), max_norm=1.0)
@@ -497,12 +501,14 @@ def update(
 def train(models: Models, task, args: Namespace, recorder: "Recorder"):
     """The training loop: all updates of a run that are not done yet.
 
-    After each update recorder may evaluate the RNN, and save the run.
+    After each update recorder may evaluate the RNN, and save the run. recorder, and
+    what else is called here and not known yet, stands behind the method. A loop without
+    resuming, several processes and the compiler would be: draw a batch, update.
     """
     for phase in phases(args):
         if recorder.has_done(phase):  # as a run may go on after a stop
             continue
-        set_trained(models, phase.name)
+        set_trained(models, phase)
         optimizers = make_optimizers(models, phase.peak_rate)  # new ones in each phase
         wrapped = distribute(models, args)  # for several processes
         total = phase.end - phase.begin
@@ -514,7 +520,7 @@ def train(models: Models, task, args: Namespace, recorder: "Recorder"):
             batch = draw_batch(task, phase.batch_size, index, progress, args)
             parts = update(wrapped, optimizers, phase.loss_fn, batch, args)
             recorder.after_update(parts)
-        if phase.name == METHOD:  # from here on the RNN goes on alone
+        if phase.trains_labels:  # they are learnt, and the RNN goes on alone
             with not_compiled(args):  # --compile is for updates only
                 hand_over_to_rnn(models)
 
@@ -549,6 +555,8 @@ from torch.utils.checkpoint import checkpoint
 from tqdm import tqdm
 
 from data import TASKS, WrongInput, filename, list_tasks, number, whole
+
+METHOD = "nextlat"  # as directories, checkpoints and recipes name it
 
 
 # -------------------------------------------------------------------------- Transformer
@@ -950,7 +958,7 @@ class Recorder:
         # This waits for the device.
         means = mean_parts(self.parts, phase.name, state["update"])
         state["seconds"] += time.perf_counter() - self.clock
-        if phase.name == METHOD:
+        if phase.trains_labels:
             with not_compiled(args):
                 hand_over_to_rnn(self.models)
         if evaluation_is_due:

@@ -255,7 +255,7 @@ def gradients_of(part: torch.Tensor, models) -> set:
 
 def test_each_part_of_the_smt_loss_trains_what_it_should():
     args, task, models = made()
-    smt.set_trained(models, "smt")
+    smt.set_trained(models, smt.phases(args)[0])
     _, parts = smt.smt_loss(models, batch_of(args, task), args)
     step = {"rnn.embed", "rnn.cell"}
     assert gradients_of(parts["decode"], models) == {"encoder", "decoder"}
@@ -282,7 +282,7 @@ def test_the_nextlat_loss_by_hand():
     args, task, models = made("--horizon", "2", "--lambda-kl", "0.5", program=nextlat)
     batch = batch_of(args, task)
     batch.y[0, 5] = -1  # the first of two answers is asked of three rows of four
-    nextlat.set_trained(models, "nextlat")
+    nextlat.set_trained(models, nextlat.phases(args)[0])
     loss, parts = nextlat.nextlat_loss(models, batch, args)
     readout, step = models.readout, models.rnn.step
     labels = models.encoder(batch.x)
@@ -315,7 +315,7 @@ def test_the_nextlat_loss_by_hand():
 def test_each_part_of_the_nextlat_loss_trains_what_it_should(monkeypatch):
     args, task, models = made("--horizon", "1", program=nextlat)
     batch = batch_of(args, task)
-    nextlat.set_trained(models, "nextlat")
+    nextlat.set_trained(models, nextlat.phases(args)[0])
     _, parts = nextlat.nextlat_loss(models, batch, args)
     step = {"rnn.embed", "rnn.cell"}
     assert gradients_of(parts["read"], models) == {"encoder", "readout"}
@@ -333,7 +333,7 @@ def test_each_part_of_the_nextlat_loss_trains_what_it_should(monkeypatch):
 def test_dmt_by_hand_trains_cell_and_readout_alone():
     args, task, models = made()
     smt.hand_over_to_rnn(models)
-    smt.set_trained(models, "dmt")
+    smt.set_trained(models, smt.phases(args)[1])
     batch = batch_of(args, task)
     loss, parts = smt.dmt_loss(models, batch, args)
     memories = models.rnn.rollout(batch.x)
@@ -367,7 +367,7 @@ def cuts(program, T: int, H: int, index: int) -> list[int]:
 
     rnn.step = noted
     last = program.phases(args)[-1]  # DMT or BPTT
-    program.set_trained(models, last.name)
+    program.set_trained(models, last)
     rnn.empty_memory.requires_grad_(True)
     last.loss_fn(models, batch_of(args, task, index), args)
     return [t for t, memory in enumerate(kept) if not memory.requires_grad]
@@ -385,8 +385,8 @@ def test_the_gradient_is_cut_every_h_steps_from_a_drawn_offset(program):
 @pytest.mark.parametrize("program", PROGRAMS.values(), ids=PROGRAMS)
 @pytest.mark.parametrize("cell", smt.CELLS)
 def test_muon_has_the_inner_matrices_and_adamw_the_rest(program, cell):
-    _, _, models = made("--cell", cell, program=program)
-    for phase in [phase.name for phase in program.phases(made(program=program)[0])]:
+    args, _, models = made("--cell", cell, program=program)
+    for phase in program.phases(args):
         program.set_trained(models, phase)
         optimizers = program.make_optimizers(models, 1e-3)
         owner = {}
@@ -580,7 +580,7 @@ def parts_of(program) -> dict:
 
 # Functions and constants that another program has, too, and not to the letter.
 DIFFERENT = {
-    "bptt": "METHOD evaluate phases set_trained sequential_depth train Recorder "
+    "bptt": "METHOD evaluate Phase phases set_trained sequential_depth train Recorder "
     "NETWORK_OPTIONS TRAINING_OPTIONS PAPER Models idle_options check",
     "nextlat": "METHOD evaluate phases set_trained hand_over_to_rnn "
     "sequential_depth TRAINING_OPTIONS PAPER special_defaults Models idle_options",

@@ -62,7 +62,7 @@ def make_update(name: str, options: list[str]) -> tuple:
     args, run, source = program.settings(argv)
     task, models = program.start(args, run, source)
     phase = next(p for p in program.phases(args) if p.name == name)
-    program.set_trained(models, phase.name)
+    program.set_trained(models, phase)
     optimizers = program.make_optimizers(models, phase.peak_rate)
     program.set_rates(optimizers, 1, 100)
 

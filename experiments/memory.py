@@ -79,7 +79,7 @@ def peak_bytes(name: str, options: list[str]) -> tuple[int, smt.Phase]:
         with memory:
             with torch.device("meta"):
                 models = program.Models(args, task)
-            program.set_trained(models, name)
+            program.set_trained(models, phase)
             optimizers = program.make_optimizers(models, phase.peak_rate)
             program.set_rates(optimizers, 1, 100)
             for _ in range(2):  # the second one finds the optimisers' state in place

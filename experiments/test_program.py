@@ -77,7 +77,7 @@ def test_a_gpu_has_all_operands_and_an_update_waits_for_none(program, name):
     task = program.make_task(args)
     models = program.Models(args, task).to("meta")
     for phase in program.phases(args):
-        program.set_trained(models, phase.name)
+        program.set_trained(models, phase)
         optimizers = program.make_optimizers(models, phase.peak_rate)
         program.set_rates(optimizers, 1, 100)
         batch = program.draw_batch(task, 4, 0, 0.5, args)
@@ -223,7 +223,7 @@ def test_in_bf16_norms_and_losses_are_in_fp32(program, cell):
     # On CUDA the GRU's result is in bf16.
     models.rnn.cell.register_forward_hook(lambda _, inputs, memory: memory.bfloat16())
     for phase in program.phases(args):
-        program.set_trained(models, phase.name)
+        program.set_trained(models, phase)
         optimizers = program.make_optimizers(models, phase.peak_rate)
         program.set_rates(optimizers, 1, 100)
         batch = program.draw_batch(task, 4, 0, 0.5, args)
@@ -365,7 +365,7 @@ def test_two_processes_train_on_the_mean_of_their_gradients(monkeypatch):
 
     args, task, models = made(*run[len(TINY_SMT) + len(COPY) :][:4])
     for phase in smt.phases(args):
-        smt.set_trained(models, phase.name)
+        smt.set_trained(models, phase)
         optimizers = smt.make_optimizers(models, phase.peak_rate)
         for index in range(phase.end - phase.begin):
             smt.set_rates(optimizers, index, phase.end - phase.begin)

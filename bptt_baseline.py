@@ -991,7 +991,9 @@ def check_directory(args: Namespace, run: dict):
         return
     metrics = Path(args.out) / "metrics.jsonl"
     if found["update"] > 0 or found["finished"]:
-        how = "give" if args.init or found["finished"] else "--resume it, or give"
+        how = "give" if args.init else "--resume it, or give"
+        if found["finished"]:
+            how = "--sample 4 shows it; to train, give"
         message = f"holds a run; {how} another --out"
         raise WrongInput(f"--out {args.out}: {message}")
     if not holds_a_run and metrics.exists() and metrics.stat().st_size > 0:
@@ -1132,11 +1134,13 @@ def make_parser(
     for title, options in groups.items():
         group = parser.add_argument_group(title)
         for name, default, kind, meaning in options:
-            how = {"type": kind, "metavar": "PATH" if kind is filename else "X"}
             if kind is bool:
                 how = {"action": argparse.BooleanOptionalAction}  # also --no-NAME
-            if isinstance(kind, list):
+            elif isinstance(kind, list):
                 how = {"choices": kind, "type": type(kind[0])}
+            else:
+                metavar = {filename: "PATH", str: "TEXT"}.get(kind, "N")
+                how = {"type": kind, "metavar": metavar}
             default = (special or {}).get(python_name(name), default)
             has_default = default is not None and default is not False and default != ""
             text = f"{meaning} (default: {default})" if has_default else meaning
@@ -1171,6 +1175,8 @@ def refuse_unknown(option: str, task: str, groups: dict[str, list]):
     name = option.removeprefix("--")
     if name in (*TASKS, "list"):
         advice = f"did you mean --task {name}?"
+    elif f"--{name}" in known and not option.startswith("-"):
+        advice = f"did you mean --{name}?"
     elif not option.startswith("-"):
         message = (
             "no option takes this value; on/off options such as --compile take none"
@@ -1205,9 +1211,11 @@ def settings(argv: list[str] | None) -> tuple[Namespace, dict, dict | None]:
         "networks": NETWORK_OPTIONS,
     }
     # A first look finds the task, whose options and defaults the parser then has.
-    first_look, _ = make_parser(groups).parse_known_args(argv)
+    first_look, rest = make_parser(groups).parse_known_args(argv)
     task_name = getattr(first_look, "task", "copy")
     if task_name == "list":
+        if rest:
+            raise WrongInput(f"{rest[0]}: --task list takes nothing else; leave it out")
         say(list_tasks())
         sys.exit(0)
     earlier, run, source = earlier_run(first_look, task_name)
@@ -1432,8 +1440,9 @@ def load_weights(models: nn.Module, weights: dict, where: str):
     there = {name.split(".")[0] for name in weights}
     missing = [name for name, _ in models.named_children() if name not in there]
     if missing:
-        message = f"the run holds {', '.join(sorted(there))}, and no {missing[0]}"
-        raise WrongInput(f"{where}: {message}; name another run")
+        held = " and ".join(sorted(there))
+        message = f"the run holds {held} alone, and no {missing[0]}; name another run"
+        raise WrongInput(f"{where}: {message}")
     try:
         weights = {name: weights[name] for name in models.state_dict()}
         models.load_state_dict(weights)

@@ -88,10 +88,15 @@ def first_run(task: str) -> str:
     return "retrieval, seed 2" if task == "retrieval" else f"{task}, seed 0"
 
 
-def of_seeds(runs: dict[str, dict], name: str) -> list[dict]:
-    """The final figures of the runs of this name and those with seeds 0, 2 and 3."""
+def runs_of_seeds(runs: dict[str, dict], name: str) -> list[dict]:
+    """The runs of this name, and of this name with seeds 0, 2 and 3."""
     names = (name, f"{name}, seed 0", f"{name}, seed 2", f"{name}, seed 3")
-    return [runs[name]["final"] for name in names if name in runs]
+    return [runs[name] for name in names if name in runs]
+
+
+def of_seeds(runs: dict[str, dict], name: str) -> list[dict]:
+    """Their final figures."""
+    return [run["final"] for run in runs_of_seeds(runs, name)]
 
 
 def figure_of(text: str) -> float:
@@ -112,15 +117,15 @@ def of_default_size(name: str) -> data.Task:
 
 
 def table_of_tasks(runs: dict[str, dict]) -> str:
-    """The RNN alone in all tasks, by three methods: the figures of the test split."""
-    columns = "task|the RNN must say|chance|SMT → DMT|its teacher|BPTT|NextLat → DMT"
+    """The RNN alone in all tasks, on the test split; before DMT on validation."""
+    columns = "task|the RNN must say|chance|SMT|SMT → DMT|BPTT|BPTT of a GRU"
     rows = []
     for task, asks in TASKS:
         if task in ENTROPY:
             chance = ENTROPY[task]
         else:
             chance = f"{100 / of_default_size(task).answers:.3g} %"
-        names = (task, f"bptt, {task}, mlp", f"nextlat, {task}")
+        names = (task, f"bptt, {task}, mlp", f"bptt, {task}, gru")
         methods = [of_seeds(runs, name) for name in names]
         ours = methods[0]
         for times, called in (("", ""), ("_8x", ", 8 times as long")):
@@ -129,20 +134,20 @@ def table_of_tasks(runs: dict[str, dict]) -> str:
             found = [
                 [shown(task, f, times=times) for f in finals] for finals in methods
             ]
-            values = [[figure_of(text) for text in texts] for texts in found]
+            values = [[figure_of(text) for text in texts] for texts in found if texts]
             best = (min if task in ("text", "pixels") else max)(values, key=mean)
-            ranges = [spread(texts) for texts in found]
-            for i in range(len(methods)):
+            ranges = []
+            for texts in found:
+                ranges.append(spread(texts) if texts else "")
+                numbers = [figure_of(text) for text in texts]
                 # The best is bold, and so is what overlaps its range.
-                if max(values[i]) >= min(best) and min(values[i]) <= max(best):
-                    ranges[i] = f"**{ranges[i]}**"
-            teacher = ""
-            if f"teacher_acc{times}" in ours[0]:
-                teacher = spread([shown(task, f, "teacher", times) for f in ours])
-            row = [task + called, asks, chance, ranges[0], teacher, *ranges[1:]]
+                if texts and max(numbers) >= min(best) and min(numbers) <= max(best):
+                    ranges[-1] = f"**{ranges[-1]}**"
+            before = [end_of_phase(run, "smt") for run in runs_of_seeds(runs, task)]
+            row = [task, asks, chance, spread([shown(task, f) for f in before])]
             if times:
-                row[1] = row[2] = ""
-            rows.append(row)
+                row = [task + called, "", "", ""]
+            rows.append([*row, *ranges])
     return table(columns.split("|"), rows)
 
 
@@ -162,7 +167,7 @@ def table_of_methods(runs: dict[str, dict]) -> str:
     """SMT -> DMT with each cell, and BPTT after as many seconds or at equal depth."""
     columns = (
         "task, cell|SMT, on validation|SMT → DMT|seconds|depth|"
-        "BPTT, about as many seconds|its seconds|BPTT, equal depth|NextLat → DMT"
+        "its teacher|BPTT, about as many seconds|its seconds|BPTT, equal depth"
     )
     rows = []
     for task, *_ in TASKS:
@@ -172,9 +177,6 @@ def table_of_methods(runs: dict[str, dict]) -> str:
                 continue
             ours = runs.get(first_run(task) if cell == "mlp" else smt)
             others = [bptt, f"{bptt}, equal depth"]
-            if cell == "mlp":
-                prefix = f"nextlat, {task}, seed"
-                others.append(next(name for name in runs if name.startswith(prefix)))
             finals = [ours and ours["final"]]
             finals += [runs[name]["final"] if name in runs else None for name in others]
             there = [final for final in finals if final]
@@ -187,13 +189,13 @@ def table_of_methods(runs: dict[str, dict]) -> str:
                 if is_best and len(there) > 1:
                     text = f"**{text}**"
                 found.append(text)
-            row = ["", found[0], "", ""]
+            row = ["", found[0], "", "", ""]
             if ours:
                 assert finals[1]["seconds"] <= 1.1 * finals[0]["seconds"]
                 row[0] = shown(task, end_of_phase(ours, "smt"))
-                row[2:] = [f"{finals[0]['seconds']:.0f}", f"{finals[0]['depth']:,}"]
+                row[2:4] = [f"{finals[0]['seconds']:.0f}", f"{finals[0]['depth']:,}"]
+                row[4] = shown(task, ours["final"], "teacher")
             row += [found[1], f"{finals[1]['seconds']:.0f}", *found[2:]]
-            row += [""] * (8 - len(row))
             rows.append([f"{task}, {called}", *row])
     return table(columns.split("|"), rows)
 

@@ -58,7 +58,7 @@ def test_the_curves_of_bptt_are_drawn(tmp_path, monkeypatch):
 
 
 def test_a_task_has_its_runs_by_method():
-    """Those of the MLP with the reported seeds, of a GRU by BPTT, and no others."""
+    """Those of the MLP with the reported seeds, of a GRU, and no others."""
     names = ("copy, seed 0", "copy, seed 1", "copy, seed 3", "bptt, copy, mlp")
     names += ("bptt, copy, mlp, seed 2", "bptt, copy, gru", "nextlat, copy, seed 0")
     phases = [{"phase": phase, "number": i} for i, phase in enumerate(["smt"] * 2)]
@@ -68,7 +68,7 @@ def test_a_task_has_its_runs_by_method():
     assert found["smt"] == [phases[1]] * 2
     assert found["dmt"] == ["copy, seed 0", "copy, seed 3"]
     assert found["bptt"] == ["bptt, copy, mlp", "bptt, copy, mlp, seed 2"]
-    assert found["gru"] == ["bptt, copy, gru"]
+    assert found["bptt gru"] == ["bptt, copy, gru"]
 
 
 def test_an_input_that_is_forgotten_gets_no_gradient():

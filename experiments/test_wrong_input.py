@@ -22,7 +22,11 @@ WRONG = {
     "--lr": ["--lr 0", "--lr nan", "--lr -1"],
     "--updates": ["--updates -1", "--updates 1.5", "--updates 0", "--updatez 3"],
     "here it is --updates": ["--steps 3", "--epochs 3"],
-    "taken: holds a run; give another --out": ["--out taken"],
+    "taken: holds a run; --sample 4 shows it; to train": ["--out taken"],
+    "sample: smt.py has no such option for the task copy; did you mean --sample": [
+        "sample"
+    ],
+    "extra: --task list takes nothing else": ["--task list extra"],
     "results/copy holds one": ["--sample 1 --out missing"],
     "--preset": ["--preset paper --init taken"],
     "--eval-length": [

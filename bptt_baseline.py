@@ -47,7 +47,8 @@ from torch import Generator, Tensor, nn
 
 HEAD_SIZE = 16  # numbers in an attention head
 
-# Networks are made of Transformer, attention and mlp, which stand behind the method.
+# Networks are made of three parts that come after the method: mlp, which begins with a
+# norm, attention, which has rotary positions, and Transformer.
 
 
 # ------------------------------------------------------------------------------ readout
@@ -176,7 +177,9 @@ class Batch(NamedTuple):
 class Models(nn.Module):
     """The networks of a run. models(loss_fn, batch, args) computes a loss of them.
 
-    task is one of data.py's. Here it tells vocab, T, and whether it has timestamps.
+    task is one of data.py's. Networks need its vocab, T and has_timestamps, and
+    draw_batch its batch(B, generator) -> x, y (B, T).
+
     With several processes, DistributedDataParallel averages the gradients only of what
     forward computes. So the loss is computed there.
     """
@@ -250,6 +253,7 @@ class Phase(NamedTuple):
     end: int
     peak_rate: float  # AdamW's learning rate is at most this, Muon's five times this
     batch_size: int
+    trained: tuple[str, ...]  # the networks that gradients reach
 
 
 def phases(args: Namespace) -> list[Phase]:
@@ -262,13 +266,16 @@ def phases(args: Namespace) -> list[Phase]:
             end=args.updates,
             peak_rate=args.lr,
             batch_size=args.batch_size,
+            trained=("rnn",),
         ),
     ]
 
 
 def set_trained(models: Models, phase: Phase):
-    """BPTT trains all of the RNN."""
-    models.requires_grad_(True)
+    """Let gradients reach only what a phase trains."""
+    models.requires_grad_(False)
+    for name in phase.trained:
+        models.get_submodule(name).requires_grad_(True)
 
 
 def update(
@@ -297,9 +304,8 @@ def update(
 def train(models: Models, task, args: Namespace, recorder: "Recorder"):
     """The training loop: all updates of a run that are not done yet.
 
-    After each update recorder may evaluate the RNN, and save the run. recorder, and
-    what else is called here and not known yet, stands behind the method. A loop without
-    resuming, several processes and the compiler would be: draw a batch, update.
+    What is called here and not known yet comes after the method. Without resuming and
+    several processes the loop would be: draw a batch, update.
     """
     for phase in phases(args):
         if recorder.has_done(phase):  # as a run may go on after a stop
@@ -315,6 +321,7 @@ def train(models: Models, task, args: Namespace, recorder: "Recorder"):
             progress = done / total
             batch = draw_batch(task, phase.batch_size, index, progress, args)
             parts = update(wrapped, optimizers, phase.loss_fn, batch, args)
+            # This may evaluate the RNN and save the run, and does so at a phase's end.
             recorder.after_update(parts)
 
 

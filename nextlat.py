@@ -36,7 +36,7 @@ Glossary
   Values are defaults; a task may set others.
   A step applies the RNN once. An update changes the weights once.
 
-NextLat, the first phase. An update trains encoder, readout, rnn.cell and rnn.embed:
+NextLat, the first phase, trains encoder, readout, rnn.cell and rnn.embed:
     m_∅, m_0 .. m_{T-1} = encoder(x)
     L_read = mean cross_entropy(readout(m_t), y_t)
     for each t, from guess = m_{t-1} on, for a in 0 .. A - 1, while t + a < T:
@@ -49,19 +49,20 @@ NextLat, the first phase. An update trains encoder, readout, rnn.cell and rnn.em
 
 After NextLat: rnn.empty_memory = m_∅, rnn.readout = a copy of readout
 
-DMT, the second phase. An update trains rnn.cell, rnn.embed and rnn.readout:
+DMT, the second phase:
     _, m_0 .. m_{T-1} = encoder(x)
     cuts = every H-th t from a random one on; none if H >= T
     m̂_{-1} = rnn.empty_memory
     for t in 0 .. T - 1:
         if t in cuts: detach m̂_{t-1}
         m̂_t = step(m̂_{t-1}, x_t)
-    L_labels = mean square of m̂_t - m_t
-    L_read   = mean cross_entropy(rnn.readout(detach(m̂_t)), y_t)
+    L_labels = mean square of m̂_t - m_t, which trains rnn.cell and rnn.embed
+    L_read   = mean cross_entropy(rnn.readout(detach(m̂_t)), y_t), which trains
+               rnn.readout
     minimise L_labels + L_read
 
-    L_labels trains rnn.cell and rnn.embed, L_read rnn.readout. Some tasks set
-    --attach-readout (ours). Then L_read detaches nothing, so that it trains all three:
+    Some tasks set --attach-readout (ours). Then L_read does not detach m̂_t, so that it
+    trains rnn.cell and rnn.embed, too:
     minimise 0.1 * (1 - progress) * L_labels + L_read
 """
 
@@ -75,7 +76,8 @@ from torch import Generator, Tensor, nn
 
 HEAD_SIZE = 16  # numbers in an attention head
 
-# Networks are made of Transformer, attention and mlp, which stand behind the method.
+# Networks are made of three parts that come after the method: mlp, which begins with a
+# norm, attention, which has rotary positions, and Transformer.
 
 
 # --------------------------------------------- encoder: the labels of all times at once
@@ -102,7 +104,7 @@ class Encoder(nn.Module):
         self.timestamps = nn.Embedding(fixed_T + 1, W) if fixed_T else None
         self.short_conv = nn.Conv1d(W, W, 4, groups=W, bias=False)
         nn.init.zeros_(self.short_conv.weight)  # at first it adds nothing
-        # If it were not causal, m_t would also see x_{t+1} and later inputs.
+        # Causal here and in write_labels; else m_t would also see later inputs.
         self.body = Transformer(W, args.encoder_depth, causal=True)
         self.norm = nn.RMSNorm(W)
         # These make labels out of the body's tokens; see write_labels.
@@ -275,7 +277,9 @@ class Batch(NamedTuple):
 class Models(nn.Module):
     """The networks of a run. models(loss_fn, batch, args) computes a loss of them.
 
-    task is one of data.py's. Here it tells vocab, T, and whether it has timestamps.
+    task is one of data.py's. Networks need its vocab, T and has_timestamps, and
+    draw_batch its batch(B, generator) -> x, y (B, T).
+
     With several processes, DistributedDataParallel averages the gradients only of what
     forward computes. So the loss is computed there.
     """
@@ -356,8 +360,8 @@ def nextlat_loss(models: Models, batch: Batch, args: Namespace) -> tuple[Tensor,
 def hand_over_to_rnn(models: Models):
     """Copy m_∅ and the readout of labels into the RNN, which then can run alone.
 
-    Recorder also calls it for each evaluation before DMT. DMT then trains rnn.readout,
-    and the other readout, the teacher's, stays as it is.
+    Recorder calls it before each evaluation in NextLat, so also at its end. DMT then
+    trains rnn.readout, and the readout of labels stays as it is.
     """
     rnn = models.rnn
     empty_prefix = torch.zeros(1, 0, dtype=torch.long, device=rnn.empty_memory.device)
@@ -370,7 +374,7 @@ def hand_over_to_rnn(models: Models):
 def dmt_loss(models: Models, batch: Batch, args: Namespace) -> tuple[Tensor, dict]:
     """The RNN runs alone and is pulled to the labels: returns the loss, and its parts.
 
-    The idea is DAgger's (Ross et al. 2011): a learner acts, and an expert, here the
+    The idea is DAgger's (Ross et al. 2011): a learner acts, and a teacher, here the
     encoder, says what would have been right. A label depends on inputs only, so it
     stays a valid target wherever the RNN has drifted to.
 
@@ -383,7 +387,7 @@ def dmt_loss(models: Models, batch: Batch, args: Namespace) -> tuple[Tensor, dic
     --attach-readout (ours) is set in tasks with targets at about half of the times or
     more (stack, parity, modular, text, pixels). Then L_read also trains the cell, and
     L_labels fades out. So towards its end DMT is almost BPTT, truncated at H steps.
-    Without it text ends at 1.95 nats, not at 1.74, from the same labels.
+    Without attaching text ends at 1.74 nats, not at 1.67, from the same labels.
     """
     with torch.no_grad():
         all_labels = models.encoder(batch.x)  # (B, T + 1, K, d)
@@ -433,7 +437,7 @@ class Phase(NamedTuple):
     end: int
     peak_rate: float  # AdamW's learning rate is at most this, Muon's five times this
     batch_size: int
-    trains_labels: bool  # whether the encoder and the readout of labels learn
+    trained: tuple[str, ...]  # the networks that gradients reach
 
 
 def phases(args: Namespace) -> list[Phase]:
@@ -446,7 +450,7 @@ def phases(args: Namespace) -> list[Phase]:
             end=args.updates,
             peak_rate=args.lr,
             batch_size=args.batch_size,
-            trains_labels=True,
+            trained=("encoder", "readout", "rnn.cell", "rnn.embed"),
         ),
         Phase(
             name="dmt",
@@ -455,23 +459,16 @@ def phases(args: Namespace) -> list[Phase]:
             end=args.updates + args.dmt_updates,
             peak_rate=args.dmt_lr,
             batch_size=args.dmt_batch_size,
-            trains_labels=False,
+            trained=("rnn.cell", "rnn.embed", "rnn.readout"),
         ),
     ]
 
 
 def set_trained(models: Models, phase: Phase):
-    """Let gradients reach only what a phase trains.
-
-    SMT leaves out rnn.readout and rnn.empty_memory: hand_over_to_rnn overwrites them.
-    """
-    models.encoder.requires_grad_(phase.trains_labels)
-    models.readout.requires_grad_(phase.trains_labels)
-    rnn = models.rnn
-    rnn.cell.requires_grad_(True)
-    rnn.embed.requires_grad_(True)
-    rnn.readout.requires_grad_(not phase.trains_labels)
-    rnn.empty_memory.requires_grad_(False)
+    """Let gradients reach only what a phase trains."""
+    models.requires_grad_(False)
+    for name in phase.trained:
+        models.get_submodule(name).requires_grad_(True)
 
 
 def update(
@@ -500,9 +497,8 @@ def update(
 def train(models: Models, task, args: Namespace, recorder: "Recorder"):
     """The training loop: all updates of a run that are not done yet.
 
-    After each update recorder may evaluate the RNN, and save the run. recorder, and
-    what else is called here and not known yet, stands behind the method. A loop without
-    resuming, several processes and the compiler would be: draw a batch, update.
+    What is called here and not known yet comes after the method. Without resuming and
+    several processes the loop would be: draw a batch, update.
     """
     for phase in phases(args):
         if recorder.has_done(phase):  # as a run may go on after a stop
@@ -518,10 +514,9 @@ def train(models: Models, task, args: Namespace, recorder: "Recorder"):
             progress = done / total
             batch = draw_batch(task, phase.batch_size, index, progress, args)
             parts = update(wrapped, optimizers, phase.loss_fn, batch, args)
+            # This may evaluate the RNN and save the run, and does so at a phase's end.
+            # Before DMT it calls hand_over_to_rnn first.
             recorder.after_update(parts)
-        if phase.trains_labels:  # they are learnt, and the RNN goes on alone
-            with not_compiled(args):  # --compile is for updates only
-                hand_over_to_rnn(models)
 
 
 # ======================================================================================
@@ -957,7 +952,7 @@ class Recorder:
         # This waits for the device.
         means = mean_parts(self.parts, phase.name, state["update"])
         state["seconds"] += time.perf_counter() - self.clock
-        if phase.trains_labels:
+        if phase.name != "dmt":
             with not_compiled(args):
                 hand_over_to_rnn(self.models)
         if evaluation_is_due:

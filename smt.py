@@ -2,8 +2,8 @@
 
 After Kumar & Isola, Pretraining Recurrent Networks without Recurrence,
 arXiv:2606.06479. What is not the paper's is marked (ours), or listed in README.md.
-Where a part of ours stands, a number says what is lost without it, for one to three
-seeds; experiments/README.md has more.
+Where a part of ours was measured, a number says what is lost without it, for one to
+three seeds; experiments/README.md has more.
 
     python smt.py                      the task copy, some three minutes on two cores
     python smt.py --task list          all tasks
@@ -28,18 +28,6 @@ that the RNN made itself, which is never exactly the label, and the error can gr
 RNN drifts. So in a second phase, DAgger Memory Training (DMT), it runs on its own
 memories, and each is pulled to the label of the same prefix. This unrolls the RNN. The
 paper cuts the gradient at each step, H = 1, and we cut it every H = 64 steps (ours).
-
-    right answers of the RNN alone   copy, T = 48   retrieval, T = 64
-    SMT                              65 to 77 %     72 to 91 %
-    SMT, then DMT with H = 1         90 to 94 %     99.7 to 100 %
-    SMT, then DMT with H = 64        99.9 %         100 %
-    BPTT, in as many seconds         99.9 %         11 to 13 %
-    BPTT of a GRU                    100 %          100 %
-    chance                           12.5 %         12.5 %
-
-    Copy: repeat 8 symbols after 32 blanks. Retrieval: name the one marked symbol of 64.
-    With H = 64 nothing is cut here. The cell is an MLP, but in the GRU's row. README.md
-    has all tasks, and says when to use SMT.
 
 Glossary
   symbol     here            shape and meaning
@@ -73,45 +61,55 @@ Glossary
   Values are defaults; a task may set others.
   A step applies the RNN once. An update changes the weights once.
 
-SMT, the first phase. An update trains encoder, decoder, rnn.cell and rnn.embed:
+SMT, the first phase:
     m_∅, m_0 .. m_{T-1} = encoder(x)
     L_dec  = mean cross_entropy(decoder(m_t, x_{t+1} .. x_{t+Tf-1}), y_t .. y_{t+Tf-1})
+             at J random t; it trains encoder and decoder: labels hold what counts
     L_dyn  = mean square of step(m_{t-1}, x_t) - m_t, where m_{-1} = m_∅
+             at all t; it trains encoder, rnn.cell, rnn.embed: the cell can follow
     L_read = mean cross_entropy(decoder.readout(m_t), y_t)
+             at all t with a target; it trains encoder and decoder.readout (ours: in the
+             paper L_dec alone does)
     L_unif = log mean exp(-2 |u_a - u_b|^2), where u_a and u_b are the same memory token
              in the labels of two sequences at one t, scaled to length 1
+             at the t of L_dec; it trains encoder: labels of sequences differ
     minimise L_dec + progress * λ_dyn * L_dyn + L_read + λ_unif * L_unif
 
-    progress (ours) is the share of the updates that are done, so that L_dyn's weight
-    grows. λ_dyn is 5, and λ_unif 0.1. L_read is ours, too: in the paper's first phase
-    L_dec alone trains the readout.
-
-    loss     at which t          trains                        so that
-    L_dec    J random ones       encoder, decoder              labels hold what counts
-    L_dyn    all                 encoder, rnn.cell, rnn.embed  the cell can follow them
-    L_read   all with a target   encoder, decoder.readout      answers can be read
-    L_unif   those of L_dec      encoder                       sequences' labels differ
-
-    Of these only L_dyn uses m_∅, and so trains it.
+    progress is the share of the phase's updates that are done, so that L_dyn's weight
+    grows (ours). λ_dyn is 5, and λ_unif 0.1.
 
 After SMT: rnn.empty_memory = m_∅, rnn.readout = a copy of decoder.readout
 
-DMT, the second phase. An update trains rnn.cell, rnn.embed and rnn.readout:
+DMT, the second phase:
     _, m_0 .. m_{T-1} = encoder(x)
     cuts = every H-th t from a random one on; none if H >= T
     m̂_{-1} = rnn.empty_memory
     for t in 0 .. T - 1:
         if t in cuts: detach m̂_{t-1}
         m̂_t = step(m̂_{t-1}, x_t)
-    L_labels = mean square of m̂_t - m_t
-    L_read   = mean cross_entropy(rnn.readout(detach(m̂_t)), y_t)
+    L_labels = mean square of m̂_t - m_t, which trains rnn.cell and rnn.embed
+    L_read   = mean cross_entropy(rnn.readout(detach(m̂_t)), y_t), which trains
+               rnn.readout
     minimise L_labels + L_read
 
-    L_labels trains rnn.cell and rnn.embed, L_read rnn.readout. Some tasks set
-    --attach-readout (ours). Then L_read detaches nothing, so that it trains all three:
+    Some tasks set --attach-readout (ours). Then L_read does not detach m̂_t, so that it
+    trains rnn.cell and rnn.embed, too:
     minimise 0.1 * (1 - progress) * L_labels + L_read
 
 Muon, all sizes and rates, and the constant weights of losses are ours, too.
+
+    right answers of the RNN alone   copy, T = 48   retrieval, T = 64
+    SMT                              65 to 77 %     72 to 91 %
+    SMT, then DMT with H = 1         90 to 94 %     99.7 to 100 %
+    SMT, then DMT with H = 64        99.9 %         100 %
+    BPTT, in as many seconds         99.9 %         11 to 13 %
+    BPTT of a GRU                    100 %          100 %
+    chance                           12.5 %         12.5 %
+
+    Copy: repeat 8 symbols after 32 blanks. Retrieval: name the one marked symbol of 64.
+    Here T <= 64, so DMT with H = 64 cuts no gradient: it passes through all steps, as
+    that of BPTT. But each step has a label to meet. The cell is an MLP, except in the
+    GRU's row. README.md has all tasks, and says when to use SMT.
 """
 
 from argparse import Namespace
@@ -124,7 +122,8 @@ from torch import Generator, Tensor, nn
 
 HEAD_SIZE = 16  # numbers in an attention head
 
-# Networks are made of Transformer, attention and mlp, which stand behind the method.
+# Networks are made of three parts that come after the method: mlp, which begins with a
+# norm, attention, which has rotary positions, and Transformer.
 
 
 # --------------------------------------------- encoder: the labels of all times at once
@@ -151,7 +150,7 @@ class Encoder(nn.Module):
         self.timestamps = nn.Embedding(fixed_T + 1, W) if fixed_T else None
         self.short_conv = nn.Conv1d(W, W, 4, groups=W, bias=False)
         nn.init.zeros_(self.short_conv.weight)  # at first it adds nothing
-        # If it were not causal, m_t would also see x_{t+1} and later inputs.
+        # Causal here and in write_labels; else m_t would also see later inputs.
         self.body = Transformer(W, args.encoder_depth, causal=True)
         self.norm = nn.RMSNorm(W)
         # These make labels out of the body's tokens; see write_labels.
@@ -346,7 +345,9 @@ class Batch(NamedTuple):
 class Models(nn.Module):
     """The networks of a run. models(loss_fn, batch, args) computes a loss of them.
 
-    task is one of data.py's. Here it tells vocab, T, and whether it has timestamps.
+    task is one of data.py's. Networks need its vocab, T and has_timestamps, and
+    draw_batch its batch(B, generator) -> x, y (B, T).
+
     With several processes, DistributedDataParallel averages the gradients only of what
     forward computes. So the loss is computed there.
     """
@@ -408,8 +409,8 @@ def smt_loss(models: Models, batch: Batch, args: Namespace) -> tuple[Tensor, dic
 
     # L_dyn's weight grows from 0 to λ_dyn (ours). We think that an early L_dyn makes
     # the encoder write labels that hold little, as those are easy to predict. With a
-    # constant 0.1, the paper's, and DMT with H = 1 retrieval ends at 90 %, not at 99.9.
-    # With H = 64 less depends on it: recall ends at 98.3 %, not at 99.5.
+    # constant weight of 0.1, the paper's, 2.5 or 5 copy ends SMT at 25 to 59 %, not at
+    # 66 to 75 %. With 0.1 DMT of H = 1 brings retrieval to 90 %, not to 99.9 %.
     dynamics_weight = args.lambda_dyn * batch.progress
     loss = L_dec + dynamics_weight * L_dyn + L_read + args.lambda_unif * L_unif
     parts = {"decode": L_dec, "dynamics": L_dyn, "read": L_read, "uniformity": L_unif}
@@ -497,8 +498,8 @@ def uniformity_loss(labels: Tensor, times: list[int]) -> Tensor:
 def hand_over_to_rnn(models: Models):
     """Copy m_∅ and the readout of labels into the RNN, which then can run alone.
 
-    Recorder also calls it for each evaluation before DMT. DMT then trains rnn.readout,
-    and the other readout, the teacher's, stays as it is.
+    Recorder calls it before each evaluation in SMT, so also at SMT's end. DMT then
+    trains rnn.readout, and the readout of labels stays as it is.
     """
     rnn = models.rnn
     empty_prefix = torch.zeros(1, 0, dtype=torch.long, device=rnn.empty_memory.device)
@@ -511,7 +512,7 @@ def hand_over_to_rnn(models: Models):
 def dmt_loss(models: Models, batch: Batch, args: Namespace) -> tuple[Tensor, dict]:
     """The RNN runs alone and is pulled to the labels: returns the loss, and its parts.
 
-    The idea is DAgger's (Ross et al. 2011): a learner acts, and an expert, here the
+    The idea is DAgger's (Ross et al. 2011): a learner acts, and a teacher, here the
     encoder, says what would have been right. A label depends on inputs only, so it
     stays a valid target wherever the RNN has drifted to.
 
@@ -524,7 +525,7 @@ def dmt_loss(models: Models, batch: Batch, args: Namespace) -> tuple[Tensor, dic
     --attach-readout (ours) is set in tasks with targets at about half of the times or
     more (stack, parity, modular, text, pixels). Then L_read also trains the cell, and
     L_labels fades out. So towards its end DMT is almost BPTT, truncated at H steps.
-    Without it text ends at 1.95 nats, not at 1.74, from the same labels.
+    Without attaching text ends at 1.74 nats, not at 1.67, from the same labels.
     """
     with torch.no_grad():
         all_labels = models.encoder(batch.x)  # (B, T + 1, K, d)
@@ -574,7 +575,7 @@ class Phase(NamedTuple):
     end: int
     peak_rate: float  # AdamW's learning rate is at most this, Muon's five times this
     batch_size: int
-    trains_labels: bool  # whether the encoder and the readout of labels learn
+    trained: tuple[str, ...]  # the networks that gradients reach
 
 
 def phases(args: Namespace) -> list[Phase]:
@@ -587,7 +588,7 @@ def phases(args: Namespace) -> list[Phase]:
             end=args.updates,
             peak_rate=args.lr,
             batch_size=args.batch_size,
-            trains_labels=True,
+            trained=("encoder", "decoder", "rnn.cell", "rnn.embed"),
         ),
         Phase(
             name="dmt",
@@ -596,23 +597,16 @@ def phases(args: Namespace) -> list[Phase]:
             end=args.updates + args.dmt_updates,
             peak_rate=args.dmt_lr,
             batch_size=args.dmt_batch_size,
-            trains_labels=False,
+            trained=("rnn.cell", "rnn.embed", "rnn.readout"),
         ),
     ]
 
 
 def set_trained(models: Models, phase: Phase):
-    """Let gradients reach only what a phase trains.
-
-    SMT leaves out rnn.readout and rnn.empty_memory: hand_over_to_rnn overwrites them.
-    """
-    models.encoder.requires_grad_(phase.trains_labels)
-    models.decoder.requires_grad_(phase.trains_labels)
-    rnn = models.rnn
-    rnn.cell.requires_grad_(True)
-    rnn.embed.requires_grad_(True)
-    rnn.readout.requires_grad_(not phase.trains_labels)
-    rnn.empty_memory.requires_grad_(False)
+    """Let gradients reach only what a phase trains."""
+    models.requires_grad_(False)
+    for name in phase.trained:
+        models.get_submodule(name).requires_grad_(True)
 
 
 def update(
@@ -641,9 +635,8 @@ def update(
 def train(models: Models, task, args: Namespace, recorder: "Recorder"):
     """The training loop: all updates of a run that are not done yet.
 
-    After each update recorder may evaluate the RNN, and save the run. recorder, and
-    what else is called here and not known yet, stands behind the method. A loop without
-    resuming, several processes and the compiler would be: draw a batch, update.
+    What is called here and not known yet comes after the method. Without resuming and
+    several processes the loop would be: draw a batch, update.
     """
     for phase in phases(args):
         if recorder.has_done(phase):  # as a run may go on after a stop
@@ -659,10 +652,9 @@ def train(models: Models, task, args: Namespace, recorder: "Recorder"):
             progress = done / total
             batch = draw_batch(task, phase.batch_size, index, progress, args)
             parts = update(wrapped, optimizers, phase.loss_fn, batch, args)
+            # This may evaluate the RNN and save the run, and does so at a phase's end.
+            # Before DMT it calls hand_over_to_rnn first.
             recorder.after_update(parts)
-        if phase.trains_labels:  # they are learnt, and the RNN goes on alone
-            with not_compiled(args):  # --compile is for updates only
-                hand_over_to_rnn(models)
 
 
 # ======================================================================================
@@ -1098,7 +1090,7 @@ class Recorder:
         # This waits for the device.
         means = mean_parts(self.parts, phase.name, state["update"])
         state["seconds"] += time.perf_counter() - self.clock
-        if phase.trains_labels:
+        if phase.name != "dmt":
             with not_compiled(args):
                 hand_over_to_rnn(self.models)
         if evaluation_is_due:

@@ -580,9 +580,9 @@ def parts_of(program) -> dict:
 
 # Functions and constants that another program has, too, and not to the letter.
 DIFFERENT = {
-    "bptt": "METHOD evaluate Phase phases set_trained sequential_depth train Recorder "
+    "bptt": "METHOD evaluate phases sequential_depth train Recorder "
     "NETWORK_OPTIONS TRAINING_OPTIONS PAPER Models idle_options check",
-    "nextlat": "METHOD evaluate phases set_trained hand_over_to_rnn "
+    "nextlat": "METHOD evaluate phases hand_over_to_rnn "
     "sequential_depth TRAINING_OPTIONS PAPER special_defaults Models idle_options",
 }
 OWN = {"bptt": {"bptt_loss"}, "nextlat": {"nextlat_loss"}}

@@ -330,6 +330,41 @@ def table_of_parts(runs: dict[str, dict]) -> str:
     return table(["without", "RNN alone, before DMT", "drift", "after DMT"], rows)
 
 
+# The runs that end DMT after a growing λ_dyn, and after a constant one of 0.1.
+GROWTH = {
+    "copy, DMT with H = 1, seed 1": ("copy, H = 1", "copy, then DMT with H = 1"),
+    "copy, DMT with H = 1, seed 2": ("copy, H = 1", "copy, then DMT with H = 1"),
+    "retrieval, DMT with H = 1, seed 2": (
+        "retrieval, H = 1",
+        "retrieval, then DMT with H = 1",
+    ),
+    "copy, seed 1": ("without-nothing, copy, then DMT", "copy, then DMT"),
+    "copy, seed 2": ("without-nothing, copy, then DMT", "copy, then DMT"),
+    "stack, seed 1": ("stack", "stack, then DMT"),
+    "recall, seed 1": (
+        "recall, 4,000 updates, DMT of 1,500 updates",
+        "recall, then DMT",
+    ),
+    "modular, seed 1": ("modular, 1,200 + 800 updates", "modular, then DMT"),
+    "parity, seed 1": ("parity, 400 + 600 updates", "parity, then DMT"),
+    "text, seed 1": ("text, DMT of 250 updates", "text, then DMT"),
+}
+
+
+def table_of_growth(runs: dict[str, dict]) -> str:
+    """What the growth of λ_dyn is worth after DMT, on the test split."""
+    rows = []
+    for called, (grown, constant) in GROWTH.items():
+        task, seed = called.split(",")[0], called.split(", ")[-1]
+        names = (f"{grown}, {seed}", f"without-growth at 0.1, {constant}, {seed}")
+        finals = [runs[name]["final"] for name in names]
+        rows.append([called, *(shown(task, final) for final in finals)])
+        if "rnn_acc_8x" in finals[0]:
+            longer = [shown(task, final, times="_8x") for final in finals]
+            rows.append([f"{called}, 8 times as long", *longer])
+    return table(["task", "λ_dyn grows from 0 to 5", "λ_dyn is 0.1"], rows)
+
+
 # What long sequences are called here, and in the names of their runs.
 LONG = {
     "digits, T = 784": "pixels 28 x 28",
@@ -442,6 +477,7 @@ TABLES = {
     "sizes": table_of_sizes,
     "tasks": table_of_tasks,
     "parts": table_of_parts,
+    "growth": table_of_growth,
     "continued": table_of_continued,
     "finetuning": table_of_finetuning,
     "methods": table_of_methods,

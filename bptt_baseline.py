@@ -138,8 +138,7 @@ class RNN(nn.Module):
         self.embed = nn.Embedding(vocab, args.dim)
         self.cell = CELLS[args.cell](args)
         self.readout = Readout(args, vocab)
-        # m_∅. SMT and DMT don't train it: hand_over_to_rnn sets it. bptt_baseline.py
-        # does.
+        # m_∅: hand_over_to_rnn sets it, and only bptt_baseline.py trains it.
         self.empty_memory = nn.Parameter(torch.randn(args.memory_tokens, args.dim))
 
     def step(self, memory: Tensor, x_t: Tensor) -> Tensor:
@@ -213,7 +212,7 @@ def read_loss(readout: Readout, memories: Tensor, batch: Batch) -> Tensor:
     """
     # Before the first target nothing is read, so these times are left out.
     first = batch.first_target
-    # in_chunks(f, m) is f(m), but computes many rows in parts, to save RAM; see below.
+    # in_chunks(f, *tensors) is f(*tensors), in parts if there are many rows.
     logits = in_chunks(readout, memories[:, first:])  # (B, T - first, V)
     return cross_entropy(logits, batch.y[:, first:])
 
@@ -290,7 +289,7 @@ def update(
     models are Models, or DistributedDataParallel around them.
     """
     models.zero_grad()
-    # This is loss_fn(models, batch, args). Models says why it is called like this.
+    # Models.forward calls loss_fn(models, batch, args).
     loss, parts = models(loss_fn, batch, args)
     loss.backward()
     norm = nn.utils.clip_grad_norm_(models.parameters(), max_norm=1.0)
@@ -321,8 +320,7 @@ def train(models: Models, task, args: Namespace, recorder: "Recorder"):
             progress = done / total
             batch = draw_batch(task, phase.batch_size, index, progress, args)
             parts = update(wrapped, optimizers, phase.loss_fn, batch, args)
-            # This may evaluate the RNN and save the run, and does so at a phase's end.
-            recorder.after_update(parts)
+            recorder.after_update(parts)  # may evaluate the RNN and save the run
 
 
 # The method needs none of these.

@@ -1,9 +1,8 @@
 """Supervised Memory Training (SMT): pretrain an RNN without unrolling it.
 
 After Kumar & Isola, Pretraining Recurrent Networks without Recurrence,
-arXiv:2606.06479. What is not the paper's is marked (ours), or listed in README.md.
-Where a part of ours was measured, a number says what is lost without it, for one to
-three seeds; experiments/README.md has more.
+arXiv:2606.06479. What is not the paper's is marked (ours); a list below says what is
+lost without it.
 
     python smt.py                      the task copy, some three minutes on two cores
     python smt.py --task list          all tasks
@@ -64,12 +63,12 @@ Glossary
 SMT, the first phase:
     m_∅, m_0 .. m_{T-1} = encoder(x)
     L_dec  = mean cross_entropy(decoder(m_t, x_{t+1} .. x_{t+Tf-1}), y_t .. y_{t+Tf-1})
-             at J random t; it trains encoder and decoder: labels hold what counts
+             in each window, then over windows, at J random t; it trains encoder and
+             decoder: labels hold what counts
     L_dyn  = mean square of step(m_{t-1}, x_t) - m_t, where m_{-1} = m_∅
              at all t; it trains encoder, rnn.cell, rnn.embed: the cell can follow
     L_read = mean cross_entropy(decoder.readout(m_t), y_t)
-             at all t with a target; it trains encoder and decoder.readout (ours: in the
-             paper L_dec alone does)
+             at all t with a target (ours); it trains encoder and decoder.readout
     L_unif = log mean exp(-2 |u_a - u_b|^2), where u_a and u_b are the same memory token
              in the labels of two sequences at one t, scaled to length 1
              at the t of L_dec; it trains encoder: labels of sequences differ
@@ -96,20 +95,30 @@ DMT, the second phase:
     trains rnn.cell and rnn.embed, too:
     minimise 0.1 * (1 - progress) * L_labels + L_read
 
-Muon, all sizes and rates, and the constant weights of losses are ours, too.
+What is ours, and what is lost without it (test split, one to three seeds):
+    the encoder's short convolution  the labels of text are read at 1.65, not 1.62 nats
+    gathering in write_labels        copy ends at 97 %, not 99.9 %
+    L_read in SMT                    the labels of text are read at 2.09, not 1.63 nats
+    the growth of λ_dyn              retrieval with H = 1 ends at 90 %, not 99.9 %
+    L_unif (its pairs are ours)      copy ends at 58 to 98 %, not 99.9 %
+    H = 64 instead of 1              copy ends at 90 to 94 %, not 99.9 %
+    --attach-readout                 text ends at 1.74, not 1.67 nats
+    Not measured: one causal pass, J windows that rows share, Muon, sizes, rates and the
+    weights of losses. experiments/README.md has more.
 
     right answers of the RNN alone   copy, T = 48   retrieval, T = 64
-    SMT                              65 to 77 %     72 to 91 %
-    SMT, then DMT with H = 1         90 to 94 %     99.7 to 100 %
+    SMT                              65 to 74 %     75 to 91 %
+    SMT, then DMT with H = 1         COPYH1         99.7 to 100 %
     SMT, then DMT with H = 64        99.9 %         100 %
     BPTT, in as many seconds         99.9 %         11 to 13 %
     BPTT of a GRU                    100 %          100 %
     chance                           12.5 %         12.5 %
 
     Copy: repeat 8 symbols after 32 blanks. Retrieval: name the one marked symbol of 64.
-    Here T <= 64, so DMT with H = 64 cuts no gradient: it passes through all steps, as
-    that of BPTT. But each step has a label to meet. The cell is an MLP, except in the
-    GRU's row. README.md has all tasks, and says when to use SMT.
+    The cell is an MLP, except in the GRU's row. T is at most 64 here, so H = 64 cuts no
+    gradient: DMT's passes through all steps, as that of BPTT. But each step has a label
+    to meet. And as Tf = 64, each window reaches the end. In copy x tells the RNN the
+    right earlier answers. README.md has all tasks, and says when to use SMT.
 """
 
 from argparse import Namespace
@@ -174,8 +183,7 @@ class Encoder(nn.Module):
 
         h (B, T + 1, W) -> the same shape.
 
-        So attention need not find these three by their positions (ours). Without it
-        text's readout of labels is 0.03 nats worse.
+        So attention need not find these three by their positions (ours).
         """
         padded = F.pad(h.transpose(1, 2), (3, 0))  # (B, W, 3 + T + 1)
         return self.short_conv(padded).transpose(1, 2)
@@ -185,7 +193,7 @@ class Encoder(nn.Module):
         # By default a label has 256 numbers, and a token of the encoder 128. A linear
         # map of this token alone would hold no more than the token. So attention, with
         # K*d / HEAD_SIZE heads, gathers more of the prefix, and each fills HEAD_SIZE
-        # numbers of a label (ours). Without it copy ends at 97 %, not at 99.9 %.
+        # numbers of a label (ours).
         qkv = self.label_qkv(h)  # (B, T + 1, 3*K*d)
         gathered = attention(qkv, causal=True)  # (B, T + 1, K*d)
         labels = self.label_from_token(h) + gathered
@@ -306,8 +314,7 @@ class RNN(nn.Module):
         self.embed = nn.Embedding(vocab, args.dim)
         self.cell = CELLS[args.cell](args)
         self.readout = Readout(args, vocab)
-        # m_∅. SMT and DMT don't train it: hand_over_to_rnn sets it. bptt_baseline.py
-        # does.
+        # m_∅: hand_over_to_rnn sets it, and only bptt_baseline.py trains it.
         self.empty_memory = nn.Parameter(torch.randn(args.memory_tokens, args.dim))
 
     def step(self, memory: Tensor, x_t: Tensor) -> Tensor:
@@ -384,7 +391,7 @@ def read_loss(readout: Readout, memories: Tensor, batch: Batch) -> Tensor:
     """
     # Before the first target nothing is read, so these times are left out.
     first = batch.first_target
-    # in_chunks(f, m) is f(m), but computes many rows in parts, to save RAM; see below.
+    # in_chunks(f, *tensors) is f(*tensors), in parts if there are many rows.
     logits = in_chunks(readout, memories[:, first:])  # (B, T - first, V)
     return cross_entropy(logits, batch.y[:, first:])
 
@@ -403,14 +410,12 @@ def smt_loss(models: Models, batch: Batch, args: Namespace) -> tuple[Tensor, dic
     L_dec = decode_loss(decoder, labels, batch, times, args.future)
     L_dyn = dynamics_loss(rnn, all_labels, batch.x)
     # L_dec also predicts y_t from m_t, but at J times. L_read does at all times (ours).
-    # Without it text's readout of labels has 2.09 nats, not 1.63.
     L_read = read_loss(decoder.readout, labels, batch)
     L_unif = uniformity_loss(labels, times)
 
-    # L_dyn's weight grows from 0 to λ_dyn (ours). We think that an early L_dyn makes
-    # the encoder write labels that hold little, as those are easy to predict. With a
-    # constant weight of 0.1, the paper's, 2.5 or 5 copy ends SMT at 25 to 59 %, not at
-    # 66 to 75 %. With 0.1 DMT of H = 1 brings retrieval to 90 %, not to 99.9 %.
+    # The weight of L_dyn grows from 0 to λ_dyn (ours). The paper's is 0.1 throughout.
+    # We think that an early L_dyn makes the encoder write labels that hold little, as
+    # those are easy to predict. Constant weights of 0.1, 2.5 and 5 were all worse.
     dynamics_weight = args.lambda_dyn * batch.progress
     loss = L_dec + dynamics_weight * L_dyn + L_read + args.lambda_unif * L_unif
     parts = {"decode": L_dec, "dynamics": L_dyn, "read": L_read, "uniformity": L_unif}
@@ -477,8 +482,7 @@ def uniformity_loss(labels: Tensor, times: list[int]) -> Tensor:
     We think that L_dec alone allows labels that hardly differ, as the decoder can
     amplify small differences. Then L_dyn would be small even for a cell that ignores
     its input. This loss pushes labels apart, also where two sequences need the same
-    memory. So its weight is small. Without it copy ends at 58 to 98 %, not at 99.9 %.
-    It is by Wang & Isola 2020, arXiv:2005.10242.
+    memory. So its weight is small. It is by Wang & Isola 2020, arXiv:2005.10242.
     """
     B = len(labels)
     if B == 1:  # there is no pair
@@ -498,8 +502,8 @@ def uniformity_loss(labels: Tensor, times: list[int]) -> Tensor:
 def hand_over_to_rnn(models: Models):
     """Copy m_∅ and the readout of labels into the RNN, which then can run alone.
 
-    Recorder calls it before each evaluation in SMT, so also at SMT's end. DMT then
-    trains rnn.readout, and the readout of labels stays as it is.
+    Recorder also calls it before each evaluation in the first phase. DMT then trains
+    rnn.readout, and the readout of labels stays as it is.
     """
     rnn = models.rnn
     empty_prefix = torch.zeros(1, 0, dtype=torch.long, device=rnn.empty_memory.device)
@@ -514,18 +518,17 @@ def dmt_loss(models: Models, batch: Batch, args: Namespace) -> tuple[Tensor, dic
 
     The idea is DAgger's (Ross et al. 2011): a learner acts, and a teacher, here the
     encoder, says what would have been right. A label depends on inputs only, so it
-    stays a valid target wherever the RNN has drifted to.
+    stays the right target wherever the RNN has drifted to.
 
     The encoder is frozen, as no loss of DMT asks that labels hold anything. If it were
     trained, its labels could become easy to follow by holding nothing.
 
-    With H > 1 (ours) an error's gradient also reaches the earlier steps that caused it.
-    With the paper's H = 1 copy ends at 90 to 94 %, not at 99.9 %.
+    A memory that has lost an input can't meet its label. With H > 1 (ours) the gradient
+    also reaches the earlier step that lost it.
 
     --attach-readout (ours) is set in tasks with targets at about half of the times or
     more (stack, parity, modular, text, pixels). Then L_read also trains the cell, and
     L_labels fades out. So towards its end DMT is almost BPTT, truncated at H steps.
-    Without attaching text ends at 1.74 nats, not at 1.67, from the same labels.
     """
     with torch.no_grad():
         all_labels = models.encoder(batch.x)  # (B, T + 1, K, d)
@@ -621,7 +624,7 @@ def update(
     models are Models, or DistributedDataParallel around them.
     """
     models.zero_grad()
-    # This is loss_fn(models, batch, args). Models says why it is called like this.
+    # Models.forward calls loss_fn(models, batch, args).
     loss, parts = models(loss_fn, batch, args)
     loss.backward()
     norm = nn.utils.clip_grad_norm_(models.parameters(), max_norm=1.0)
@@ -652,9 +655,10 @@ def train(models: Models, task, args: Namespace, recorder: "Recorder"):
             progress = done / total
             batch = draw_batch(task, phase.batch_size, index, progress, args)
             parts = update(wrapped, optimizers, phase.loss_fn, batch, args)
-            # This may evaluate the RNN and save the run, and does so at a phase's end.
-            # Before DMT it calls hand_over_to_rnn first.
-            recorder.after_update(parts)
+            recorder.after_update(parts)  # may evaluate the RNN and save the run
+        if "encoder" in phase.trained:  # the labels are learnt; the RNN goes on alone
+            with not_compiled(args):  # --compile is for updates only
+                hand_over_to_rnn(models)
 
 
 # ======================================================================================
@@ -1090,7 +1094,7 @@ class Recorder:
         # This waits for the device.
         means = mean_parts(self.parts, phase.name, state["update"])
         state["seconds"] += time.perf_counter() - self.clock
-        if phase.name != "dmt":
+        if "encoder" in phase.trained:
             with not_compiled(args):
                 hand_over_to_rnn(self.models)
         if evaluation_is_due:

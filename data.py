@@ -76,6 +76,8 @@ def whole(low: int, high: int = 2**31 - 1, step: int = 1):
         if not low <= value <= high or value % step:
             multiple = f"a multiple of {step} " if step > 1 else ""
             message = f"{text} is not {multiple}in {low} .. {high}"
+            if high == 2**31 - 1 and value < low:
+                message = f"{text} is too small; give {low} or more"
             raise argparse.ArgumentTypeError(message)
         return value
 

@@ -1580,7 +1580,7 @@ def refuse_unknown(option: str, task: str, groups: dict[str, list]):
     if OTHER_NAMES.get(option) in known:
         advice = f"here it is {OTHER_NAMES[option]}"
     if elsewhere:
-        advice = f"it is an option of {' and '.join(elsewhere)}"
+        advice = f"it is an option of {', '.join(elsewhere)}"
     name = option.removeprefix("--")
     if name in (*TASKS, "list"):
         advice = f"did you mean --task {name}?"

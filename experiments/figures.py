@@ -175,12 +175,14 @@ def draw_smt(axes):
         axes.text(middle, 0.4, f"$x_{{{t}}}$", ha="center", va="center")
         arrow(axes, (middle, 0.52), (middle, 0.75))
     axes.text(4.62, 1.4, "pulled\ntogether", color=colour, fontsize=12)
+    axes.text(1.37, 2.8, "labels", color=colour, fontsize=12, ha="center")
     orange = COLOURS["bptt"]  # of gradients, in all panels
     for i in range(3):
         left = 1.1 + 1.35 * i
         arrow(axes, (left, 1.1), (left - 0.42, 1.94), orange, -0.35, True, 2)
     axes.text(4.42, 0.75, "gradient:\none step", color=orange, fontsize=12)
-    arrow(axes, (0.45, 1.94), (0.45, 0.02))
+    arrow(axes, (0.55, 1.94), (0.55, 0.02))
+    arrow(axes, (0.38, -0.02), (0.38, 1.92), orange, 0, True, 2)  # of L_dec
     box(axes, 0.85, -0.3, "decoder", colour, width=1.3, height=0.5)
     axes.text(0.85, -1.02, "$x_t,\\, x_{t+1} \\,..$", ha="center", va="center")
     arrow(axes, (0.85, -0.85), (0.85, -0.57))
@@ -525,7 +527,7 @@ def tasks(_, path: Path, title: str):
     """All tasks with the MLP, by SMT -> DMT and by BPTT: results/runs.jsonl."""
     runs = results.read_runs()
     in_nats = list(results.ENTROPY)
-    asked = [task for task, _ in results.TASKS if task not in in_nats]
+    asked = [task for task in results.TASKS if task not in in_nats]
     figure = plt.figure(figsize=(11, 6))
     grid = figure.add_gridspec(2, 2, width_ratios=(2, 1))
     axes = figure.add_subplot(grid[:, 0])

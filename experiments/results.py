@@ -30,16 +30,16 @@ RUNS = ROOT / "results/runs.jsonl"
 PAGES = [ROOT / "README.md", ROOT / "experiments/README.md"]
 
 # Task, and what the RNN must say.
-TASKS = [
-    ("copy", "8 symbols after 32 blanks"),
-    ("retrieval", "the one marked symbol of 64"),
-    ("stack", "what each pop takes off"),
-    ("parity", "odd or even so far"),
-    ("modular", "w a + b mod 7, w and b hidden"),
-    ("recall", "the value of one of 8 keys"),
-    ("text", "the next byte"),
-    ("pixels", "the next pixel"),
-]
+TASKS = {
+    "copy": "8 symbols after 32 blanks",
+    "retrieval": "the one marked symbol of 64",
+    "stack": "what each pop takes off",
+    "parity": "odd or even so far",
+    "modular": "w a + b mod 7, w and b hidden",
+    "recall": "the value of one of 8 keys",
+    "text": "the next byte",
+    "pixels": "the next pixel",
+}
 # The entropy of the test split's single bytes or pixels.
 ENTROPY = {"text": "3.33 nats", "pixels": "0.66 nats"}
 CELLS = {"mlp": "MLP", "gru": "GRU", "transformer": "Transformer"}
@@ -118,14 +118,14 @@ def of_default_size(name: str) -> data.Task:
 
 def table_of_tasks(runs: dict[str, dict]) -> str:
     """The RNN alone in all tasks, on the test split; before DMT on validation."""
-    columns = "task|the RNN must say|chance|SMT|SMT → DMT|BPTT|BPTT of a GRU"
+    columns = "task|chance|SMT|SMT → DMT|BPTT|GRU, SMT → DMT|GRU, BPTT"
     rows = []
-    for task, asks in TASKS:
+    for task in TASKS:
         if task in ENTROPY:
             chance = ENTROPY[task]
         else:
             chance = f"{100 / of_default_size(task).answers:.3g} %"
-        names = (task, f"bptt, {task}, mlp", f"bptt, {task}, gru")
+        names = (task, f"bptt, {task}, mlp", f"smt, {task}, gru", f"bptt, {task}, gru")
         methods = [of_seeds(runs, name) for name in names]
         ours = methods[0]
         for times, called in (("", ""), ("_8x", ", 8 times as long")):
@@ -144,9 +144,11 @@ def table_of_tasks(runs: dict[str, dict]) -> str:
                 if texts and max(numbers) >= min(best) and min(numbers) <= max(best):
                     ranges[-1] = f"**{ranges[-1]}**"
             before = [end_of_phase(run, "smt") for run in runs_of_seeds(runs, task)]
-            row = [task, asks, chance, spread([shown(task, f) for f in before])]
+            recipe = data.TASKS[task].recipe.get("smt", {})
+            star = "\\*" if recipe.get("attach_readout") else ""
+            row = [task + star, chance, spread([shown(task, f) for f in before])]
             if times:
-                row = [task + called, "", "", ""]
+                row = [task + called, "", ""]
             rows.append([*row, *ranges])
     return table(columns.split("|"), rows)
 
@@ -154,6 +156,22 @@ def table_of_tasks(runs: dict[str, dict]) -> str:
 def end_of_phase(run: dict, phase: str) -> dict:
     """The last metrics of a phase, on validation."""
     return [line for line in run["metrics"] if line["phase"] == phase][-1]
+
+
+def table_of_two_tasks(runs: dict[str, dict]) -> str:
+    """Copy and retrieval by all methods, from the same seeds as all tasks."""
+    columns = (
+        "right answers of the RNN alone|SMT|then DMT, H = 1|then DMT, H = 64|BPTT|"
+        "BPTT of a GRU"
+    )
+    rows = []
+    for task, steps in (("copy", 48), ("retrieval", 64)):
+        before = [end_of_phase(run, "smt") for run in runs_of_seeds(runs, task)]
+        names = (f"{task}, H = 1", task, f"bptt, {task}, mlp", f"bptt, {task}, gru")
+        found = [before, *(of_seeds(runs, name) for name in names)]
+        row = [spread([shown(task, final) for final in finals]) for finals in found]
+        rows.append([f"{task}, {steps} steps", *row])
+    return table(columns.split("|"), rows)
 
 
 def up_to(run: dict, name: str, limit: float) -> dict:
@@ -170,7 +188,7 @@ def table_of_methods(runs: dict[str, dict]) -> str:
         "its teacher|BPTT, about as many seconds|its seconds|BPTT, equal depth"
     )
     rows = []
-    for task, *_ in TASKS:
+    for task in TASKS:
         for cell, called in CELLS.items():
             smt, bptt = f"smt, {task}, {cell}", f"bptt, {task}, {cell}"
             if bptt not in runs:
@@ -464,11 +482,13 @@ def in_words(options: dict) -> str:
 def table_of_settings(_) -> str:
     """Where the tasks' settings differ from the defaults, from data.py."""
     rows = []
-    for name, task in data.TASKS.items():
+    for name, asks in TASKS.items():
+        task = data.TASKS[name]
         timestamps = "yes" if task.has_timestamps else "no"
         ours = in_words(task.sizes | task.recipe.get("smt", {}))
-        rows.append([name, timestamps, ours, in_words(task.recipe["bptt"])])
-    return table(["task", "timestamps", "SMT → DMT", "BPTT"], rows)
+        rows.append([name, asks, timestamps, ours, in_words(task.recipe["bptt"])])
+    head = "task|the RNN must say|timestamps|SMT → DMT|BPTT"
+    return table(head.split("|"), rows)
 
 
 TABLES = {
@@ -476,6 +496,7 @@ TABLES = {
     "speed": table_of_speed,
     "sizes": table_of_sizes,
     "tasks": table_of_tasks,
+    "two tasks": table_of_two_tasks,
     "parts": table_of_parts,
     "growth": table_of_growth,
     "continued": table_of_continued,

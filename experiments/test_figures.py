@@ -33,7 +33,7 @@ def test_a_picture_is_drawn(what, tmp_path, monkeypatch):
     for at_32, other in figures.BY_DELAY.values():
         names += [at_32, *(f"{other}, delay {D}" for D in figures.DELAYS)]
     names += [name for name, *_ in figures.RETRIEVAL.values()]
-    for task, _ in figures.results.TASKS:
+    for task in figures.results.TASKS:
         names += [f"{task}, seed 0", f"bptt, {task}, mlp"]
     runs = dict.fromkeys(names, run)
     for method, losses in {"smt": (0.4, 0.3), "bptt": (0.5, 0.35, 0.2)}.items():

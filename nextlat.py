@@ -32,6 +32,7 @@ Glossary
   K          memory_tokens   tokens of a memory; 4
   d          dim             numbers in a memory token; 64
   W          width           numbers in a token of the encoder; 128
+             ..._depth       blocks: encoder 2, decoder 1, cell 1
   N, S                       any number of rows, any length
   Values are defaults; a task may set others.
   A step applies the RNN once. An update changes the weights once.
@@ -273,13 +274,10 @@ class Batch(NamedTuple):
 
 # -------------------------------------------------------------------- all the networks
 class Models(nn.Module):
-    """The networks of a run. models(loss_fn, batch, args) computes a loss of them.
+    """The networks of a run.
 
     task is one of data.py's. Networks need its vocab, T and has_timestamps, and
     draw_batch its batch(B, generator) -> x, y (B, T).
-
-    With several processes, DistributedDataParallel averages the gradients only of what
-    forward computes. So the loss is computed there.
     """
 
     def __init__(self, args: Namespace, task):
@@ -288,13 +286,6 @@ class Models(nn.Module):
         self.encoder = Encoder(args, task.vocab, fixed_T)
         self.readout = Readout(args, task.vocab)
         self.rnn = RNN(args, task.vocab)
-
-    def forward(
-        self, loss_fn: Callable, batch: Batch, args: Namespace
-    ) -> tuple[Tensor, dict]:
-        bf16 = args.precision == "bf16"
-        with torch.autocast(args.device, torch.bfloat16, enabled=bf16):
-            return loss_fn(self, batch, args)
 
 
 # ---------------------------------------------------------------- the loss of a readout
@@ -469,19 +460,14 @@ def set_trained(models: Models, phase: Phase):
 
 
 def update(
-    models: nn.Module,
-    optimizers: dict,
-    loss_fn: Callable,
-    batch: Batch,
-    args: Namespace,
+    models: Models, optimizers: dict, compute_loss: Callable, batch: Batch
 ) -> dict:
-    """Change the weights once: returns the parts of the loss and the gradient's norm.
+    """Change the weights once: returns the parts of the loss, and the gradient's norm.
 
-    models are Models, or DistributedDataParallel around them.
+    compute_loss(batch) is loss_fn(models, batch, args) of a phase.
     """
     models.zero_grad()
-    # Models.forward calls loss_fn(models, batch, args).
-    loss, parts = models(loss_fn, batch, args)
+    loss, parts = compute_loss(batch)
     loss.backward()
     norm = nn.utils.clip_grad_norm_(models.parameters(), max_norm=1.0)
     for optimizer in optimizers.values():  # Muon and AdamW
@@ -494,15 +480,16 @@ def update(
 def train(models: Models, task, args: Namespace, recorder: "Recorder"):
     """The training loop: all updates of a run that are not done yet.
 
-    What is called here and not known yet comes after the method. Without resuming and
-    several processes the loop would be: draw a batch, update.
+    What is called here and not known yet comes after the method: recorder resumes,
+    evaluates and saves, set_rates has the schedule of learning rates, and make_loss
+    adds bf16 and several processes to loss_fn.
     """
     for phase in phases(args):
         if recorder.has_done(phase):  # as a run may go on after a stop
             continue
         set_trained(models, phase)
         optimizers = make_optimizers(models, phase.peak_rate)  # new ones in each phase
-        wrapped = distribute(models, args)  # for several processes
+        compute_loss = make_loss(models, phase.loss_fn, args)
         total = phase.end - phase.begin
         # If a stopped run goes on in this phase, its optimisers go on, too.
         for index in recorder.updates_left(phase, optimizers):
@@ -510,9 +497,9 @@ def train(models: Models, task, args: Namespace, recorder: "Recorder"):
             set_rates(optimizers, done, total)
             progress = done / total
             batch = draw_batch(task, phase.batch_size, index, progress, args)
-            parts = update(wrapped, optimizers, phase.loss_fn, batch, args)
+            parts = update(models, optimizers, compute_loss, batch)
             recorder.after_update(parts)  # may evaluate the RNN and save the run
-        if "encoder" in phase.trained:  # the labels are learnt; the RNN goes on alone
+        if phase.name == "nextlat":  # the labels are learnt; the RNN goes on alone
             with not_compiled(args):  # --compile is for updates only
                 hand_over_to_rnn(models)
 
@@ -950,7 +937,7 @@ class Recorder:
         # This waits for the device.
         means = mean_parts(self.parts, phase.name, state["update"])
         state["seconds"] += time.perf_counter() - self.clock
-        if "encoder" in phase.trained:
+        if phase.name == "nextlat":
             with not_compiled(args):
                 hand_over_to_rnn(self.models)
         if evaluation_is_due:
@@ -1143,21 +1130,38 @@ def in_any_process(flag: bool, args: Namespace) -> bool:
     return flags.item() > 0
 
 
-def distribute(models: Models, args: Namespace) -> nn.Module:
-    """The models; with several processes their gradients are the mean over all.
+class Loss(nn.Module):
+    """loss(batch) is loss_fn(models, batch, args), under --precision.
+
+    DistributedDataParallel averages the gradients of what a module's forward computes.
+    """
+
+    def __init__(self, models: Models, loss_fn: Callable, args: Namespace):
+        super().__init__()
+        self.models, self.loss_fn, self.args = models, loss_fn, args
+
+    def forward(self, batch: Batch) -> tuple[Tensor, dict]:
+        bf16 = self.args.precision == "bf16"
+        with torch.autocast(self.args.device, torch.bfloat16, enabled=bf16):
+            return self.loss_fn(self.models, batch, self.args)
+
+
+def make_loss(models: Models, loss_fn: Callable, args: Namespace) -> nn.Module:
+    """The Loss; with several processes gradients are the mean over all.
 
     Each process has the losses of its own rows. SMT's L_unif compares the rows of one
     process, and the parts of the loss in the metrics are those of the first.
     """
+    loss = Loss(models, loss_fn, args)
     if number_of_processes() == 1:
-        return models
+        return loss
     backend, device, device_ids = "gloo", None, None
     if args.device == "cuda":
         gpu = torch.cuda.current_device()
         backend, device, device_ids = "nccl", torch.device("cuda", gpu), [gpu]
     if not distributed.is_initialized():
         distributed.init_process_group(backend, device_id=device)
-    return DistributedDataParallel(models, device_ids=device_ids)
+    return DistributedDataParallel(loss, device_ids=device_ids)
 
 
 # ------------------------------------------------------------------- the files of a run

@@ -507,9 +507,9 @@ def test_depth_counts_the_layers_that_wait_for_one_another():
 def test_progress_rises_in_each_phase_from_0(monkeypatch):
     usual, seen = smt.update, []
 
-    def update(models, optimizers, loss_fn, batch, args):
+    def update(models, optimizers, compute_loss, batch):
         seen.append(batch.progress)
-        return usual(models, optimizers, loss_fn, batch, args)
+        return usual(models, optimizers, compute_loss, batch)
 
     monkeypatch.setattr(smt, "update", update)
     smt.main([*TINY_SMT, *COPY, "--updates", "4", "--dmt-updates", "2", "--out", "run"])
@@ -582,7 +582,7 @@ def parts_of(program) -> dict:
 DIFFERENT = {
     "bptt": "METHOD evaluate phases sequential_depth train Recorder "
     "NETWORK_OPTIONS TRAINING_OPTIONS PAPER Models idle_options check",
-    "nextlat": "METHOD evaluate phases hand_over_to_rnn "
+    "nextlat": "METHOD evaluate phases hand_over_to_rnn train Recorder "
     "sequential_depth TRAINING_OPTIONS PAPER special_defaults Models idle_options",
 }
 OWN = {"bptt": {"bptt_loss"}, "nextlat": {"nextlat_loss"}}

@@ -65,10 +65,11 @@ def make_update(name: str, options: list[str]) -> tuple:
     program.set_trained(models, phase)
     optimizers = program.make_optimizers(models, phase.peak_rate)
     program.set_rates(optimizers, 1, 100)
+    loss = program.Loss(models, phase.loss_fn, args)
 
     def update(index: int):
         batch = program.draw_batch(task, phase.batch_size, index, 0.5, args)
-        program.update(models, optimizers, phase.loss_fn, batch, args)
+        program.update(models, optimizers, loss, batch)
 
     return update, args.device, task.T, phase.batch_size
 

@@ -82,9 +82,10 @@ def peak_bytes(name: str, options: list[str]) -> tuple[int, smt.Phase]:
             program.set_trained(models, phase)
             optimizers = program.make_optimizers(models, phase.peak_rate)
             program.set_rates(optimizers, 1, 100)
+            loss = program.Loss(models, phase.loss_fn, args)
             for _ in range(2):  # the second one finds the optimisers' state in place
                 memory.peak = memory.live
-                program.update(models, optimizers, phase.loss_fn, batch, args)
+                program.update(models, optimizers, loss, batch)
     finally:
         F.scaled_dot_product_attention = usual
     return memory.peak, phase

@@ -82,8 +82,9 @@ def test_a_gpu_has_all_operands_and_an_update_waits_for_none(program, name):
         program.set_rates(optimizers, 1, 100)
         batch = program.draw_batch(task, 4, 0, 0.5, args)
         batch = batch._replace(x=batch.x.to("meta"), y=batch.y.to("meta"))
+        loss = program.Loss(models, phase.loss_fn, args)
         with Gpu() as gpu:
-            program.update(models, optimizers, phase.loss_fn, batch, args)
+            program.update(models, optimizers, loss, batch)
         assert gpu.copies == 0
     x, y = task.held_out("val", 4)
     with Gpu(), torch.no_grad():
@@ -227,8 +228,9 @@ def test_in_bf16_norms_and_losses_are_in_fp32(program, cell):
         optimizers = program.make_optimizers(models, phase.peak_rate)
         program.set_rates(optimizers, 1, 100)
         batch = program.draw_batch(task, 4, 0, 0.5, args)
+        loss = program.Loss(models, phase.loss_fn, args)
         with Precision() as precision:
-            losses = program.update(models, optimizers, phase.loss_fn, batch, args)
+            losses = program.update(models, optimizers, loss, batch)
         assert {loss.dtype for loss in losses.values()} == {torch.float32}
         others = {
             "smt": {"mse_loss"},

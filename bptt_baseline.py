@@ -47,8 +47,8 @@ from torch import Generator, Tensor, nn
 
 HEAD_SIZE = 16  # numbers in an attention head
 
-# Networks are made of three parts that come after the method: mlp, which begins with a
-# norm, attention, which has rotary positions, and Transformer.
+# Three building blocks come after the method: mlp (it begins with a norm), attention
+# (with rotary positions) and Transformer (without a norm at its end).
 
 
 # ------------------------------------------------------------------------------ readout
@@ -176,8 +176,8 @@ class Batch(NamedTuple):
 class Models(nn.Module):
     """The networks of a run.
 
-    task is one of data.py's. Networks need its vocab, T and has_timestamps, and
-    draw_batch its batch(B, generator) -> x, y (B, T).
+    task is one of data.py's TASKS. Networks need its vocab, T and has_timestamps,
+    training its batch(B, generator) -> x, y (B, T), evaluation its held_out(split, B).
     """
 
     def __init__(self, args: Namespace, task):
@@ -293,14 +293,14 @@ def train(models: Models, task, args: Namespace, recorder: "Recorder"):
     adds bf16 and several processes to loss_fn.
     """
     for phase in phases(args):
-        if recorder.has_done(phase):  # as a run may go on after a stop
+        if recorder.has_done(phase):  # by a run that was stopped, and goes on here
             continue
         set_trained(models, phase)
         optimizers = make_optimizers(models, phase.peak_rate)  # new ones in each phase
         compute_loss = make_loss(models, phase.loss_fn, args)
         total = phase.end - phase.begin
-        # If a stopped run goes on in this phase, its optimisers go on, too.
-        for index in recorder.updates_left(phase, optimizers):
+        recorder.begin(phase, optimizers)  # they go on where a stopped run left them
+        for index in recorder.updates_left():
             done = index - phase.begin
             set_rates(optimizers, done, total)
             progress = done / total
@@ -652,8 +652,8 @@ class Recorder:
         """Whether no update of a phase is left."""
         return self.state["update"] >= phase.end
 
-    def updates_left(self, phase: Phase, optimizers: dict) -> range:
-        """The updates that are left of a phase, which begins, or goes on, with this."""
+    def begin(self, phase: Phase, optimizers: dict):
+        """Begin a phase, or go on with it, and with its optimisers."""
         state = self.state
         if state["update"] > phase.begin:
             self.load_optimizers(optimizers)
@@ -662,7 +662,10 @@ class Recorder:
         self.bar = progress_bar(phase, self.args, state)
         self.parts = []  # of the loss, update by update since the last evaluation
         self.began = self.clock = time.perf_counter()  # clock: when that ended
-        return range(self.first, phase.end)
+
+    def updates_left(self) -> range:
+        """The updates of the phase that are left at its begin."""
+        return range(self.first, self.phase.end)
 
     def load_optimizers(self, optimizers: dict):
         """Let optimisers go on where those of the run were."""

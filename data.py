@@ -563,7 +563,7 @@ class Pixels:
             "batch_size": 16,
             "updates": 550,
             "lr": 2e-3,
-            "dmt_updates": 450,
+            "dmt_updates": 600,
             "attach_readout": True,
             "dmt_lr": 1e-3,
         },

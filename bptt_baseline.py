@@ -655,8 +655,13 @@ class Recorder:
     def begin(self, phase: Phase, optimizers: dict):
         """Begin a phase, or go on with it, and with its optimisers."""
         state = self.state
+        kinds = self.run.get("optimizers", {}).keys()
+        if kinds and kinds != optimizers.keys():
+            message = "a program with other optimisers made this run; resume it there"
+            raise WrongInput(f"--resume: {message}")
         if state["update"] > phase.begin:
-            self.load_optimizers(optimizers)
+            for name, optimizer in optimizers.items():
+                optimizer.load_state_dict(self.run["optimizers"][name])
         self.phase, self.optimizers = phase, optimizers
         self.first = state["update"]
         self.bar = progress_bar(phase, self.args, state)
@@ -666,14 +671,6 @@ class Recorder:
     def updates_left(self) -> range:
         """The updates of the phase that are left at its begin."""
         return range(self.first, self.phase.end)
-
-    def load_optimizers(self, optimizers: dict):
-        """Let optimisers go on where those of the run were."""
-        if self.run["optimizers"].keys() != optimizers.keys():
-            message = "a program with other optimisers made this run; resume it there"
-            raise WrongInput(f"--resume: {message}")
-        for name, optimizer in optimizers.items():
-            optimizer.load_state_dict(self.run["optimizers"][name])
 
     def after_update(self, parts: dict):
         """Count an update; evaluate and save the run every so many of them."""
@@ -993,7 +990,8 @@ def check_directory(args: Namespace, run: dict):
     if Path(args.out).is_file():
         raise WrongInput(f"--out {args.out}: is a file; give a directory")
     holds_a_run = (Path(args.out) / "checkpoint.pt").exists()
-    found = read_run(args.out, "--out")["state"] if holds_a_run else new_state()
+    there = read_run(args.out, "--out") if holds_a_run else run
+    found = there["state"] if holds_a_run else new_state()
     moved = any(found[name] != run["state"][name] for name in ("update", "finished"))
     if args.resume and moved:
         message = "another process has just gone on with this run; try again"
@@ -1006,6 +1004,8 @@ def check_directory(args: Namespace, run: dict):
         if found["finished"]:
             how = "--sample 4 shows it; to train, give"
         message = f"holds a run; {how} another --out"
+        if there["config"]["method"] != METHOD:
+            message = f"holds a run of {there['config']['method']}; give another --out"
         raise WrongInput(f"--out {args.out}: {message}")
     if not holds_a_run and metrics.exists() and metrics.stat().st_size > 0:
         message = "holds the metrics of a run; give another --out"
@@ -1179,14 +1179,14 @@ def refuse_unknown(option: str, task: str, groups: dict[str, list]):
         for name, other in TASKS.items()
         if option in [f"--{own}" for own, *_ in other.options]
     ]
-    if OTHER_NAMES.get(option) in known:
-        advice = f"here it is {OTHER_NAMES[option]}"
     if elsewhere:
         advice = f"it is an option of {', '.join(elsewhere)}"
     name = option.removeprefix("--")
-    if name in (*TASKS, "list"):
+    if OTHER_NAMES.get(f"--{name}") in known:
+        advice = f"here it is {OTHER_NAMES[f'--{name}']}"
+    elif name in (*TASKS, "list"):
         advice = f"did you mean --task {name}?"
-    elif f"--{name}" in known and not option.startswith("-"):
+    elif f"--{name}" in ("--task", *known) and not option.startswith("-"):
         advice = f"did you mean --{name}?"
     elif not option.startswith("-"):
         message = (
@@ -1225,8 +1225,11 @@ def settings(argv: list[str] | None) -> tuple[Namespace, dict, dict | None]:
     first_look, rest = make_parser(groups).parse_known_args(argv)
     task_name = getattr(first_look, "task", "copy")
     if task_name == "list":
-        if rest:
-            raise WrongInput(f"{rest[0]}: --task list takes nothing else; leave it out")
+        others = [f"--{name.replace('_', '-')}" for name in vars(first_look)]
+        others = [name for name in rest + others if name not in ("--task", "--help")]
+        if others:
+            message = "--task list takes nothing else; leave it out"
+            raise WrongInput(f"{others[0]}: {message}")
         say(list_tasks())
         sys.exit(0)
     earlier, run, source = earlier_run(first_look, task_name)
@@ -1401,6 +1404,9 @@ def make_task(args: Namespace):
 
 def start(args: Namespace, run: dict, source: dict | None) -> tuple:
     """The task, and the networks with the weights of the run or the source, if any."""
+    if args.cell not in CELLS:  # as may be in a run of another program
+        message = f"this program has no such cell; give a run with {', '.join(CELLS)}"
+        raise WrongInput(f"--cell {args.cell}: {message}")
     task = make_task(args)
     if not args.sample or task.samples_need_data:
         identity = task.identity()
@@ -1451,8 +1457,8 @@ def load_weights(models: nn.Module, weights: dict, where: str):
     there = {name.split(".")[0] for name in weights}
     missing = [name for name, _ in models.named_children() if name not in there]
     if missing:
-        held = " and ".join(sorted(there))
-        message = f"the run holds {held} alone, and no {missing[0]}; name another run"
+        held = ", ".join(sorted(there))
+        message = f"the run holds only {held}, and no {missing[0]}; name another run"
         raise WrongInput(f"{where}: {message}")
     try:
         weights = {name: weights[name] for name in models.state_dict()}

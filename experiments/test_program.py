@@ -315,8 +315,9 @@ def test_a_kill_between_two_files_loses_no_metrics(kill_at, monkeypatch):
     assert [json.loads(line)["phase"] for line in lines] == ["smt", "dmt", "final"]
 
 
-def test_a_run_of_other_optimisers_is_not_resumed(monkeypatch, capsys):
-    run = [*TINY_SMT, *COPY, *"--updates 2 --eval-every 1 --out run".split()]
+@pytest.mark.parametrize("updates", [1, 2])  # between the phases, and within one
+def test_a_run_of_other_optimisers_is_not_resumed(updates, monkeypatch, capsys):
+    run = [*TINY_SMT, *COPY, *f"--updates {updates} --eval-every 1 --out run".split()]
     usual, taken = smt.update, []
 
     def update(*inputs):
@@ -553,6 +554,23 @@ def test_the_commands_of_the_readme_run_in_their_order(capsys):
             argv += [*TINY_SMT, "--updates", "2", "--dmt-updates", "1"]
         assert smt.main(argv) == 0, command
     assert "--- sample\nROMEO:" in capsys.readouterr().out
+
+
+def test_a_run_of_another_program_is_named(capsys):
+    run = [*TINY_SMT, *COPY, *"--updates 1 --dmt-updates 1 --out run".split()]
+    assert smt.main(run) == 0
+    saved = torch.load("run/checkpoint.pt", weights_only=True)
+    saved["config"]["cell"] = "lstm"
+    Path("lstm").mkdir()
+    torch.save(saved, "lstm/checkpoint.pt")
+    capsys.readouterr()
+    for call, message in {
+        "--out run": "--out run: holds a run of smt; give another --out",
+        "--init lstm --out new": "--cell lstm: this program has no such cell",
+    }.items():
+        with pytest.raises(SystemExit) as stopped:
+            bptt_baseline.main(call.split())
+        assert stopped.value.code == 2 and message in capsys.readouterr().err
 
 
 def test_a_run_of_another_machine_can_be_sampled(capsys):

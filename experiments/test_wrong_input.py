@@ -27,6 +27,13 @@ WRONG = {
         "sample"
     ],
     "extra: --task list takes nothing else": ["--task list extra"],
+    "--eval-every: --task list takes nothing else": ["--task list --eval-every 3"],
+    "task: smt.py has no such option for the task copy; did you mean --task": [
+        "task copy"
+    ],
+    "steps: smt.py has no such option for the task copy; here it is --updates": [
+        "steps 3"
+    ],
     "results/copy holds one": ["--sample 1 --out missing"],
     "--preset": ["--preset paper --init taken"],
     "--eval-length": [

@@ -227,8 +227,7 @@ def table_of_finetuning(runs: dict[str, dict]) -> str:
             continue
         _, task, seed, _ = name.split(", ")
         pretrained = runs[f"finetune, {task}, {seed}, smt"]["final"]
-        scratch = f"bptt, {task}, mlp"
-        scratch = runs.get(f"{scratch}, {seed}", runs[scratch])["final"]
+        scratch = earlier(runs, f"bptt, {task}, mlp", (task, "bptt"), f", {seed}")
         tuned = runs[name]["final"]
         row = [f"{task}, {seed}"]
         for final, before in (
@@ -253,6 +252,8 @@ EARLIER = {
     ("modular", "smt"): ["1,500 + 400 updates, detached"],
     ("recall", "smt"): ["2,500 + 1,500 updates", "16 tokens of 16"],
     ("recall", "bptt"): ["9,800 updates", "16 tokens of 16"],
+    ("pixels", "smt"): ["550 + 450 updates"],
+    ("pixels", "bptt"): ["800 updates"],
 }
 
 

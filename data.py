@@ -567,7 +567,7 @@ class Pixels:
             "attach_readout": True,
             "dmt_lr": 1e-3,
         },
-        "bptt": {"updates": 800, "lr": 2e-3},
+        "bptt": {"updates": 1200, "lr": 2e-3},
     }
     has_timestamps, samples_need_data = True, True
 

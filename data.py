@@ -112,6 +112,12 @@ LENGTH = whole(1, 100_000)  # more than memory allows, to catch slips of the fin
 
 
 # ------------------------------------------------------------------ the generated tasks
+def check_split(split: str):
+    """ValueError for a split that there is not."""
+    if split not in HELD_OUT_SEED:
+        raise ValueError(f"split {split!r}: give one of {', '.join(HELD_OUT_SEED)}")
+
+
 class Task:
     """What the generated tasks share. letters[v] shows token v; there are V of them.
 
@@ -164,6 +170,7 @@ class Task:
 
     def held_out(self, split: str, rows: int) -> tuple[Tensor, Tensor]:
         """Fixed sequences of a split, "val" or "test": x, y (rows, T)."""
+        check_split(split)
         generator = torch.Generator().manual_seed(HELD_OUT_SEED[split])
         return self.sequences(rows, generator, training=False)
 
@@ -511,6 +518,7 @@ class Text:
 
     def held_out(self, split: str, rows: int) -> tuple[Tensor, Tensor]:
         """Windows of the last tenth: x, y (rows or as many as there are, T)."""
+        check_split(split)
         rest = self.content[-(len(self.content) // 10) :]
         windows = rest.unfold(0, self.T, self.T)
         windows = windows[0::2] if split == "val" else windows[1::2]
@@ -628,6 +636,7 @@ class Pixels:
 
     def held_out(self, split: str, rows: int) -> tuple[Tensor, Tensor]:
         """Images that are held out: x, y (rows or as many as there are, T)."""
+        check_split(split)
         if self.data is None:
             generator = torch.Generator().manual_seed(HELD_OUT_SEED[split])
             return self.shifted(self.strokes(rows, generator))

@@ -16,6 +16,7 @@ install matplotlib. A method has one colour in all pictures.
 """
 
 import argparse
+import hashlib
 import json
 import math
 import sys
@@ -523,6 +524,12 @@ def draw_tasks(axes, names: list[str], runs: dict[str, dict], figure: str, scale
         axes.axhline(row - 0.5, color="#DDDDDD", lw=1)
 
 
+def what_tasks_shows(runs: dict[str, dict]) -> str:
+    """A fingerprint of all that the picture of the tasks shows; the PNG holds it."""
+    shown = [figures_by_method(runs, task) for task in results.TASKS]
+    return hashlib.sha256(json.dumps(shown).encode()).hexdigest()
+
+
 def tasks(_, path: Path, title: str):
     """All tasks with the MLP, by SMT -> DMT and by BPTT: results/runs.jsonl."""
     runs = results.read_runs()
@@ -550,7 +557,7 @@ def tasks(_, path: Path, title: str):
         axes.set_xlabel("loss in nats; lower is better")
     figure.suptitle(title or FOUND_BY_TASK)
     figure.tight_layout(rect=(0, 0.1, 1, 1))  # room for the legend
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=110, metadata={"Comment": what_tasks_shows(runs)})
 
 
 # --------------------------------------------------------------------------- retrieval

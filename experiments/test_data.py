@@ -72,6 +72,8 @@ def test_the_answers_of_the_generated_tasks(name):
         assert torch.equal(x[:, -7:], y[:, -8:-1])
     again, _ = task.held_out("test", 50)
     assert torch.equal(x, again) and not torch.equal(x, task.held_out("val", 50)[0])
+    with pytest.raises(ValueError, match="split 'tests': give one of val, test"):
+        task.held_out("tests", 50)
     batches = []
     for seed in (1, 1, 2):
         x, y = task.batch(50, torch.Generator().manual_seed(seed))

@@ -71,6 +71,12 @@ def test_a_task_has_its_runs_by_method():
     assert found["bptt gru"] == ["bptt, copy, gru"]
 
 
+def test_the_picture_of_the_tasks_is_of_todays_runs():
+    runs = figures.results.read_runs()
+    picture = (figures.results.ROOT / "results/tasks.png").read_bytes()
+    assert figures.what_tasks_shows(runs).encode() in picture
+
+
 def test_an_input_that_is_forgotten_gets_no_gradient():
     rnn = types.SimpleNamespace(embed=torch.nn.Embedding(5, 16))
     readout = torch.nn.Linear(16, 5)

@@ -242,7 +242,7 @@ class Phase(NamedTuple):
     end: int
     peak_rate: float  # AdamW's learning rate is at most this, Muon's five times this
     batch_size: int
-    trained: tuple[str, ...]  # the networks that gradients reach
+    trained: tuple[str, ...]  # names of the networks that it trains
 
 
 def phases(args: Namespace) -> list[Phase]:
@@ -1226,7 +1226,8 @@ def settings(argv: list[str] | None) -> tuple[Namespace, dict, dict | None]:
     task_name = getattr(first_look, "task", "copy")
     if task_name == "list":
         others = [f"--{name.replace('_', '-')}" for name in vars(first_look)]
-        others = [name for name in rest + others if name not in ("--task", "--help")]
+        fine = ("--task", "-h", "--help")
+        others = [name for name in rest + others if name not in fine]
         if others:
             message = "--task list takes nothing else; leave it out"
             raise WrongInput(f"{others[0]}: {message}")

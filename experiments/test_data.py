@@ -72,8 +72,6 @@ def test_the_answers_of_the_generated_tasks(name):
         assert torch.equal(x[:, -7:], y[:, -8:-1])
     again, _ = task.held_out("test", 50)
     assert torch.equal(x, again) and not torch.equal(x, task.held_out("val", 50)[0])
-    with pytest.raises(ValueError, match="split 'tests': give one of val, test"):
-        task.held_out("tests", 50)
     batches = []
     for seed in (1, 1, 2):
         x, y = task.batch(50, torch.Generator().manual_seed(seed))
@@ -162,3 +160,13 @@ def test_copy_shows_a_question_without_its_answer():
 def test_a_task_shows_its_options():
     task = data.Copy(length=3, delay=5, reverse=False)
     assert repr(task) == "Copy(length=3, delay=5, reverse=False)"
+
+
+def test_a_split_that_there_is_not_is_named(tmp_path):
+    file = tmp_path / "text"
+    file.write_text("To be, or not to be. " * 100)
+    text = data.Text(data=str(file), length=8)
+    pixels = data.Pixels(data=None, side=4, levels=2)
+    for task in (data.Parity(length=8), text, pixels):
+        with pytest.raises(ValueError, match="split 'tests': give one of val, test"):
+            task.held_out("tests", 50)

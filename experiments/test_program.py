@@ -202,19 +202,22 @@ def test_a_compiled_run_computes_its_parts_again(monkeypatch):
 
 
 class Precision(TorchFunctionMode):
-    """Notes the precision of what norms and losses take."""
+    """Notes the precision that norms and losses take, and that linear maps give."""
 
     losses = {F.mse_loss, F.smooth_l1_loss, F.cross_entropy, F.kl_div}
     noted = {F.rms_norm, *losses}
 
     def __init__(self):
         super().__init__()
-        self.seen = {}
+        self.seen, self.linear = {}, set()
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         if function in self.noted:
             self.seen.setdefault(function.__name__, set()).add(args[0].dtype)
-        return function(*args, **(kwargs or {}))
+        result = function(*args, **(kwargs or {}))
+        if function is F.linear:
+            self.linear.add(result.dtype)
+        return result
 
 
 @pytest.mark.parametrize("cell", smt.CELLS)
@@ -242,6 +245,7 @@ def test_in_bf16_norms_and_losses_are_in_fp32(program, cell):
         assert precision.seen.keys() == wanted
         for seen in precision.seen.values():
             assert seen == {torch.float32}
+        assert precision.linear == {torch.bfloat16}
 
 
 @pytest.mark.parametrize("name", ["text", "pixels", "copy"])
